@@ -1,0 +1,467 @@
+// The kernels of one instruction set. CMake compiles this file once per set, with LOSSLESS_ISA_NAME naming it and
+// LOSSLESS_ISA_SYMBOL the one symbol that leaves it: everything else is in anonymous namespaces, so no copy compiled
+// for one machine can be picked by the linker for another.
+#include "pointwise.h"
+#include "rows.h"
+
+#include <stdlib.h>
+#include <type_traits>
+
+namespace {
+
+// ---------------------------------------------------------------------------------------------- rows in memory
+
+// Below this many classes a row fills too few vectors, and 16 rows are transposed instead. The bits are the same.
+constexpr int64_t ROW_LANES_CLASSES = 64;
+
+struct Buffer {
+    void* memory = nullptr;
+    Buffer() = default;
+    Buffer(const Buffer&) = delete;
+    ~Buffer() { free(memory); }
+    template <class T> T* get(int64_t count) {
+        if (!memory && posix_memalign(&memory, 64, size_t(count > 0 ? count : 1) * sizeof(T))) memory = nullptr;
+        return static_cast<T*>(memory);
+    }
+};
+
+template <class D> struct Data<ClassLanes<D>> {
+    const D *x = nullptr, *t = nullptr, *cotangent = nullptr;
+    D* out = nullptr;
+    Buffer spare;
+    bool no_memory = false;
+
+    Pack<Compute<D>> limit_where_infinite(const ClassLanes<D>& view, Pack<Compute<D>> peak) {
+        if (lane(peak, 0) != Compute<D>(INF)) return peak;
+        D* limited = spare.template get<D>(view.classes);
+        if (!limited) {
+            no_memory = true;
+            return peak;
+        }
+        limit(limited, x, view.classes, 1);
+        x = limited;
+        return view.maximum(x);
+    }
+};
+
+template <class T> struct Data<RowLanes<T>> {
+    T *x = nullptr, *t = nullptr, *cotangent = nullptr, *out = nullptr;
+
+    Pack<T> limit_where_infinite(const RowLanes<T>& view, Pack<T> peak) {
+        T lanes[LANES];
+        store(lanes, peak);
+        bool any = false;
+        for (int i = 0; i < LANES; i++)
+            if (lanes[i] == T(INF)) {
+                limit(x + i, x + i, view.classes, LANES);
+                any = true;
+            }
+        return any ? view.maximum(x) : peak;
+    }
+};
+
+// Rows read where they lie.
+template <class D> struct RowsInPlace {
+    const RowProblem& p;
+    Data<ClassLanes<D>> data;
+
+    explicit RowsInPlace(const RowProblem& problem) : p(problem) {}
+    bool ready() const { return !data.no_memory; }
+    int most_rows(bool twice) const { // that stay in cache between two passes
+        const int64_t rows = 65536 / p.classes;
+        return !twice || rows >= LANES ? LANES : rows < 1 ? 1 : int(rows);
+    }
+    void open(const Group&) {}
+    template <class F> LOSSLESS_INLINE_MEMBER void each(Group& g, F&& f) {
+        for (int i = 0; i < g.rows; i++) {
+            if (g.ignored[i]) continue;
+            const int64_t start = (g.first_row + i) * p.classes;
+            data.x = static_cast<const D*>(p.x) + start;
+            if (p.soft) data.t = static_cast<const D*>(p.soft) + start;
+            if (p.cotangent) data.cotangent = static_cast<const D*>(p.cotangent) + start;
+            if (p.out) data.out = static_cast<D*>(p.out) + start;
+            f(ClassLanes<D>{p.classes, i}, data);
+        }
+    }
+    void close(const Group& g) {
+        for (int i = 0; i < g.rows; i++)
+            if (g.ignored[i]) memset(static_cast<D*>(p.out) + (g.first_row + i) * p.classes, 0, p.classes * sizeof(D));
+    }
+};
+
+// 16 rows transposed into scratch, and back.
+template <class D> struct RowsTransposed {
+    using T = Compute<D>;
+    const RowProblem& p;
+    Data<RowLanes<T>> data;
+    Buffer x, t, cotangent, out;
+    int64_t start[LANES];
+    bool contiguous; // the 16 rows lie side by side
+
+    explicit RowsTransposed(const RowProblem& problem) : p(problem) {
+        const int64_t size = p.classes * LANES;
+        data.x = x.template get<T>(size);
+        if (p.soft) data.t = t.template get<T>(size);
+        if (p.cotangent) data.cotangent = cotangent.template get<T>(size);
+        if (p.out) data.out = out.template get<T>(size);
+    }
+    bool ready() const {
+        return data.x && (!p.soft || data.t) && (!p.cotangent || data.cotangent) && (!p.out || data.out);
+    }
+    int most_rows(bool) const { return LANES; }
+    void open(const Group& g) {
+        for (int i = 0; i < LANES; i++) {
+            const int64_t r = g.first_row + (i < g.rows ? i : g.rows - 1); // idle lanes repeat the last row
+            start[i] = r / p.inner * p.classes * p.inner + r % p.inner;
+        }
+        contiguous = g.rows == LANES && start[LANES - 1] - start[0] == LANES - 1;
+        gather(data.x, p.x);
+        if (p.soft) gather(data.t, p.soft);
+        if (p.cotangent) gather(data.cotangent, p.cotangent);
+    }
+    template <class F> LOSSLESS_INLINE_MEMBER void each(Group&, F&& f) { f(RowLanes<T>{p.classes}, data); }
+    void close(const Group& g) {
+        D* target = static_cast<D*>(p.out);
+        if (g.any_ignored)
+            for (int i = 0; i < g.rows; i++)
+                for (int64_t j = 0; g.ignored[i] && j < p.classes; j++) data.out[j * LANES + i] = 0;
+        if (contiguous) {
+            for (int64_t j = 0; j < p.classes; j++)
+                store_data(target + start[0] + j * p.inner, load(data.out + j * LANES));
+        } else {
+            for (int i = 0; i < g.rows; i++)
+                for (int64_t j = 0; j < p.classes; j++)
+                    target[start[i] + j * p.inner] = from_compute<D>(data.out[j * LANES + i]);
+        }
+    }
+
+  private:
+    void gather(T* scratch, const void* from) {
+        const D* source = static_cast<const D*>(from);
+        if (contiguous) {
+            for (int64_t j = 0; j < p.classes; j++)
+                store(scratch + j * LANES, load_data(source + start[0] + j * p.inner));
+        } else {
+            for (int i = 0; i < LANES; i++)
+                for (int64_t j = 0; j < p.classes; j++)
+                    scratch[j * LANES + i] = to_compute(source[start[i] + j * p.inner]);
+        }
+    }
+};
+
+// ---------------------------------------------------------------------------------------------- groups of rows
+
+// Targets and weights of a group. Returns its first row whose index is out of range, or -1: such a row is passed over.
+template <class D> int64_t open_group(const RowProblem& p, Group& g, int64_t first_row, int rows) {
+    int64_t bad = -1;
+    g.first_row = first_row;
+    g.rows = rows;
+    g.any_ignored = false;
+    for (int i = 0; i < LANES; i++) {
+        g.target[i] = -1;
+        g.ignored[i] = false;
+        g.weight[i] = 1;
+    }
+    if (p.target != Target::index) return bad;
+    for (int i = 0; i < rows; i++) {
+        const int64_t y = p.index[first_row + i];
+        const bool in_range = y >= 0 && y < p.classes, ignore = p.ignores && y == p.ignore_index;
+        g.ignored[i] = ignore || !in_range;
+        g.any_ignored |= g.ignored[i];
+        if (!in_range && !ignore && bad < 0) bad = first_row + i;
+        if (g.ignored[i]) continue;
+        g.target[i] = y;
+        if (p.weight) g.weight[i] = static_cast<const Compute<D>*>(p.weight)[y];
+    }
+    return bad;
+}
+
+// Runs `body(group, rows)` over the groups of [begin, end).
+template <class D, class Rows, class Body>
+int64_t each_group(Rows& rows, int64_t begin, int64_t end, bool twice, Body body) {
+    if (!rows.ready()) return NO_MEMORY;
+    Group g = {};
+    int64_t first_bad = -1;
+    const int most = rows.most_rows(twice);
+    for (int64_t r = begin; r < end; r += most) {
+        const int64_t bad = open_group<D>(rows.p, g, r, int(end - r < most ? end - r : most));
+        if (bad >= 0 && first_bad < 0) first_bad = bad;
+        rows.open(g);
+        body(g, rows);
+        if (!rows.ready()) return NO_MEMORY;
+    }
+    return first_bad;
+}
+
+// Chooses the view. `twice`: the body goes over its rows twice, and wants them in cache.
+template <class D, class Body>
+int64_t over_rows(const RowProblem& p, int64_t begin, int64_t end, bool twice, Body body) {
+    if (p.inner == 1 && p.classes > ROW_LANES_CLASSES) {
+        RowsInPlace<D> rows(p);
+        return each_group<D>(rows, begin, end, twice, body);
+    }
+    RowsTransposed<D> rows(p);
+    return each_group<D>(rows, begin, end, twice, body);
+}
+
+template <class D> void write(void* target, const Group& g, Pack<double> value) {
+    if (!target) return;
+    Column column;
+    store(column, value);
+    for (int i = 0; i < g.rows; i++)
+        static_cast<D*>(target)[g.first_row + i] = from_compute<D>(Compute<D>(g.ignored[i] ? 0 : column[i]));
+}
+
+template <class D> void read(const Upstream& u, double scale, const Group& g, Column& column) {
+    for (int i = 0; i < LANES; i++) {
+        const int64_t r = u.per_row ? g.first_row + i : 0;
+        const bool given = u.values && (i < g.rows || !u.per_row);
+        column[i] = !given     ? 0
+                    : u.is_f64 ? static_cast<const double*>(u.values)[r] * scale
+                               : double(to_compute(static_cast<const D*>(u.values)[r])) * scale;
+    }
+}
+
+struct CompensatedSum {
+    double high = 0, low = 0;
+    void add(double term) {
+        const double sum = high + term, back = sum - high;
+        low += (high - (sum - back)) + (term - back);
+        high = sum;
+    }
+    double value() const { return low == low ? high + low : high; }
+};
+
+CrossEntropyLink link_of(const RowProblem& p, const Group& g) { return {load(g.weight), p.nll_scale, p.prior_scale}; }
+
+// ---------------------------------------------------------------------------------------------- the kernels
+
+template <class D, Target target, bool extra>
+int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    CompensatedSum loss_sum, weight_sum;
+    const int64_t n = p.rows();
+    const int64_t bad = over_rows<D>(p, begin, end, false, [&](Group& g, auto& rows) {
+        rows.each(g, [&](const auto& view, auto& data)
+                         __attribute__((always_inline)) { reduce<target, extra>(p, view, data, g); });
+        finish<target>(g);
+        const Pack<double> zero = broadcast(0.0), log_sum = load(g.log_sum), m = load(g.m);
+        Pack<double> nll = zero, prior = zero, mean_below = zero;
+        if (target == Target::index) nll = (m - load(g.x_target)) + log_sum;
+        if (target == Target::soft) nll = load(g.soft_cost) + load(g.soft_total) * log_sum;
+        if (extra && p.prior) prior = load(g.prior_cost) + broadcast(p.prior_total) * log_sum;
+        if (extra) mean_below = load(g.below) / load(g.all);
+        write<D>(p.nll, g, nll);
+        write<D>(p.lse, g, load(g.peak) + log_sum);
+        write<D>(p.entropy, g, log_sum + mean_below);
+        write<D>(p.prior_cost, g, prior);
+        if (p.correct)
+            for (int i = 0; i < g.rows; i++) p.correct[g.first_row + i] = !g.ignored[i] && g.correct[i] != 0;
+        const Pack<double> loss = link_of(p, g).value(nll, prior);
+        write<D>(p.loss, g, loss);
+        if (p.loss_sums) {
+            Column losses;
+            store(losses, loss);
+            for (int i = 0; i < g.rows; i++)
+                if (!g.ignored[i]) {
+                    loss_sum.add(losses[i]);
+                    weight_sum.add(g.weight[i]);
+                }
+        }
+        if (p.state) {
+            Column below;
+            store(below, mean_below);
+            for (int i = 0; i < g.rows; i++) {
+                double* state = p.state + g.first_row + i;
+                state[0] = g.peak[i];
+                state[n] = g.all[i];
+                state[2 * n] = g.but_target[i];
+                state[3 * n] = g.but_top[i];
+                if (extra) state[4 * n] = below[i];
+            }
+        }
+    });
+    if (p.loss_sums) {
+        p.loss_sums[chunk] = loss_sum.value();
+        p.weight_sums[chunk] = weight_sum.value();
+    }
+    return bad;
+}
+
+template <class D, Target target, bool plain>
+int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
+    const int64_t n = p.rows();
+    return over_rows<D>(p, begin, end, false, [&](Group& g, auto& rows) {
+        Slopes s = {};
+        read<D>(p.d_nll, p.scale, g, s.a);
+        read<D>(p.d_lse, p.scale, g, s.b);
+        read<D>(p.d_entropy, p.scale, g, s.c);
+        read<D>(p.d_prior, p.scale, g, s.d);
+        const CrossEntropyLink link = link_of(p, g);
+        store(s.a, link.d_nll(load(s.a)));
+        store(s.d, link.d_prior(load(s.d)));
+        for (int i = 0; i < g.rows; i++) {
+            const double* state = p.state + g.first_row + i;
+            g.peak[i] = state[0];
+            g.all[i] = state[n];
+            g.but_target[i] = state[2 * n];
+            if (plain) continue;
+            g.but_top[i] = state[3 * n];
+            s.mean_below[i] = state[4 * n];
+        }
+        plain ? prepare_plain(g, s) : prepare_general(g, s);
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            view.put(g.m, data.limit_where_infinite(view, view.get(g.peak)));
+            if constexpr (plain) {
+                sweep_plain(view, data.x, data.out, g, s);
+            } else {
+                prepare_soft<target>(p, view, data, s);
+                sweep_general<target>(p, view, data, g, s);
+            }
+        });
+        rows.close(g);
+    });
+}
+
+template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
+    return over_rows<D>(p, begin, end, true, [&](Group& g, auto& rows) {
+        rows.each(g, [&](const auto& view, auto& data)
+                         __attribute__((always_inline)) { reduce<Target::none, false>(p, view, data, g); });
+        finish<Target::none>(g);
+        Slopes s = {}; // softmax is the gradient of lse
+        store(s.b, broadcast(1.0));
+        prepare_plain(g, s);
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            data.limit_where_infinite(view, view.get(g.peak));
+            sweep_plain(view, data.x, data.out, g, s);
+        });
+        rows.close(g);
+    });
+}
+
+template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
+    return over_rows<D>(p, begin, end, true, [&](Group& g, auto& rows) {
+        rows.each(g, [&](const auto& view, auto& data)
+                         __attribute__((always_inline)) { reduce<Target::none, false>(p, view, data, g); });
+        finish<Target::none>(g);
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            data.limit_where_infinite(view, view.get(g.peak));
+            const auto m = view.get(g.m), log_sum = view.get(g.log_sum);
+            view.each([&](Block b) __attribute__((always_inline)) {
+                view.store(data.out, b, (view.load(data.x, b, 0) - m) - log_sum);
+            });
+        });
+        rows.close(g);
+    });
+}
+
+// dx_j = p_j ((g_j - g_k) - sum_i p_i (g_i - g_k)), k the largest class: differences of g alone, so that what a
+// confident row leaves of them is not lost in g_k.
+template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
+    return over_rows<D>(p, begin, end, true, [&](Group& g, auto& rows) {
+        Column g_top, mean;
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            using View = std::remove_cvref_t<decltype(view)>;
+            using T = typename View::T;
+            reduce<Target::none, false>(p, view, data, g);
+            const Pack<T> m = view.get(g.m), zero = broadcast(T(0));
+            typename View::First first;
+            Pack<T> at_top = zero;
+            view.each([&](Block b) __attribute__((always_inline)) {
+                const Pack<T> x = view.load(data.x, b, T(-INF));
+                if (first.may_be_in(b, x, m))
+                    at_top = select(first.in(b, x, m), view.load(data.cotangent, b, T(0)), at_top);
+            });
+            view.put(g_top, View::only(at_top));
+            at_top = view.get(g_top);
+            const Frame<T> exponentials(m);
+            typename View::Total sum;
+            view.each([&](Block b) __attribute__((always_inline)) {
+                sum.add(b, exponentials(view.load(data.x, b, T(-INF))) * (view.load(data.cotangent, b, T(0)) - at_top));
+            });
+            view.put(mean, sum.value());
+        });
+        finish<Target::none>(g);
+        Slopes s = {};
+        prepare_general(g, s);
+        store(mean, load(mean) / load(g.all));
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            using T = typename std::remove_cvref_t<decltype(view)>::T;
+            data.limit_where_infinite(view, view.get(g.peak));
+            Frame<T> exponentials(view.get(g.m));
+            exponentials.offset = exponentials.offset + view.get(s.exponent);
+            const Pack<T> inverse = view.get(s.inverse), at_top = view.get(g_top), average = view.get(mean);
+            view.each([&](Block b) __attribute__((always_inline)) {
+                const auto e = exponentials.parts(view.load(data.x, b, T(-INF)));
+                const Pack<T> P = e.mantissa * inverse * power_of_two(e.exponent + exponentials.offset);
+                const Pack<T> slope = (view.load(data.cotangent, b, T(0)) - at_top) - average;
+                view.store(data.out, b, slope * P * broadcast(T(0x1p-64)));
+            });
+        });
+        rows.close(g);
+    });
+}
+
+// ---------------------------------------------------------------------------------------------- choosing by dtype
+
+template <class F> auto by_dtype(lossless::DType dtype, F f) {
+    switch (dtype) {
+    case lossless::DType::f16: return f(F16{});
+    case lossless::DType::bf16: return f(BF16{});
+    case lossless::DType::f32: return f(float{});
+    default: return f(double{});
+    }
+}
+
+int64_t forward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    const bool extra = p.prior || p.entropy;
+    return by_dtype(p.dtype, [&](auto d) {
+        using D = decltype(d);
+        switch (p.target) {
+        case Target::none:
+            return (extra ? forward<D, Target::none, true> : forward<D, Target::none, false>)(p, chunk, begin, end);
+        case Target::index:
+            return (extra ? forward<D, Target::index, true> : forward<D, Target::index, false>)(p, chunk, begin, end);
+        default:
+            return (extra ? forward<D, Target::soft, true> : forward<D, Target::soft, false>)(p, chunk, begin, end);
+        }
+    });
+}
+
+int64_t backward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    const bool bare = !p.prior && !p.d_entropy.values;
+    return by_dtype(p.dtype, [&](auto d) {
+        using D = decltype(d);
+        switch (p.target) {
+        case Target::none:
+            return (bare ? backward<D, Target::none, true> : backward<D, Target::none, false>)(p, chunk, begin, end);
+        case Target::index:
+            return (bare && !p.d_lse.values ? backward<D, Target::index, true>
+                                            : backward<D, Target::index, false>)(p, chunk, begin, end);
+        default: return backward<D, Target::soft, false>(p, chunk, begin, end);
+        }
+    });
+}
+
+int64_t softmax_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    return by_dtype(p.dtype, [&](auto d) { return softmax<decltype(d)>(p, chunk, begin, end); });
+}
+int64_t log_softmax_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    return by_dtype(p.dtype, [&](auto d) { return log_softmax<decltype(d)>(p, chunk, begin, end); });
+}
+int64_t softmax_backward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    return by_dtype(p.dtype, [&](auto d) { return softmax_backward<decltype(d)>(p, chunk, begin, end); });
+}
+
+void pointwise_any(const lossless::PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    by_dtype(p.dtype, [&](auto d) { pointwise<decltype(d)>(p, chunk, begin, end); });
+}
+void pointwise_backward_any(const lossless::PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    by_dtype(p.dtype, [&](auto d) { pointwise_backward<decltype(d)>(p, chunk, begin, end); });
+}
+
+} // namespace
+
+extern "C" const lossless::Kernels LOSSLESS_ISA_SYMBOL;
+const lossless::Kernels LOSSLESS_ISA_SYMBOL = {LOSSLESS_ISA_NAME, forward_any,           backward_any,
+                                               softmax_any,       log_softmax_any,       softmax_backward_any,
+                                               pointwise_any,     pointwise_backward_any};

@@ -1,0 +1,88 @@
+// What the kernels are asked: plain data, the same for every instruction set.
+#pragma once
+
+#include <stdint.h>
+
+namespace lossless {
+
+enum class DType : int { f16, bf16, f32, f64 };
+enum class Target : int { none, index, soft };
+
+constexpr int STATE_ROWS = 5; // what backward is told about a row, in f64: see RowProblem::state
+
+// One number a row that arrives from the caller's backward pass; null means zero.
+struct Upstream {
+    const void* values = nullptr;
+    bool is_f64 = false;  // else the dtype of x
+    bool per_row = false; // else one number for all rows
+};
+
+// A set of rows of logits with its targets. Row r = o * inner + i has its class j at x[(o * classes + j) * inner + i].
+// "compute type" is float for f16, bf16 and f32 data, double for f64.
+struct RowProblem {
+    DType dtype;
+    const void* x;
+    int64_t outer, classes, inner;
+
+    Target target = Target::none;
+    const int64_t* index = nullptr; // (rows)
+    const void* soft = nullptr;     // like x
+    const void* weight =
+        nullptr; // (classes), compute type: multiplies soft targets, and in the link the row of an index
+    bool ignores = false;
+    int64_t ignore_index = 0;
+
+    // The prior u shared by all rows, its sums over the other classes, and its total. Null: no prior.
+    const void *prior = nullptr, *prior_others = nullptr; // (classes), compute type
+    double prior_total = 0;
+
+    // The cross-entropy link: loss = nll_scale * w[y] * nll + prior_scale * prior_cost.
+    double nll_scale = 1, prior_scale = 1;
+
+    // Forward. Any pointer may be null.
+    void *nll = nullptr, *lse = nullptr, *entropy = nullptr, *prior_cost = nullptr,
+         *loss = nullptr;       // (rows), dtype of x
+    uint8_t* correct = nullptr; // (rows)
+    // (STATE_ROWS, rows): the maximum m; with exponentials relative to the power of two next to e^m: their sum S, the
+    // sum T without the target (without the maximum where there is no index), the sum without the maximum, and the mean
+    // D of m - x.
+    double* state = nullptr;
+    double *loss_sums = nullptr, *weight_sums = nullptr; // one a chunk, of the rows that are not ignored
+
+    // Backward.
+    Upstream d_nll, d_lse, d_entropy, d_prior;
+    double scale = 1;                // multiplies all of them
+    void* out = nullptr;             // like x: dx, or the result of softmax and log_softmax
+    const void* cotangent = nullptr; // like x: g of the softmax VJP
+
+    int64_t rows() const { return outer * inner; }
+};
+
+enum class Pointwise : int { bce_with_logits, squared_error };
+
+struct PointwiseProblem {
+    DType dtype;
+    Pointwise kind;
+    int64_t size;
+    const void *x, *target, *weight = nullptr, *pos_weight = nullptr; // `size` numbers each, dtype of x
+    void* value = nullptr;
+    double* sums = nullptr; // one a chunk
+    Upstream g;             // per_row here: per element
+    double scale = 1;
+    void* dx = nullptr;
+};
+
+// A kernel does the rows [begin, end) of a problem and returns the first row with an index out of range, or -1.
+// NO_MEMORY: its scratch could not be allocated.
+constexpr int64_t NO_MEMORY = -2;
+using RowKernel = int64_t (*)(const RowProblem&, int64_t chunk, int64_t begin, int64_t end);
+using PointwiseKernel = void (*)(const PointwiseProblem&, int64_t chunk, int64_t begin, int64_t end);
+
+// The kernels of one instruction set.
+struct Kernels {
+    const char* isa;
+    RowKernel forward, backward, softmax, log_softmax, softmax_backward;
+    PointwiseKernel pointwise, pointwise_backward;
+};
+
+} // namespace lossless

@@ -1,0 +1,441 @@
+// lossless._native: the kernels as Python functions over contiguous arrays. Every argument is checked here again, so
+// that a mistake above raises and never reaches memory that is not ours.
+#include "array.h"
+#include "cpu.h"
+#include "threads.h"
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+namespace lossless {
+namespace {
+
+// ---------------------------------------------------------------------------------------------- which kernels
+
+const Kernels* active = nullptr;
+
+void use_isa(const std::string& name) {
+    std::string known;
+    for (const Kernels* kernels : usable_kernels()) {
+        if (name == kernels->isa) {
+            active = kernels;
+            return;
+        }
+        known += std::string(known.empty() ? "" : ", ") + kernels->isa;
+    }
+    throw nb::value_error(("instruction set " + name + " is not one this machine can run: " + known).c_str());
+}
+
+const Kernels& kernels() { return *active; }
+
+// ---------------------------------------------------------------------------------------------- running
+
+// Work is cut into chunks by the problem alone, so results do not depend on the number of threads.
+constexpr int64_t CHUNK_ELEMENTS = 1 << 15;
+// Below this, releasing the GIL costs more than it gives.
+constexpr int64_t RELEASE_ELEMENTS = 1 << 14;
+
+int64_t chunks_of(int64_t count, int64_t step) { return (count + step - 1) / step; }
+
+template <class F> void in_parallel(int64_t elements, int64_t chunks, F f) {
+    const auto run = [&] {
+        parallel_for(chunks, [](void* context, int64_t chunk) { (*static_cast<F*>(context))(chunk); }, &f);
+    };
+    if (elements < RELEASE_ELEMENTS) {
+        run();
+    } else {
+        nb::gil_scoped_release released;
+        run();
+    }
+}
+
+int64_t row_step(const RowProblem& p) { // a multiple of the 16 rows that a kernel takes at once
+    const int64_t groups = CHUNK_ELEMENTS / (p.classes * 16);
+    return groups < 1 ? 16 : groups * 16;
+}
+
+// The first row whose index is out of range, or -1.
+int64_t run_rows(RowKernel kernel, const RowProblem& p) {
+    const int64_t rows = p.rows(), step = row_step(p);
+    std::atomic<int64_t> first_bad{INT64_MAX};
+    std::atomic<bool> no_memory{false};
+    in_parallel(rows * p.classes, chunks_of(rows, step), [&](int64_t chunk) {
+        const int64_t begin = chunk * step, end = begin + step < rows ? begin + step : rows;
+        const int64_t bad = kernel(p, chunk, begin, end);
+        if (bad == NO_MEMORY) no_memory = true;
+        if (bad < 0) return;
+        for (int64_t seen = first_bad; bad < seen && !first_bad.compare_exchange_weak(seen, bad);) {
+        }
+    });
+    if (no_memory) throw std::bad_alloc();
+    return first_bad == INT64_MAX ? -1 : int64_t(first_bad);
+}
+
+// In chunk order, with the rounding errors carried along.
+double total(const std::vector<double>& parts) {
+    double sum = 0, error = 0;
+    for (double part : parts) {
+        const double next = sum + part, back = next - sum;
+        error += (sum - (next - back)) + (part - back);
+        sum = next;
+    }
+    return error == error ? sum + error : sum;
+}
+
+// ---------------------------------------------------------------------------------------------- arguments
+
+DType dtype_of(const Array& x) {
+    switch (x.element) {
+    case Element::f16: return DType::f16;
+    case Element::bf16: return DType::bf16;
+    case Element::f32: return DType::f32;
+    case Element::f64: return DType::f64;
+    default: throw nb::type_error((x.name + ": must be floating").c_str());
+    }
+}
+Element compute_element(DType dtype) { return dtype == DType::f64 ? Element::f64 : Element::f32; }
+
+struct Rows {
+    Array x;
+    RowProblem p;
+    Rows(nb::handle logits, int64_t outer, int64_t classes, int64_t inner) : x(logits, "x") {
+        if (outer < 0 || classes < 1 || inner < 0) throw nb::value_error("outer, inner >= 0 and classes >= 1 expected");
+        x.required();
+        if (x.size != outer * classes * inner) throw nb::value_error("x: size is not outer * classes * inner");
+        p = {};
+        p.dtype = dtype_of(x);
+        p.x = x.data;
+        p.outer = outer;
+        p.classes = classes;
+        p.inner = inner;
+    }
+    int64_t rows() const { return p.rows(); }
+    Array& like(Array& a) { return a.expect(x.element, x.size); }
+    Array& per_row(Array& a) { return a.expect(x.element, rows()); }
+    Array& per_class(Array& a) { return a.expect(compute_element(p.dtype), p.classes); }
+
+    void set_target(Array& target, std::optional<int64_t> ignore_index) {
+        if (!target) return;
+        if (target.element == Element::i64) {
+            p.target = Target::index;
+            p.index = target.expect(Element::i64, rows()).as<int64_t>();
+            p.ignores = ignore_index.has_value();
+            p.ignore_index = ignore_index.value_or(0);
+        } else {
+            p.target = Target::soft;
+            p.soft = like(target).data;
+        }
+    }
+    Upstream upstream(Array& g) {
+        if (!g) return {};
+        if (g.size != 1 && g.size != rows()) throw nb::value_error((g.name + ": one number, or one a row").c_str());
+        if (g.element != Element::f64) g.expect(x.element, g.size);
+        return {g.data, g.element == Element::f64, g.size != 1};
+    }
+    double* state(Array& a) { return a.expect(Element::f64, STATE_ROWS * rows()).as<double>(); }
+};
+
+// A prior and, for each class, the sum of its other classes: from running sums of both ends, never a total less a term.
+class Prior {
+  public:
+    Prior(RowProblem& p, const void* weights) {
+        if (p.dtype == DType::f64)
+            fill(p, static_cast<const double*>(weights), wide);
+        else
+            fill(p, static_cast<const float*>(weights), narrow);
+    }
+
+  private:
+    template <class T> void fill(RowProblem& p, const T* weights, std::vector<T>& table) {
+        const int64_t n = p.classes;
+        table.resize(size_t(2 * n));
+        std::vector<double> after(size_t(n) + 1, 0.0);
+        for (int64_t j = 0; j < n; j++) table[size_t(j)] = weights ? weights[j] : T(1);
+        for (int64_t j = n; j-- > 0;) after[size_t(j)] = after[size_t(j) + 1] + double(table[size_t(j)]);
+        double before = 0;
+        for (int64_t j = 0; j < n; j++) {
+            table[size_t(n + j)] = T(before + after[size_t(j) + 1]);
+            before += double(table[size_t(j)]);
+        }
+        p.prior = table.data();
+        p.prior_others = table.data() + n;
+        p.prior_total = before;
+    }
+    std::vector<float> narrow;
+    std::vector<double> wide;
+};
+
+// ---------------------------------------------------------------------------------------------- rows
+
+int64_t row_statistics(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_,
+                       nb::handle weight_, nb::handle prior_, std::optional<int64_t> ignore_index, nb::handle nll_,
+                       nb::handle lse_, nb::handle entropy_, nb::handle prior_cost_, nb::handle correct_,
+                       nb::handle state_) {
+    Rows rows(x_, outer, classes, inner);
+    RowProblem& p = rows.p;
+    Array target(target_, "target"), weight(weight_, "weight"), prior(prior_, "prior"), nll(nll_, "nll", true),
+        lse(lse_, "lse", true), entropy(entropy_, "entropy", true), prior_cost(prior_cost_, "prior_cost", true),
+        correct(correct_, "correct", true), state(state_, "state", true);
+    rows.set_target(target, ignore_index);
+    if (p.target == Target::soft) p.weight = rows.per_class(weight).data;
+    std::optional<Prior> table;
+    if (rows.per_class(prior)) table.emplace(p, prior.data);
+    p.nll = rows.per_row(nll).data;
+    p.lse = rows.per_row(lse).data;
+    p.entropy = rows.per_row(entropy).data;
+    p.prior_cost = rows.per_row(prior_cost).data;
+    p.correct = correct.expect(Element::byte, rows.rows()).as<uint8_t>();
+    p.state = rows.state(state);
+    return run_rows(kernels().forward, p);
+}
+
+void row_statistics_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_,
+                             nb::handle weight_, nb::handle prior_, std::optional<int64_t> ignore_index,
+                             nb::handle state_, nb::handle d_nll_, nb::handle d_lse_, nb::handle d_entropy_,
+                             nb::handle d_prior_, nb::handle dx_) {
+    Rows rows(x_, outer, classes, inner);
+    RowProblem& p = rows.p;
+    Array target(target_, "target"), weight(weight_, "weight"), prior(prior_, "prior"), state(state_, "state"),
+        d_nll(d_nll_, "d_nll"), d_lse(d_lse_, "d_lse"), d_entropy(d_entropy_, "d_entropy"),
+        d_prior(d_prior_, "d_prior"), dx(dx_, "dx", true);
+    rows.set_target(target, ignore_index);
+    if (p.target == Target::soft) p.weight = rows.per_class(weight).data;
+    std::optional<Prior> table;
+    if (d_prior && rows.per_class(prior)) table.emplace(p, prior.data);
+    p.state = rows.state(state.required());
+    p.d_nll = rows.upstream(d_nll);
+    p.d_lse = rows.upstream(d_lse);
+    p.d_entropy = rows.upstream(d_entropy);
+    p.d_prior = rows.upstream(d_prior);
+    p.out = rows.like(dx.required()).data;
+    run_rows(kernels().backward, p);
+}
+
+std::tuple<int64_t, double, double> row_loss(nb::handle x_, int64_t outer, int64_t classes, int64_t inner,
+                                             nb::handle target_, nb::handle weight_,
+                                             std::optional<int64_t> ignore_index, double nll_scale, double prior_scale,
+                                             nb::handle loss_, nb::handle state_) {
+    Rows rows(x_, outer, classes, inner);
+    RowProblem& p = rows.p;
+    Array target(target_, "target"), weight(weight_, "weight"), loss(loss_, "loss", true), state(state_, "state", true);
+    rows.set_target(target.required(), ignore_index);
+    p.weight = rows.per_class(weight).data;
+    p.nll_scale = nll_scale;
+    p.prior_scale = prior_scale;
+    std::optional<Prior> table;
+    if (prior_scale != 0) table.emplace(p, p.weight);
+    p.loss = rows.per_row(loss).data;
+    p.state = rows.state(state);
+    std::vector<double> losses(size_t(chunks_of(rows.rows(), row_step(p)))), weights(losses.size());
+    p.loss_sums = losses.data();
+    p.weight_sums = weights.data();
+    const int64_t bad = run_rows(kernels().forward, p);
+    return {bad, total(losses), total(weights)};
+}
+
+void row_loss_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_,
+                       nb::handle weight_, std::optional<int64_t> ignore_index, double nll_scale, double prior_scale,
+                       nb::handle state_, nb::handle g_, double g_scale, nb::handle dx_) {
+    Rows rows(x_, outer, classes, inner);
+    RowProblem& p = rows.p;
+    Array target(target_, "target"), weight(weight_, "weight"), state(state_, "state"), g(g_, "g"), dx(dx_, "dx", true);
+    rows.set_target(target.required(), ignore_index);
+    p.weight = rows.per_class(weight).data;
+    p.nll_scale = nll_scale;
+    p.prior_scale = prior_scale;
+    std::optional<Prior> table;
+    p.state = rows.state(state.required());
+    p.d_nll = rows.upstream(g.required());
+    if (prior_scale != 0) {
+        table.emplace(p, p.weight);
+        p.d_prior = p.d_nll;
+    }
+    p.scale = g_scale;
+    p.out = rows.like(dx.required()).data;
+    run_rows(kernels().backward, p);
+}
+
+void transform(RowKernel kernel, nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle out_) {
+    Rows rows(x_, outer, classes, inner);
+    Array out(out_, "out", true);
+    rows.p.out = rows.like(out.required()).data;
+    run_rows(kernel, rows.p);
+}
+void softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle out) {
+    transform(kernels().softmax, x, outer, classes, inner, out);
+}
+void log_softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle out) {
+    transform(kernels().log_softmax, x, outer, classes, inner, out);
+}
+
+void softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle g_, nb::handle dx_) {
+    Rows rows(x_, outer, classes, inner);
+    Array g(g_, "g"), dx(dx_, "dx", true);
+    rows.p.cotangent = rows.like(g.required()).data;
+    rows.p.out = rows.like(dx.required()).data;
+    run_rows(kernels().softmax_backward, rows.p);
+}
+
+// log_softmax with cotangent g has the gradient of a soft cross-entropy with target g, negated.
+void log_softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle g_, nb::handle dx_) {
+    Rows rows(x_, outer, classes, inner);
+    RowProblem& p = rows.p;
+    Array g(g_, "g"), dx(dx_, "dx", true);
+    static const double minus_one = -1;
+    std::vector<double> state(size_t(STATE_ROWS * rows.rows()));
+    p.state = state.data();
+    p.out = rows.like(dx.required()).data;
+    void* const out = p.out;
+    p.out = nullptr;
+    run_rows(kernels().forward, p);
+    p.out = out;
+    p.target = Target::soft;
+    p.soft = rows.like(g.required()).data;
+    p.d_nll = {&minus_one, true, false};
+    run_rows(kernels().backward, p);
+}
+
+// ---------------------------------------------------------------------------------------------- pointwise
+
+struct Points {
+    Array x, target, weight, pos_weight;
+    PointwiseProblem p;
+    Points(const std::string& kind, nb::handle x_, nb::handle target_, nb::handle weight_, nb::handle pos_weight_)
+        : x(x_, "x"), target(target_, "target"), weight(weight_, "weight"), pos_weight(pos_weight_, "pos_weight") {
+        x.required();
+        target.required();
+        p = {};
+        if (kind == "bce_with_logits")
+            p.kind = Pointwise::bce_with_logits;
+        else if (kind == "squared_error")
+            p.kind = Pointwise::squared_error;
+        else
+            throw nb::value_error(("unknown pointwise loss: " + kind).c_str());
+        p.dtype = dtype_of(x);
+        p.size = x.size;
+        p.x = x.data;
+        p.target = target.expect(x.element, x.size).data;
+        p.weight = weight.expect(x.element, x.size).data;
+        p.pos_weight = pos_weight.expect(x.element, x.size).data;
+    }
+    void run(PointwiseKernel kernel) {
+        in_parallel(p.size, chunks_of(p.size, CHUNK_ELEMENTS), [&](int64_t chunk) {
+            const int64_t begin = chunk * CHUNK_ELEMENTS, end = begin + CHUNK_ELEMENTS;
+            kernel(p, chunk, begin, end < p.size ? end : p.size);
+        });
+    }
+};
+
+double pointwise(const std::string& kind, nb::handle x, nb::handle target, nb::handle weight, nb::handle pos_weight,
+                 nb::handle value_) {
+    Points points(kind, x, target, weight, pos_weight);
+    Array value(value_, "value", true);
+    points.p.value = value.expect(points.x.element, points.x.size).data;
+    std::vector<double> sums(size_t(chunks_of(points.p.size, CHUNK_ELEMENTS)));
+    points.p.sums = sums.data();
+    points.run(kernels().pointwise);
+    return total(sums);
+}
+
+void pointwise_backward(const std::string& kind, nb::handle x, nb::handle target, nb::handle weight,
+                        nb::handle pos_weight, nb::handle g_, double g_scale, nb::handle dx_) {
+    Points points(kind, x, target, weight, pos_weight);
+    Array g(g_, "g"), dx(dx_, "dx", true);
+    g.required();
+    if (g.size != 1 && g.size != points.p.size) throw nb::value_error("g: one number, or one an element");
+    if (g.element != Element::f64) g.expect(points.x.element, g.size);
+    points.p.g = {g.data, g.element == Element::f64, g.size != 1};
+    points.p.scale = g_scale;
+    points.p.dx = dx.required().expect(points.x.element, points.x.size).data;
+    points.run(kernels().pointwise_backward);
+}
+
+// ---------------------------------------------------------------------------------------------- memory
+
+// A fresh large array costs a page fault for each 4 KiB that is first touched: three times the time of writing it. Huge
+// pages make that one for each 2 MiB.
+void advise_huge_pages(nb::handle array) {
+    Array a(array, "array");
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    static const int64_t bytes[] = {2, 2, 4, 8, 8, 1};
+    const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), start = (uintptr_t(a.data) + page - 1) & ~(page - 1);
+    const uintptr_t end = (uintptr_t(a.data) + uintptr_t(a.size * bytes[int(a.element)])) & ~(page - 1);
+    if (end > start)
+        madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE); // a wish: refusal changes nothing
+#endif
+}
+
+} // namespace
+} // namespace lossless
+
+NB_MODULE(_native, m) {
+    using namespace lossless;
+    namespace nb = nanobind;
+    using nb::arg;
+
+    const std::vector<const Kernels*> usable = usable_kernels();
+    if (usable.empty())
+        throw nb::import_error("this processor is older than x86-64-v2, for which the kernels are built");
+    active = usable.front();
+    if (const char* wanted = std::getenv("LOSSLESS_ISA"); wanted && *wanted) use_isa(wanted);
+
+    m.attr("STATE_ROWS") = STATE_ROWS;
+    m.def("row_statistics", row_statistics, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("target").none(),
+          arg("weight").none(), arg("prior").none(), arg("ignore_index").none(), arg("nll").none(), arg("lse").none(),
+          arg("entropy").none(), arg("prior_cost").none(), arg("correct").none(), arg("state").none());
+    m.def("row_statistics_backward", row_statistics_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"),
+          arg("target").none(), arg("weight").none(), arg("prior").none(), arg("ignore_index").none(), arg("state"),
+          arg("d_nll").none(), arg("d_lse").none(), arg("d_entropy").none(), arg("d_prior").none(), arg("dx"));
+    m.def("row_loss", row_loss, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("target"),
+          arg("weight").none(), arg("ignore_index").none(), arg("nll_scale"), arg("prior_scale"), arg("loss").none(),
+          arg("state").none());
+    m.def("row_loss_backward", row_loss_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("target"),
+          arg("weight").none(), arg("ignore_index").none(), arg("nll_scale"), arg("prior_scale"), arg("state"),
+          arg("g"), arg("g_scale"), arg("dx"));
+    m.def("softmax", softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"));
+    m.def("log_softmax", log_softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"));
+    m.def("softmax_backward", softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
+          arg("dx"));
+    m.def("log_softmax_backward", log_softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
+          arg("dx"));
+    m.def("pointwise", pointwise, arg("kind"), arg("x"), arg("target"), arg("weight").none(), arg("pos_weight").none(),
+          arg("value").none());
+    m.def("pointwise_backward", pointwise_backward, arg("kind"), arg("x"), arg("target"), arg("weight").none(),
+          arg("pos_weight").none(), arg("g"), arg("g_scale"), arg("dx"));
+
+    m.def("isa", [] { return std::string(kernels().isa); });
+    m.def("available_isas", [] {
+        std::vector<std::string> names;
+        for (const Kernels* kernels : usable_kernels()) names.push_back(kernels->isa);
+        return names;
+    });
+    m.def("use_isa", use_isa, arg("name"));
+    m.def("get_num_threads", get_num_threads);
+    m.def(
+        "set_num_threads",
+        [](int threads) {
+            if (threads < 0) throw nb::value_error("threads: expected a number >= 0 (0: the default)");
+            set_num_threads(threads);
+        },
+        arg("threads"));
+    m.def(
+        "use_torch_threads",
+        [](uintptr_t parallel, uintptr_t number) {
+            use_torch_threads(reinterpret_cast<void*>(parallel), reinterpret_cast<void*>(number));
+        },
+        arg("parallel_for"), arg("get_num_threads"));
+    m.def("advise_huge_pages", advise_huge_pages, arg("array"));
+}

@@ -1,0 +1,325 @@
+// The row kernels: one pass that leaves the statistics of a row, one sweep that writes its gradient, and the kernels
+// made of them. Written once over a view (views.h).
+//
+// Letters: x logit, y target index, t soft target, u prior, w class weight, m the maximum of the row, e exponentials,
+// p = e / S, q = 1 - p, S the sum of all e, T the sum of all but the target's, g the gradient.
+#pragma once
+
+#include "kernels.h"
+#include "links.h"
+#include "views.h"
+
+namespace {
+
+using lossless::NO_MEMORY;
+using lossless::RowProblem;
+using lossless::Target;
+using lossless::Upstream;
+
+// What the passes leave of up to 16 rows. Exponentials are relative to the power of two next to e^m.
+struct Group {
+    int64_t first_row;
+    int rows;
+    Indices target; // -1: none, or the row is ignored
+    bool ignored[LANES], any_ignored;
+    Column weight; // w[y], else 1
+
+    Column peak;                              // the maximum; where that is +inf, m is 0 (see limit())
+    Column m, top, others;                    // exponentials of the maximum and of the rest, less the target's
+    Column at_target, x_target, correct;      // the target's, where it is not the maximum
+    Column below;                             // sum e (m - x)
+    Column soft_total, soft_cost, prior_cost; // sum t, sum t (m - x), sum u (m - x)
+
+    Column all, but_target, but_top; // S, T, and the sum without the maximum
+    Column log_sum;                  // log(S / e^m) = lse - m
+};
+
+// ---------------------------------------------------------------------------------------------- exponentials of a row
+
+// Exponentials are e^(x - shift) 2^(64 - N), N the exponent of the maximum. The 64 keeps every class within e^-130 of
+// the maximum a normal number, so that flush-to-zero modes change nothing inside; it cancels in ratios.
+constexpr int HEADROOM = 64;
+
+// Logits are shifted only where they are so large that no scale would do: there x - m is exact for every class that
+// counts (Sterbenz).
+template <class T> struct Frame {
+    Pack<T> shift, offset;
+    explicit LOSSLESS_INLINE_MEMBER Frame(Pack<T> m) {
+        shift = select(abs(m) > broadcast(T(32768)), m, broadcast(T(0)));
+        offset = broadcast(T(HEADROOM)) - exponential(m - shift).exponent;
+    }
+    LOSSLESS_INLINE_MEMBER Exponential<T> parts(Pack<T> x) const {
+        return exponential(max(broadcast(T(-65536)), x - shift));
+    }
+    LOSSLESS_INLINE_MEMBER Pack<T> operator()(Pack<T> x) const {
+        const auto e = parts(x);
+        return e.mantissa * power_of_two(e.exponent + offset);
+    }
+};
+
+// A number as mantissa * 2^exponent with |mantissa| in [1, 2); 0, inf and NaN with exponent 0.
+struct Split {
+    Pack<double> mantissa, exponent;
+};
+LOSSLESS_INLINE Split split(Pack<double> c) {
+    const Pack<double> zero = broadcast(0.0), bias = broadcast(1023.0), magic = broadcast(Float<double>::magic);
+    const auto tiny = abs(c) < broadcast(0x1p-900);
+    const Pack<double> scaled = select(tiny, c * broadcast(0x1p200), c);
+    const auto bits = bit_cast<int64_t>(scaled);
+    const auto biased = shift_right(bits & broadcast(int64_t(0x7ff0000000000000)), 52);
+    const Pack<double> exponent = bit_cast<double>(biased + bit_cast<int64_t>(magic)) - magic - bias;
+    const Pack<double> mantissa =
+        bit_cast<double>((bits & ~broadcast(int64_t(0x7ff0000000000000))) | bit_cast<int64_t>(broadcast(1.0)));
+    const auto ordinary = (abs(c) < broadcast(INF)) & (c != zero);
+    return {select(ordinary, mantissa, c), select(ordinary, select(tiny, exponent - broadcast(200.0), exponent), zero)};
+}
+
+// x 2^n for any n in range of an f64, rounded once: the power is applied in two steps.
+template <class T> struct Scale {
+    Pack<T> first, second;
+    template <class View> LOSSLESS_INLINE_MEMBER Scale(const View& view, const Column& exponent) {
+        const Pack<T> low = broadcast(T(1) - Float<T>::bias), high = broadcast(Float<T>::bias);
+        const Pack<T> n = view.get(exponent);
+        const Pack<T> a = select(n < low, low, select(n > high, high, n)), rest = n - a;
+        first = power_of_two(a);
+        second = power_of_two(select(rest > high, high, rest));
+    }
+    LOSSLESS_INLINE_MEMBER Pack<T> operator()(Pack<T> x) const { return x * first * second; }
+};
+
+// ---------------------------------------------------------------------------------------------- the pass
+
+// t (m - x), where a class without weight costs nothing even at x = -inf.
+template <class T> LOSSLESS_INLINE Pack<T> cost(Pack<T> t, Pack<T> distance) {
+    const Pack<T> zero = broadcast(T(0));
+    return select(t == zero, zero, t * distance);
+}
+
+template <class View, class T = typename View::T>
+LOSSLESS_INLINE Pack<T> soft_target(const RowProblem& p, const View& view, const typename View::Element* t, Block b) {
+    const Pack<T> soft = view.load(t, b, T(0));
+    return p.weight ? soft * view.load_class(static_cast<const T*>(p.weight), b) : soft;
+}
+
+// A row whose maximum is +inf has the limit of ever larger x there: all mass on that class, or NaN if there are
+// several.
+template <class D> static void limit(D* target, const D* source, int64_t classes, int64_t stride) {
+    using T = Compute<D>;
+    int64_t infinite = 0;
+    for (int64_t j = 0; j < classes; j++) infinite += to_compute(source[j * stride]) == T(INF);
+    if (!infinite) return; // done before, in place
+    for (int64_t j = 0; j < classes; j++) {
+        const T x = to_compute(source[j * stride]);
+        const T limited = x == T(INF) ? (infinite == 1 ? T(0) : T(__builtin_nan(""))) : x != x ? x : T(-INF);
+        target[j * stride] = from_compute<D>(limited);
+    }
+}
+
+// The data of a group as a view reads it, and the scratch that it may need.
+template <class View> struct Data;
+
+template <Target target, bool extra, class View>
+LOSSLESS_INLINE void reduce(const RowProblem& p, const View& view, Data<View>& data, Group& g) {
+    using T = typename View::T;
+    const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
+    const Pack<T> peak = view.maximum(data.x);
+    view.put(g.peak, peak);
+    const Pack<T> m = data.limit_where_infinite(view, peak);
+    const auto* x = data.x;
+    const Frame<T> exponentials(m);
+    const auto y = view.get_class(g.target);
+
+    typename View::First first;
+    typename View::Total others, below, soft_total, soft_cost, prior_cost;
+    Pack<T> top = zero, at_target = zero, x_target = zero, correct = zero;
+    view.each([&](Block b) __attribute__((always_inline)) {
+        const Pack<T> v = view.load(x, b, T(-INF)), distance = m - v;
+        Pack<T> e = exponentials(v);
+        if constexpr (extra) below.add(b, cost(e, distance));
+        Mask<T> is_top = zero != zero;
+        if (first.may_be_in(b, v, m)) {
+            is_top = first.in(b, v, m);
+            top = select(is_top, e, top);
+            e = select(is_top, zero, e);
+        }
+        if constexpr (target == Target::index)
+            if (y.may_be_in(b)) {
+                const Mask<T> is_target = y.in(b);
+                at_target = select(is_target, e, at_target);
+                x_target = select(is_target, v, x_target);
+                correct = select(is_target & is_top, one, correct);
+                e = select(is_target, zero, e);
+            }
+        others.add(b, e);
+        if constexpr (target == Target::soft) {
+            const Pack<T> t = soft_target(p, view, data.t, b);
+            soft_total.add(b, t);
+            soft_cost.add(b, cost(t, distance));
+        }
+        if constexpr (extra)
+            if (p.prior) prior_cost.add(b, cost(view.load_class(static_cast<const T*>(p.prior), b), distance));
+    });
+
+    view.put(g.m, m);
+    view.put(g.top, View::only(top));
+    view.put(g.others, others.value());
+    if constexpr (target == Target::index) {
+        view.put(g.at_target, View::only(at_target));
+        view.put(g.x_target, View::only(x_target));
+        view.put(g.correct, View::only(correct));
+    }
+    if constexpr (target == Target::soft) {
+        view.put(g.soft_total, soft_total.value());
+        view.put(g.soft_cost, soft_cost.value());
+    }
+    if constexpr (extra) {
+        view.put(g.below, below.value());
+        if (p.prior) view.put(g.prior_cost, prior_cost.value());
+    }
+}
+
+// The sums of the group. Each is a sum of the terms it consists of, never a difference.
+template <Target target> static void finish(Group& g) {
+    const Pack<double> others = load(g.others), top = load(g.top);
+    Pack<double> but_top = others, but_target = others, all = others + top;
+    if constexpr (target == Target::index) {
+        const Pack<double> at_target = load(g.at_target);
+        but_top = others + at_target;
+        but_target = select(load(g.correct) == broadcast(1.0), others, others + top);
+        all = all + at_target;
+    }
+    store(g.all, all);
+    store(g.but_target, but_target);
+    store(g.but_top, but_top);
+    store(g.log_sum, log1p(but_top / top));
+}
+
+// ---------------------------------------------------------------------------------------------- the sweep
+
+// The gradient of any link, in the one form that does not cancel (a, b, c, d: partials of nll, lse, entropy, prior):
+//     g_j = (b + tau - t_j) p_j - t_j q_j + c p_j (m - x_j - D),      t_j = a [j = y] + d u_j  or  a t_j + d u_j,
+// with tau - t_j and q_j made of sums that leave class j out. Two variants: `plain` is (a p_j, -a T/S at the target),
+// without prior, entropy or soft target; everything else takes the general one.
+struct Slopes {
+    Column a, b, c, d;
+    // plain
+    Column factor, target_value;
+    // general
+    Column inverse, q_top, q_target, mean_below, rest_total, rest_largest;
+    Indices largest;
+    // both: 2^exponent inside the exponentials, 2^final at the end
+    Column exponent, final;
+    bool zero[LANES], any_zero; // rows whose gradient is 0 whatever the data
+};
+
+// The row coefficient as one factor: the exponent goes into the exponentials, so that nothing under- or overflows on
+// the way to a gradient that fits.
+static void prepare_plain(const Group& g, Slopes& s) {
+    const Pack<double> a = load(s.a), ab = a + load(s.b), all = load(g.all);
+    const Split f = split(ab / (all * broadcast(0x1p-64)));
+    const Pack<double> inside = select(f.exponent < broadcast(0.0), f.exponent, broadcast(0.0));
+    store(s.factor, f.mantissa);
+    store(s.exponent, inside);
+    store(s.final, f.exponent - inside - broadcast(double(HEADROOM)));
+    store(s.target_value, broadcast(0.0) - a * (load(g.but_target) / all));
+}
+
+template <class View> LOSSLESS_INLINE void sweep_plain(const View& view, const typename View::Element* x,
+                                                       typename View::Element* out, const Group& g, const Slopes& s) {
+    using T = typename View::T;
+    Frame<T> exponentials(view.get(g.m));
+    exponentials.offset = exponentials.offset + view.get(s.exponent);
+    const Pack<T> factor = view.get(s.factor), target_value = view.get(s.target_value);
+    const Scale<T> scale(view, s.final);
+    const auto y = view.get_class(g.target);
+    view.each([&](Block b) __attribute__((always_inline)) {
+        const auto e = exponentials.parts(view.load(x, b, T(-INF)));
+        Pack<T> dx = scale(e.mantissa * factor * power_of_two(e.exponent + exponentials.offset));
+        if (y.may_be_in(b)) dx = select(y.in(b), target_value, dx);
+        view.store(out, b, dx);
+    });
+}
+
+// q = 1 - p of the maximum and of the target as sums; the largest |t| with the sum of the other t.
+template <Target target, class View>
+LOSSLESS_INLINE void prepare_soft(const RowProblem& p, const View& view, const Data<View>& data, Slopes& s) {
+    if constexpr (target == Target::soft) {
+        using T = typename View::T;
+        Pack<T> size = broadcast(T(0));
+        view.each([&](Block b)
+                      __attribute__((always_inline)) { size = max(abs(soft_target(p, view, data.t, b)), size); });
+        size = View::largest(size);
+        typename View::First first;
+        typename View::Total total, rest;
+        view.each([&](Block b) __attribute__((always_inline)) {
+            Pack<T> t = soft_target(p, view, data.t, b);
+            total.add(b, t);
+            if (first.may_be_in(b, abs(t), size)) t = select(first.in(b, abs(t), size), broadcast(T(0)), t);
+            rest.add(b, t);
+        });
+        view.put_class(s.largest, first.found);
+        view.put(s.rest_total, total.value());
+        view.put(s.rest_largest, rest.value());
+    }
+}
+
+static void prepare_general(const Group& g, Slopes& s) {
+    const Pack<double> all = load(g.all), scaled = all * broadcast(0x1p-64); // the true sum
+    const Split inverse = split(broadcast(1.0) / scaled);
+    store(s.inverse, inverse.mantissa);
+    store(s.exponent, inverse.exponent);
+    store(s.q_top, load(g.but_top) / all * broadcast(0x1p64));
+    store(s.q_target, load(g.but_target) / all * broadcast(0x1p64));
+    // The coefficients are brought near 1 together; their common power of two is applied at the end.
+    const Pack<double> size = max(max(abs(load(s.a)), abs(load(s.b))), max(abs(load(s.c)), abs(load(s.d))));
+    const Pack<double> low = broadcast(-1000.0), high = broadcast(1000.0), n = split(size).exponent;
+    const Pack<double> exponent = select(n < low, low, select(n > high, high, n));
+    const Pack<double> rescale = power_of_two(broadcast(0.0) - exponent);
+    Column* const columns[] = {&s.a, &s.b, &s.c, &s.d};
+    for (Column* column : columns) store(*column, load(*column) * rescale);
+    store(s.final, exponent - broadcast(double(HEADROOM)));
+}
+
+template <Target target, class View> LOSSLESS_INLINE void
+sweep_general(const RowProblem& p, const View& view, const Data<View>& data, const Group& g, const Slopes& s) {
+    using T = typename View::T;
+    const Pack<T> zero = broadcast(T(0)), whole = broadcast(T(0x1p64));
+    const T *prior = static_cast<const T*>(p.prior), *prior_others = static_cast<const T*>(p.prior_others);
+    const bool entropy = p.d_entropy.values;
+    const Pack<T> m = view.get(g.m);
+    Frame<T> exponentials(m);
+    exponentials.offset = exponentials.offset + view.get(s.exponent);
+    const Pack<T> a = view.get(s.a), b_ = view.get(s.b), c = view.get(s.c), d = view.get(s.d);
+    const Pack<T> inverse = view.get(s.inverse), q_top = view.get(s.q_top), q_target = view.get(s.q_target);
+    const Pack<T> mean_below = entropy ? view.get(s.mean_below) : zero;
+    const Pack<T> rest_total = view.get(s.rest_total), rest_largest = view.get(s.rest_largest);
+    const Scale<T> scale(view, s.final);
+    const auto y = view.get_class(g.target);
+    const auto largest = view.get_class(s.largest);
+    view.each([&](Block b) __attribute__((always_inline)) {
+        const Pack<T> x = view.load(data.x, b, T(-INF));
+        const auto e = exponentials.parts(x);
+        const Pack<T> P = e.mantissa * inverse * power_of_two(e.exponent + exponentials.offset); // p 2^64
+        Pack<T> Q = select(x == m, q_top, whole - P), t = zero, rest = zero;
+        if constexpr (target == Target::index) {
+            const Mask<T> is_target = y.in(b);
+            Q = select(is_target, q_target, Q);
+            t = select(is_target, a, zero);
+            rest = select(is_target, zero, a);
+        }
+        if constexpr (target == Target::soft) {
+            const Pack<T> soft = soft_target(p, view, data.t, b);
+            t = a * soft;
+            rest = a * select(largest.in(b), rest_largest, rest_total - soft);
+        }
+        if (prior) {
+            t = fma(d, view.load_class(prior, b), t);
+            rest = fma(d, view.load_class(prior_others, b), rest);
+        }
+        Pack<T> dx = (b_ + rest) * P - t * Q;
+        if (entropy) dx = dx + c * cost(P, m - x - mean_below);
+        view.store(data.out, b, scale(dx));
+    });
+}
+
+} // namespace
