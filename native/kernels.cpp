@@ -5,7 +5,6 @@
 #include "rows.h"
 
 #include <stdlib.h>
-#include <type_traits>
 
 namespace {
 
@@ -161,6 +160,7 @@ template <class D> int64_t open_group(const RowProblem& p, Group& g, int64_t fir
         g.target[i] = -1;
         g.ignored[i] = false;
         g.weight[i] = 1;
+        g.counts[i] = i < rows;
     }
     if (p.target != Target::index) return bad;
     for (int i = 0; i < rows; i++) {
@@ -169,6 +169,7 @@ template <class D> int64_t open_group(const RowProblem& p, Group& g, int64_t fir
         g.ignored[i] = ignore || !in_range;
         g.any_ignored |= g.ignored[i];
         if (!in_range && !ignore && bad < 0) bad = first_row + i;
+        g.counts[i] = !g.ignored[i];
         if (g.ignored[i]) continue;
         g.target[i] = y;
         if (p.weight) g.weight[i] = static_cast<const Compute<D>*>(p.weight)[y];
@@ -204,33 +205,24 @@ int64_t over_rows(const RowProblem& p, int64_t begin, int64_t end, bool twice, B
     return each_group<D>(rows, begin, end, twice, body);
 }
 
+// A quantity of the group's rows into its array; 0 for ignored rows.
 template <class D> void write(void* target, const Group& g, Pack<double> value) {
     if (!target) return;
-    Column column;
-    store(column, value);
-    for (int i = 0; i < g.rows; i++)
-        static_cast<D*>(target)[g.first_row + i] = from_compute<D>(Compute<D>(g.ignored[i] ? 0 : column[i]));
+    const Pack<double> counted = select(load(g.counts) == broadcast(0.0), broadcast(0.0), value);
+    D* const rows = static_cast<D*>(target) + g.first_row;
+    g.rows == LANES ? store_data(rows, narrow<Compute<D>>(counted))
+                    : store_part(rows, g.rows, narrow<Compute<D>>(counted));
 }
 
 template <class D> void read(const Upstream& u, double scale, const Group& g, Column& column) {
-    for (int i = 0; i < LANES; i++) {
-        const int64_t r = u.per_row ? g.first_row + i : 0;
-        const bool given = u.values && (i < g.rows || !u.per_row);
-        column[i] = !given     ? 0
-                    : u.is_f64 ? static_cast<const double*>(u.values)[r] * scale
-                               : double(to_compute(static_cast<const D*>(u.values)[r])) * scale;
-    }
+    for (double& value : column) value = 0;
+    if (!u.values) return;
+    const auto number = [&](int64_t i) {
+        return u.is_f64 ? static_cast<const double*>(u.values)[i]
+                        : double(to_compute(static_cast<const D*>(u.values)[i]));
+    };
+    for (int i = 0; i < g.rows; i++) column[i] = number(u.per_row ? g.first_row + i : 0) * scale;
 }
-
-struct CompensatedSum {
-    double high = 0, low = 0;
-    void add(double term) {
-        const double sum = high + term, back = sum - high;
-        low += (high - (sum - back)) + (term - back);
-        high = sum;
-    }
-    double value() const { return low == low ? high + low : high; }
-};
 
 CrossEntropyLink link_of(const RowProblem& p, const Group& g) { return {load(g.weight), p.nll_scale, p.prior_scale}; }
 
@@ -238,7 +230,7 @@ CrossEntropyLink link_of(const RowProblem& p, const Group& g) { return {load(g.w
 
 template <class D, Target target, bool extra>
 int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    CompensatedSum loss_sum, weight_sum;
+    Sum<double> loss_sum, weight_sum;
     const int64_t n = p.rows();
     const int64_t bad = over_rows<D>(p, begin, end, false, [&](Group& g, auto& rows) {
         rows.each(g, [&](const auto& view, auto& data)
@@ -258,31 +250,24 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
             for (int i = 0; i < g.rows; i++) p.correct[g.first_row + i] = !g.ignored[i] && g.correct[i] != 0;
         const Pack<double> loss = link_of(p, g).value(nll, prior);
         write<D>(p.loss, g, loss);
-        if (p.loss_sums) {
-            Column losses;
-            store(losses, loss);
-            for (int i = 0; i < g.rows; i++)
-                if (!g.ignored[i]) {
-                    loss_sum.add(losses[i]);
-                    weight_sum.add(g.weight[i]);
-                }
-        }
+        const Pack<double> counts = load(g.counts);
+        loss_sum.add(select(counts == zero, zero, loss));
+        weight_sum.add(counts * load(g.weight));
         if (p.state) {
-            Column below;
-            store(below, mean_below);
-            for (int i = 0; i < g.rows; i++) {
-                double* state = p.state + g.first_row + i;
-                state[0] = g.peak[i];
-                state[n] = g.all[i];
-                state[2 * n] = g.but_target[i];
-                state[3 * n] = g.but_top[i];
-                if (extra) state[4 * n] = below[i];
-            }
+            const auto keep = [&](int row, Pack<double> value) {
+                double* const rows = p.state + row * n + g.first_row;
+                g.rows == LANES ? store(rows, value) : store_part(rows, g.rows, value);
+            };
+            keep(0, load(g.peak));
+            keep(1, load(g.all));
+            keep(2, load(g.but_target));
+            keep(3, load(g.but_top));
+            if (extra) keep(4, mean_below);
         }
     });
     if (p.loss_sums) {
-        p.loss_sums[chunk] = loss_sum.value();
-        p.weight_sums[chunk] = weight_sum.value();
+        p.loss_sums[chunk] = sum_lanes(loss_sum);
+        p.weight_sums[chunk] = sum_lanes(weight_sum);
     }
     return bad;
 }
@@ -290,8 +275,8 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
 template <class D, Target target, bool plain>
 int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     const int64_t n = p.rows();
+    Slopes s = {};
     return over_rows<D>(p, begin, end, false, [&](Group& g, auto& rows) {
-        Slopes s = {};
         read<D>(p.d_nll, p.scale, g, s.a);
         read<D>(p.d_lse, p.scale, g, s.b);
         read<D>(p.d_entropy, p.scale, g, s.c);
@@ -374,7 +359,7 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
             view.put(g_top, View::only(at_top));
             at_top = view.get(g_top);
             const Frame<T> exponentials(m);
-            typename View::Total sum;
+            typename View::Total sum(view);
             view.each([&](Block b) __attribute__((always_inline)) {
                 sum.add(b, exponentials(view.load(data.x, b, T(-INF))) * (view.load(data.cotangent, b, T(0)) - at_top));
             });

@@ -40,10 +40,12 @@ template <> struct Float<double> {
                                                   0x1.2f15c10224813p-3};
 };
 
-template <class T, int N> LOSSLESS_INLINE Pack<T> polynomial(Pack<T> x, const T (&coefficients)[N]) {
-    Pack<T> sum = broadcast(coefficients[N - 1]);
-    for (int i = N - 2; i >= 0; i--) sum = fma(sum, x, broadcast(coefficients[i]));
-    return sum;
+// Horner's rule, unrolled by recursion: as a loop it stays one, and reads its coefficients from memory.
+template <class T, int N, int I = 0> LOSSLESS_INLINE Pack<T> polynomial(Pack<T> x, const T (&coefficients)[N]) {
+    if constexpr (I == N - 1)
+        return broadcast(coefficients[I]);
+    else
+        return fma(polynomial<T, N, I + 1>(x, coefficients), x, broadcast(coefficients[I]));
 }
 
 // e^x = mantissa * 2^exponent, the exponent an integer kept in a float, the mantissa in [0.70, 1.42].

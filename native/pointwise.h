@@ -13,21 +13,21 @@ using lossless::PointwiseProblem;
 // for t in [0, 1]. A term whose weight is 0 is 0, whatever x.
 template <class T> struct BinaryCrossEntropy {
     using Term = T;
-    static Pack<T> tail(Pack<T> x) { // e^-|x|, gradually to 0
+    static LOSSLESS_INLINE_MEMBER Pack<T> tail(Pack<T> x) { // e^-|x|, gradually to 0
         const auto e = exponential(max(broadcast(T(-65536)), broadcast(T(0)) - abs(x)));
         return e.mantissa * power_of_two(e.exponent + broadcast(T(64))) * broadcast(T(0x1p-64));
     }
-    static Pack<T> times(Pack<T> weight, Pack<T> value) {
+    static LOSSLESS_INLINE_MEMBER Pack<T> times(Pack<T> weight, Pack<T> value) {
         const Pack<T> zero = broadcast(T(0));
         return select(weight == zero, zero, weight * value);
     }
-    static Pack<T> value(Pack<T> x, Pack<T> t, Pack<T> pos_weight) {
+    static LOSSLESS_INLINE_MEMBER Pack<T> value(Pack<T> x, Pack<T> t, Pack<T> pos_weight) {
         const Pack<T> zero = broadcast(T(0)), l = log1p(tail(x));
         const Pack<T> up = max(zero, x) + l, down = max(zero, zero - x) + l;
         return times(pos_weight * t, down) + times(broadcast(T(1)) - t, up);
     }
     // (1 - t) sigmoid(x) - w_pos t sigmoid(-x)
-    static Pack<T> slope(Pack<T> x, Pack<T> t, Pack<T> pos_weight) {
+    static LOSSLESS_INLINE_MEMBER Pack<T> slope(Pack<T> x, Pack<T> t, Pack<T> pos_weight) {
         const Pack<T> one = broadcast(T(1)), e = tail(x), large = one / (one + e), small = e / (one + e);
         const auto positive = x > broadcast(T(0));
         return (one - t) * select(positive, large, small) - pos_weight * t * select(positive, small, large);
@@ -37,20 +37,15 @@ template <class T> struct BinaryCrossEntropy {
 // (x - t)^2, in f64: the difference and its square are exact for f32 data.
 template <class T> struct SquaredError {
     using Term = double;
-    static Pack<double> value(Pack<T> x, Pack<T> t, Pack<T>) {
+    static LOSSLESS_INLINE_MEMBER Pack<double> value(Pack<T> x, Pack<T> t, Pack<T>) {
         const Pack<double> d = to_f64(x) - to_f64(t);
         return d * d;
     }
-    static Pack<double> slope(Pack<T> x, Pack<T> t, Pack<T>) { return broadcast(2.0) * (to_f64(x) - to_f64(t)); }
+    static LOSSLESS_INLINE_MEMBER Pack<double> slope(Pack<T> x, Pack<T> t, Pack<T>) {
+        return broadcast(2.0) * (to_f64(x) - to_f64(t));
+    }
 };
 
-template <class T> LOSSLESS_INLINE Pack<T> narrow(Pack<double> a) {
-    if constexpr (sizeof(T) == 4)
-        return to_f32(a);
-    else
-        return a;
-}
-template <class T> LOSSLESS_INLINE Pack<T> narrow(Pack<float> a) { return a; }
 template <class Term, class T> LOSSLESS_INLINE Pack<Term> widen(Pack<T> a) {
     if constexpr (sizeof(Term) == sizeof(T))
         return a;

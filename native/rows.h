@@ -9,6 +9,8 @@
 #include "links.h"
 #include "views.h"
 
+#include <type_traits>
+
 namespace {
 
 using lossless::NO_MEMORY;
@@ -22,6 +24,7 @@ struct Group {
     int rows;
     Indices target; // -1: none, or the row is ignored
     bool ignored[LANES], any_ignored;
+    Column counts; // 1, or 0 where the row is ignored or there is none
     Column weight; // w[y], else 1
 
     Column peak;                              // the maximum; where that is +inf, m is 0 (see limit())
@@ -130,7 +133,9 @@ LOSSLESS_INLINE void reduce(const RowProblem& p, const View& view, Data<View>& d
     const auto y = view.get_class(g.target);
 
     typename View::First first;
-    typename View::Total others, below, soft_total, soft_cost, prior_cost;
+    typename View::Total others(view);
+    std::conditional_t<extra, typename View::Total, NoTotal> below(view), prior_cost(view);
+    std::conditional_t<target == Target::soft, typename View::Total, NoTotal> soft_total(view), soft_cost(view);
     Pack<T> top = zero, at_target = zero, x_target = zero, correct = zero;
     view.each([&](Block b) __attribute__((always_inline)) {
         const Pack<T> v = view.load(x, b, T(-INF)), distance = m - v;
@@ -250,7 +255,7 @@ LOSSLESS_INLINE void prepare_soft(const RowProblem& p, const View& view, const D
                       __attribute__((always_inline)) { size = max(abs(soft_target(p, view, data.t, b)), size); });
         size = View::largest(size);
         typename View::First first;
-        typename View::Total total, rest;
+        typename View::Total total(view), rest(view);
         view.each([&](Block b) __attribute__((always_inline)) {
             Pack<T> t = soft_target(p, view, data.t, b);
             total.add(b, t);

@@ -65,6 +65,7 @@ template <class T, int W> struct Pack<T, W, true> {
     typename Register<T>::type v;
 };
 
+// Packs must stay in registers: a call that is not inlined passes them through memory, at twice the time.
 #define LOSSLESS_INLINE static inline __attribute__((always_inline))
 #define LOSSLESS_INLINE_MEMBER inline __attribute__((always_inline))
 
@@ -333,6 +334,14 @@ template <int W> LOSSLESS_INLINE Pack<float, W> to_f32(Pack<double, W> a) {
     }
 }
 
+// To the type T, rounded if that is narrower.
+template <class T> LOSSLESS_INLINE Pack<T> narrow(Pack<double> a) {
+    if constexpr (sizeof(T) == 4)
+        return to_f32(a);
+    else
+        return a;
+}
+template <class T> LOSSLESS_INLINE Pack<T> narrow(Pack<float> a) { return a; }
 // ---------------------------------------------------------------------------------------------- 3. data in memory
 
 // How numbers of a dtype are stored, and the type they are computed in.

@@ -27,24 +27,24 @@ template <class T> struct Sum;
 
 template <> struct Sum<float> {
     Pack<double> high = broadcast(0.0);
-    void add(Pack<float> term) { high = high + to_f64(term); }
-    void add(const Sum& other) { high = high + other.high; }
-    Pack<double> value() const { return high; }
+    LOSSLESS_INLINE_MEMBER void add(Pack<float> term) { high = high + to_f64(term); }
+    LOSSLESS_INLINE_MEMBER void add(const Sum& other) { high = high + other.high; }
+    LOSSLESS_INLINE_MEMBER Pack<double> value() const { return high; }
 };
 
 template <> struct Sum<double> {
     Pack<double> high = broadcast(0.0), low = broadcast(0.0);
-    void add(Pack<double> term) {
+    LOSSLESS_INLINE_MEMBER void add(Pack<double> term) {
         const Pack<double> sum = high + term, back = sum - high;
         low = low + ((high - (sum - back)) + (term - back));
         high = sum;
     }
-    void add(const Sum& other) {
+    LOSSLESS_INLINE_MEMBER void add(const Sum& other) {
         add(other.high);
         low = low + other.low;
     }
     // Once a sum is infinite its compensation is NaN and no longer counts.
-    Pack<double> value() const { return select(low == low, high + low, high); }
+    LOSSLESS_INLINE_MEMBER Pack<double> value() const { return select(low == low, high + low, high); }
 };
 
 // The sum of all lanes: folds lanes i and i + half, for half = 8, 4, 2, 1.
@@ -69,6 +69,13 @@ LOSSLESS_INLINE double sum_lanes(const Sum<double>& sum) {
     return low[0] == low[0] ? high[0] + low[0] : high[0];
 }
 
+// Stands for the total of what nobody asked for.
+struct NoTotal {
+    template <class View> explicit LOSSLESS_INLINE_MEMBER NoTotal(const View&) {}
+    template <class T> LOSSLESS_INLINE_MEMBER void add(Block, Pack<T>) {}
+    LOSSLESS_INLINE_MEMBER Pack<double> value() const { return broadcast(0.0); }
+};
+
 // ---------------------------------------------------------------------------------------------- 16 classes of one row
 
 template <class D> struct ClassLanes {
@@ -83,11 +90,11 @@ template <class D> struct ClassLanes {
         for (; j + LANES <= classes; j += LANES) f(Block{j, LANES});
         if (j < classes) f(Block{j, int(classes - j)});
     }
-    Pack<T> load(const D* source, Block b, T fill) const {
+    LOSSLESS_INLINE_MEMBER Pack<T> load(const D* source, Block b, T fill) const {
         return b.lanes == LANES ? load_data(source + b.j) : load_part(source + b.j, b.lanes, fill);
     }
     // The largest number of the row; NaN are passed over.
-    Pack<T> maximum(const D* x) const {
+    LOSSLESS_INLINE_MEMBER Pack<T> maximum(const D* x) const {
         const Pack<T> nothing = broadcast(T(-INF));
         Pack<T> even = nothing, odd = nothing; // two chains hide the latency
         int64_t j = 0;
@@ -99,31 +106,34 @@ template <class D> struct ClassLanes {
             even = max(load(x, Block{j, classes - j < LANES ? int(classes - j) : LANES}, T(-INF)), even);
         return largest(max(even, odd));
     }
-    Pack<T> load_class(const T* source, Block b) const {
+    LOSSLESS_INLINE_MEMBER Pack<T> load_class(const T* source, Block b) const {
         return b.lanes == LANES ? ::load(source + b.j) : load_part(source + b.j, b.lanes, T(0));
     }
-    void store(D* target, Block b, Pack<T> value) const {
+    LOSSLESS_INLINE_MEMBER void store(D* target, Block b, Pack<T> value) const {
         b.lanes == LANES ? store_data(target + b.j, value) : store_part(target + b.j, b.lanes, value);
     }
 
     // A quantity of the row, out of its column and into it.
-    Pack<T> get(const Column& column) const { return broadcast(T(column[row])); }
-    void put(Column& column, double value) const { column[row] = value; }
-    void put(Column& column, Pack<T> same_in_all_lanes) const { column[row] = lane(same_in_all_lanes, 0); }
+    LOSSLESS_INLINE_MEMBER Pack<T> get(const Column& column) const { return broadcast(T(column[row])); }
+    LOSSLESS_INLINE_MEMBER void put(Column& column, double value) const { column[row] = value; }
+    LOSSLESS_INLINE_MEMBER void put(Column& column, Pack<T> same_in_all_lanes) const {
+        column[row] = lane(same_in_all_lanes, 0);
+    }
 
     struct Total {
         Sum<T> lanes;
-        void add(Block, Pack<T> term) { lanes.add(term); }
-        double value() const { return sum_lanes(lanes); }
+        explicit LOSSLESS_INLINE_MEMBER Total(const ClassLanes&) {}
+        LOSSLESS_INLINE_MEMBER void add(Block, Pack<T> term) { lanes.add(term); }
+        LOSSLESS_INLINE_MEMBER double value() const { return sum_lanes(lanes); }
     };
     // Of lanes that are all 0 but one, the one.
-    static double only(Pack<T> a) {
+    static LOSSLESS_INLINE_MEMBER double only(Pack<T> a) {
         T lanes[LANES], sum = 0;
         ::store(lanes, a);
         for (int i = 0; i < LANES; i++) sum += lanes[i];
         return sum;
     }
-    static Pack<T> largest(Pack<T> a) {
+    static LOSSLESS_INLINE_MEMBER Pack<T> largest(Pack<T> a) {
         T lanes[LANES];
         ::store(lanes, a);
         for (int half = LANES / 2; half; half /= 2)
@@ -134,23 +144,23 @@ template <class D> struct ClassLanes {
     // A class of the row by its index; -1 is none.
     struct Class {
         int64_t j;
-        bool may_be_in(Block b) const { return uint64_t(j - b.j) < uint64_t(LANES); }
-        Mask<T> in(Block b) const {
+        LOSSLESS_INLINE_MEMBER bool may_be_in(Block b) const { return uint64_t(j - b.j) < uint64_t(LANES); }
+        LOSSLESS_INLINE_MEMBER Mask<T> in(Block b) const {
             return iota<Bits<T>>() == broadcast(may_be_in(b) ? Bits<T>(j - b.j) : Bits<T>(LANES));
         }
     };
-    Class get_class(const Indices& column) const { return {column[row]}; }
-    void put_class(Indices& column, Class c) const { column[row] = c.j; }
+    LOSSLESS_INLINE_MEMBER Class get_class(const Indices& column) const { return {column[row]}; }
+    LOSSLESS_INLINE_MEMBER void put_class(Indices& column, Class c) const { column[row] = c.j; }
 
     // Finds the first class whose value equals `wanted`.
     struct First {
         Class found = {-1};
         uint32_t hits = 0;
-        bool may_be_in(Block, Pack<T> value, Pack<T> wanted) {
+        LOSSLESS_INLINE_MEMBER bool may_be_in(Block, Pack<T> value, Pack<T> wanted) {
             hits = found.j < 0 ? equal_bits(value, wanted) : 0;
             return hits != 0;
         }
-        Mask<T> in(Block b, Pack<T>, Pack<T>) {
+        LOSSLESS_INLINE_MEMBER Mask<T> in(Block b, Pack<T>, Pack<T>) {
             found.j = b.j + __builtin_ctz(hits);
             return found.in(b);
         }
@@ -168,46 +178,53 @@ template <class C> struct RowLanes {
     template <class F> LOSSLESS_INLINE_MEMBER void each(F&& f) const {
         for (int64_t j = 0; j < classes; j++) f(Block{j, 1});
     }
-    Pack<T> load(const T* scratch, Block b, T) const { return ::load(scratch + b.j * LANES); }
-    Pack<T> maximum(const T* x) const {
+    LOSSLESS_INLINE_MEMBER Pack<T> load(const T* scratch, Block b, T) const { return ::load(scratch + b.j * LANES); }
+    LOSSLESS_INLINE_MEMBER Pack<T> maximum(const T* x) const {
         Pack<T> m = broadcast(T(-INF));
         for (int64_t j = 0; j < classes; j++) m = max(::load(x + j * LANES), m);
         return m;
     }
-    Pack<T> load_class(const T* source, Block b) const { return broadcast(source[b.j]); }
-    void store(T* scratch, Block b, Pack<T> value) const { ::store(scratch + b.j * LANES, value); }
+    LOSSLESS_INLINE_MEMBER Pack<T> load_class(const T* source, Block b) const { return broadcast(source[b.j]); }
+    LOSSLESS_INLINE_MEMBER void store(T* scratch, Block b, Pack<T> value) const {
+        ::store(scratch + b.j * LANES, value);
+    }
 
-    Pack<T> get(const Column& column) const {
+    LOSSLESS_INLINE_MEMBER Pack<T> get(const Column& column) const {
         if constexpr (sizeof(T) == 4)
             return to_f32(::load(column));
         else
             return ::load(column);
     }
-    template <class U> void put(Column& column, Pack<U> value) const { ::store(column, to_f64(value)); }
+    template <class U> LOSSLESS_INLINE_MEMBER void put(Column& column, Pack<U> value) const {
+        ::store(column, to_f64(value));
+    }
 
     struct Total {
+        const int used; // with few classes, the lanes beyond them are 0
         Sum<T> lanes[LANES];
-        void add(Block b, Pack<T> term) { lanes[b.j % LANES].add(term); }
-        Pack<double> value() {
+        explicit LOSSLESS_INLINE_MEMBER Total(const RowLanes& view)
+            : used(view.classes < LANES ? int(view.classes) : LANES) {}
+        LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> term) { lanes[b.j % LANES].add(term); }
+        LOSSLESS_INLINE_MEMBER Pack<double> value() {
             for (int half = LANES / 2; half; half /= 2)
-                for (int i = 0; i < half; i++) lanes[i].add(lanes[i + half]);
+                for (int i = 0; i < half && i + half < used; i++) lanes[i].add(lanes[i + half]);
             return lanes[0].value();
         }
     };
-    static Pack<T> only(Pack<T> a) { return a; }
-    static Pack<T> largest(Pack<T> a) { return a; }
+    static LOSSLESS_INLINE_MEMBER Pack<T> only(Pack<T> a) { return a; }
+    static LOSSLESS_INLINE_MEMBER Pack<T> largest(Pack<T> a) { return a; }
 
     struct Class {
         Pack<Bits<T>> j;
-        bool may_be_in(Block) const { return true; }
-        Mask<T> in(Block b) const { return j == broadcast(Bits<T>(b.j)); }
+        LOSSLESS_INLINE_MEMBER bool may_be_in(Block) const { return true; }
+        LOSSLESS_INLINE_MEMBER Mask<T> in(Block b) const { return j == broadcast(Bits<T>(b.j)); }
     };
-    Class get_class(const Indices& column) const {
+    LOSSLESS_INLINE_MEMBER Class get_class(const Indices& column) const {
         Bits<T> lanes[LANES];
         for (int i = 0; i < LANES; i++) lanes[i] = Bits<T>(column[i]);
         return {::load(lanes)};
     }
-    void put_class(Indices& column, Class c) const {
+    LOSSLESS_INLINE_MEMBER void put_class(Indices& column, Class c) const {
         Bits<T> lanes[LANES];
         ::store(lanes, c.j);
         for (int i = 0; i < LANES; i++) column[i] = lanes[i];
@@ -215,8 +232,8 @@ template <class C> struct RowLanes {
 
     struct First {
         Class found = {broadcast(Bits<T>(-1))};
-        bool may_be_in(Block, Pack<T>, Pack<T>) { return true; }
-        Mask<T> in(Block b, Pack<T> value, Pack<T> wanted) {
+        LOSSLESS_INLINE_MEMBER bool may_be_in(Block, Pack<T>, Pack<T>) { return true; }
+        LOSSLESS_INLINE_MEMBER Mask<T> in(Block b, Pack<T> value, Pack<T> wanted) {
             const Mask<T> here = (value == wanted) & (found.j == broadcast(Bits<T>(-1)));
             found.j = select(here, broadcast(Bits<T>(b.j)), found.j);
             return here;

@@ -1,0 +1,58 @@
+# Everything a fresh machine needs is Python 3.11+, make and a C++ compiler (without one the reference path is installed).
+# `make demo` and `make test` do the rest; VENV, PY and TORCH=skip may be given.
+PY ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+READY := $(VENV)/.ready
+NATIVE := CMakeLists.txt $(wildcard native/*)
+
+.PHONY: help demo test test-slow test-isas check format bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
+
+# torch first and pinned: a package that names it would otherwise pull the newest build, GPU libraries and all.
+$(READY): pyproject.toml constraints.txt $(NATIVE)
+	test -d $(VENV) || $(PY) -m venv $(VENV)
+	$(if $(filter skip,$(TORCH)),,$(PIP) torch)
+	$(PIP) --editable '.[test]'
+	touch $@
+
+$(VENV)/.checkers: pyproject.toml constraints.txt $(READY)
+	$(PIP) --editable '.[test,check]'
+	touch $@
+
+demo: $(READY) ## the main job on real input: writes report.html and results.json
+	$(BIN)/lossless demo
+
+test: $(READY) ## the tests (those marked slow left out)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY) ## the long tests
+	$(BIN)/python -m pytest -m slow
+
+test-isas: $(READY) ## the accuracy tests on the reference path and on every instruction set of this machine
+	for isa in reference $$($(BIN)/python -c "import lossless._native as n; print(*n.available_isas())"); do \
+		echo "== $$isa" && LOSSLESS_ISA=$$isa $(BIN)/python -m pytest -m "not slow" \
+			tests/test_accuracy.py tests/test_edges.py tests/test_gradients.py tests/test_laws.py || exit 1; \
+	done
+
+check: $(VENV)/.checkers ## formatting, lint, types, imports, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror native/*.h native/*.cpp
+	$(BIN)/lint-imports
+	$(BIN)/codespell README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md docs native src tests
+
+format: $(VENV)/.checkers ## rewrite the sources in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i native/*.h native/*.cpp
+
+bench: $(READY) ## cross-entropy against PyTorch eager, as ratios
+	$(BIN)/python benchmarks/cross_entropy.py
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) build report.html results.json predictions.parquet

@@ -1,0 +1,49 @@
+"""Loss functions that lose nothing: accurate to a few ulp in every regime, fused, and clear about misuse.
+
+PyTorch tensors in give PyTorch tensors out, with gradients; NumPy arrays or lists give NumPy out.
+"""
+
+from typing import TYPE_CHECKING
+
+from lossless import errors, info
+from lossless._config import get_num_threads, set_num_threads, show_config
+from lossless.losses import binary_cross_entropy_with_logits, cross_entropy, mse_loss, nll_loss, rmse_loss
+from lossless.statistics import RowStatistics, row_statistics
+from lossless.transforms import log_softmax, logsumexp, softmax
+
+if TYPE_CHECKING:
+    from lossless import nn as nn
+    from lossless._evaluate import Evaluation, evaluate
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Evaluation",
+    "RowStatistics",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "errors",
+    "evaluate",
+    "get_num_threads",
+    "info",
+    "log_softmax",
+    "logsumexp",
+    "mse_loss",
+    "nll_loss",
+    "rmse_loss",
+    "row_statistics",
+    "set_num_threads",
+    "show_config",
+    "softmax",
+]
+
+
+def __getattr__(name: str) -> object:
+    """`lossless.nn` imports PyTorch, and evaluation is rarely needed: they wait until somebody asks for them."""
+    from importlib import import_module
+
+    if name == "nn":
+        return import_module("lossless.nn")
+    if name in ("Evaluation", "evaluate"):
+        return getattr(import_module("lossless._evaluate"), name)
+    raise AttributeError(f"module 'lossless' has no attribute {name!r}")

@@ -1,0 +1,7 @@
+"""`python -m lossless`."""
+
+import sys
+
+from lossless.cli import main
+
+sys.exit(main())

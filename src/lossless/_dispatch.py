@@ -1,0 +1,96 @@
+"""Which backend computes a call: decided by the types of its arrays, without importing any framework.
+
+A framework is imported only if one of its arrays arrived, which means that the user has imported it already.
+"""
+
+import sys
+from typing import Any, Protocol
+
+from lossless._reduce import Reduction
+from lossless.errors import UnsupportedArrayError
+from lossless.reference import Statistics
+
+Array = Any
+
+
+class Backend(Protocol):
+    """What the public functions ask of a framework, after the checks. `dim` counts from the front."""
+
+    def to_array(self, function: str, name: str, value: Any, /) -> Array:
+        """An argument as an array that the verbs below can compute with."""
+
+    def dtype_name(self, a: Array, /) -> str:
+        """NumPy's name of its dtype."""
+
+    def to_dtype(self, a: Array, dtype: Any, /) -> Array: ...
+
+    def for_loss(self, a: Array, /) -> Array:
+        """The first argument of a loss, in the precision that autocast asks for."""
+
+    def permute(self, a: Array, order: tuple[int, ...], /) -> Array: ...
+
+    def extremes(self, a: Array, /) -> tuple[float, float]:
+        """Its smallest and largest number, or (0, 0) if they may not be looked at."""
+
+    def softmax(self, x: Array, dim: int, temperature: float, /) -> Array: ...
+
+    def log_softmax(self, x: Array, dim: int, temperature: float, /) -> Array: ...
+
+    def row_statistics(
+        self, function: str, x: Array, target: Array | None, prior: Array | None, dim: int, ignore_index: int | None,
+        only_lse: bool, /,
+    ) -> Statistics:  # fmt: skip
+        """Rounded statistics; with `only_lse` the entropy may be left out."""
+
+    def cross_entropy(
+        self, function: str, x: Array, target: Array, weight: Array | None, dim: int, ignore_index: int,
+        smoothing: float, reduction: Reduction, /,
+    ) -> Array: ...  # fmt: skip
+
+    def nll(
+        self, function: str, x: Array, target: Array, weight: Array | None, dim: int, ignore_index: int,
+        reduction: Reduction, /,
+    ) -> Array: ...  # fmt: skip
+
+    def pointwise(
+        self, kind: str, x: Array, target: Array, weight: Array | None, pos_weight: Array | None,
+        reduction: Reduction, /,
+    ) -> Array:  # fmt: skip
+        """An elementwise loss by its name in `reference.POINTWISE`."""
+
+    def root_mean_square(self, x: Array, target: Array, dims: tuple[int, ...], reduction: Reduction, /) -> Array: ...
+
+    def entropy(self, p: Array, dim: int, kind: str, normalize: bool, unit: float, /) -> Array:
+        """In units of `unit` nats."""
+
+
+def select(function: str, **arrays: Array) -> tuple[Backend, *tuple[Any, ...]]:
+    """(backend, *arrays as the backend's arrays); None stays None. All arrays must be of one framework."""
+    torch = sys.modules.get("torch")
+    tensor = getattr(torch, "Tensor", None)
+    backend: Backend
+    if tensor is not None and any(isinstance(a, tensor) for a in arrays.values()):
+        if not all(a is None or isinstance(a, tensor) for a in arrays.values()):
+            raise _mixed(function, arrays, tensor)
+        from lossless._torch import backend
+    else:
+        from lossless._numpy import backend
+    return (backend, *[None if a is None else backend.to_array(function, name, a) for name, a in arrays.items()])
+
+
+def _mixed(function: str, arrays: dict[str, Array], tensor: type) -> UnsupportedArrayError:
+    """The error for tensors and other arrays in one call: PyTorch's first line, then both."""
+    names = list(arrays)
+    odd = next(n for n in names if arrays[n] is not None and not isinstance(arrays[n], tensor))
+    other = next(n for n in names if isinstance(arrays[n], tensor))
+    kind = _type_name(arrays[odd])
+    return UnsupportedArrayError(
+        f"{function}(): argument '{odd}' (position {names.index(odd) + 1}) must be Tensor, not {kind}\n"
+        f"{function}: {other} is a torch.Tensor and {odd} is a {kind}; all arrays of a call must be of one framework: "
+        f"convert one, e.g. torch.as_tensor({odd}) or {other}.numpy()."
+    )
+
+
+def _type_name(value: Any) -> str:
+    module = type(value).__module__
+    return type(value).__qualname__ if module == "builtins" else f"{module}.{type(value).__qualname__}"

@@ -1,0 +1,327 @@
+"""Mergeable metrics: `update(rows)` reads a batch, `merge(other)` joins the next partition, `result()` gives figures.
+
+Counts are integers and sums are exact, so a result is a function of the rows alone: the same bits for any batch size,
+partition plan and number of workers. A metric is added by writing one of these classes and naming it in `standard`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .rows import Integers, ScoredRows
+from .sums import ExactSum
+
+CALIBRATION_BINS = 15
+# Eighths of decades from 1e-18 to 1e3 nats; what lies outside falls into an open bin at either end.
+BINS_PER_DECADE = 8
+LOSS_EDGES = np.array(
+    [float(f"1e{d}") * 10.0 ** (k / BINS_PER_DECADE) for d in range(-18, 3) for k in range(BINS_PER_DECADE)] + [1e3]
+)
+
+
+class Accumulator(Protocol):
+    """One metric over any number of rows."""
+
+    def update(self, rows: ScoredRows, /) -> None:
+        """Read a batch."""
+
+    def merge(self, other: Self, /) -> None:
+        """Join the accumulator of the rows that follow."""
+
+    def result(self) -> Any:
+        """The figures of all rows read."""
+
+
+@dataclass(frozen=True)
+class MeanResult:
+    """A mean over `rows` rows, and the mean over those where the number is finite."""
+
+    rows: int
+    value: float
+    finite: float
+
+
+class Mean:
+    """Mean of one number per row, e.g. `Mean("nll")`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rows = 0
+        self.sum = ExactSum()
+
+    def update(self, rows: ScoredRows) -> None:
+        self.rows += len(rows)
+        self.sum.add(getattr(rows, self.name))
+
+    def merge(self, other: Mean) -> None:
+        self.rows += other.rows
+        self.sum.merge(other.sum)
+
+    def result(self) -> MeanResult:
+        finite = self.rows - int(self.sum.infinite[0])
+        return MeanResult(self.rows, self.sum.divided_by(self.rows), self.sum.divided_by(finite, finite=True))
+
+
+class Accuracy:
+    """Fraction of rows whose largest score (the first of equals) is their label's."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.correct = 0
+
+    def update(self, rows: ScoredRows) -> None:
+        self.rows += len(rows)
+        self.correct += int(np.count_nonzero(rows.predicted == rows.label))
+
+    def merge(self, other: Accuracy) -> None:
+        self.rows += other.rows
+        self.correct += other.correct
+
+    def result(self) -> float:
+        return self.correct / self.rows if self.rows else math.nan
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Rows whose confidence lies in (low, high]."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float  # mean confidence of the bin, nan if it is empty
+    accuracy: float  # fraction correct in the bin, nan if it is empty
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """Expected calibration error and the diagram behind it."""
+
+    error: float
+    bins: tuple[CalibrationBin, ...]
+
+
+class Calibration:
+    """Expected calibration error of Guo et al. 2017 (arXiv:1706.04599): 15 bins of equal width over (0, 1]."""
+
+    EDGES = np.arange(CALIBRATION_BINS + 1) / CALIBRATION_BINS
+
+    def __init__(self) -> None:
+        self.count = np.zeros(CALIBRATION_BINS, np.int64)
+        self.correct = np.zeros(CALIBRATION_BINS, np.int64)
+        self.confidence = ExactSum(CALIBRATION_BINS)
+
+    def update(self, rows: ScoredRows) -> None:
+        # The inner edges alone decide, so a confidence that rounds to just above 1 stays in the last bin.
+        home = np.searchsorted(self.EDGES[1:-1], rows.confidence, side="left")
+        self.count += np.bincount(home, minlength=CALIBRATION_BINS)
+        self.correct += np.bincount(home[rows.predicted == rows.label], minlength=CALIBRATION_BINS)
+        self.confidence.add(rows.confidence, home)
+
+    def merge(self, other: Calibration) -> None:
+        self.count += other.count
+        self.correct += other.correct
+        self.confidence.merge(other.confidence)
+
+    def result(self) -> CalibrationResult:
+        rows = int(self.count.sum())
+        gaps = [abs(int(self.correct[b]) - self.confidence.total(b)) for b in range(CALIBRATION_BINS)]
+        bins = tuple(
+            CalibrationBin(
+                low=float(self.EDGES[b]),
+                high=float(self.EDGES[b + 1]),
+                count=int(self.count[b]),
+                confidence=self.confidence.divided_by(int(self.count[b]), b),
+                accuracy=int(self.correct[b]) / int(self.count[b]) if self.count[b] else math.nan,
+            )
+            for b in range(CALIBRATION_BINS)
+        )
+        return CalibrationResult(math.fsum(gaps) / rows if rows else math.nan, bins)
+
+
+@dataclass(frozen=True)
+class HistogramBin:
+    """Rows whose loss lies in [low, high)."""
+
+    low: float
+    high: float
+    count: int
+
+
+class LossHistogram:
+    """Counts of the row losses on a logarithmic scale: those of a good model span many orders of magnitude."""
+
+    def __init__(self) -> None:
+        self.count = np.zeros(len(LOSS_EDGES) + 1, np.int64)
+
+    def update(self, rows: ScoredRows) -> None:
+        self.count += np.bincount(np.searchsorted(LOSS_EDGES, rows.nll, side="right"), minlength=len(self.count))
+
+    def merge(self, other: LossHistogram) -> None:
+        self.count += other.count
+
+    def result(self) -> tuple[HistogramBin, ...]:
+        edges = [0.0, *LOSS_EDGES.tolist(), math.inf]
+        return tuple(
+            HistogramBin(low, high, count)
+            for low, high, count in zip(edges[:-1], edges[1:], self.count.tolist(), strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class that occurs as a label or as a prediction."""
+
+    index: int
+    support: int
+    predicted: int
+    precision: float  # nan if never predicted
+    recall: float  # nan if it has no rows
+    f1: float
+    nll: float  # mean loss of its rows, nan if it has none
+
+
+class PerClass:
+    """Support, predictions and mean loss of every class."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.support = np.zeros(classes, np.int64)
+        self.predicted = np.zeros(classes, np.int64)
+        self.correct = np.zeros(classes, np.int64)
+        self.nll = ExactSum(classes)
+
+    def update(self, rows: ScoredRows) -> None:
+        np.add.at(self.support, rows.label, 1)
+        np.add.at(self.predicted, rows.predicted, 1)
+        np.add.at(self.correct, rows.label[rows.predicted == rows.label], 1)
+        self.nll.add(rows.nll, rows.label)
+
+    def merge(self, other: PerClass) -> None:
+        self.support += other.support
+        self.predicted += other.predicted
+        self.correct += other.correct
+        self.nll.merge(other.nll)
+
+    def result(self) -> tuple[ClassFigures, ...]:
+        counts = zip(self.support.tolist(), self.predicted.tolist(), self.correct.tolist(), strict=True)
+        return tuple(
+            ClassFigures(
+                index=index,
+                support=support,
+                predicted=predicted,
+                precision=correct / predicted if predicted else math.nan,
+                recall=correct / support if support else math.nan,
+                f1=2 * correct / (support + predicted),
+                nll=self.nll.divided_by(support, index),
+            )
+            for index, (support, predicted, correct) in enumerate(counts)
+            if support or predicted
+        )
+
+
+@dataclass(frozen=True)
+class RankedRow:
+    """A row among the most surprising ones."""
+
+    file: int
+    row: int
+    label: int
+    predicted: int
+    nll: float
+    confidence: float
+
+
+class MostSurprising:
+    """The `size` rows of largest loss, equal losses by file and row number."""
+
+    _FIELDS = ("row", "label", "predicted", "nll", "confidence")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.kept: dict[str, NDArray[Any]] = {}
+
+    def update(self, rows: ScoredRows) -> None:
+        batch = {name: getattr(rows, name) for name in self._FIELDS}
+        if len(rows) > self.size:  # sort few rows, not the batch; every row that ties with the last one stays
+            bound = np.partition(rows.nll, len(rows) - self.size)[len(rows) - self.size] if self.size else np.inf
+            batch = {name: values[rows.nll >= bound] for name, values in batch.items()}
+        batch["file"] = np.full(len(batch["row"]), rows.file)
+        self._keep(batch)
+
+    def merge(self, other: MostSurprising) -> None:
+        if other.kept:
+            self._keep(other.kept)
+
+    def _keep(self, more: Mapping[str, NDArray[Any]]) -> None:
+        every = {name: np.concatenate([self.kept[name], more[name]]) if self.kept else more[name] for name in more}
+        order = np.lexsort((every["row"], every["file"], -every["nll"]))[: self.size]
+        self.kept = {name: values[order] for name, values in every.items()}
+
+    def result(self) -> tuple[RankedRow, ...]:
+        if not self.kept:
+            return ()
+        columns = {name: values.tolist() for name, values in self.kept.items()}
+        return tuple(RankedRow(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True))
+
+
+@dataclass
+class Count:
+    """How many rows showed something, and the first that did."""
+
+    rows: int = 0
+    file: int = 0
+    row: int = 0
+
+    def add(self, file: int, rows: Integers) -> None:
+        """Count `rows` (row numbers in ascending order) of `file`."""
+        if len(rows):
+            if not self.rows:
+                self.file, self.row = file, int(rows[0])
+            self.rows += len(rows)
+
+    def merge(self, other: Count) -> None:
+        if not self.rows:
+            self.file, self.row = other.file, other.row
+        self.rows += other.rows
+
+
+class Peculiar:
+    """Counts of scored rows that a reader of the figures should know of."""
+
+    def __init__(self, sum_tolerance: float) -> None:
+        self.sum_tolerance = sum_tolerance
+        self.infinite = Count()  # the label has probability exactly 0
+        self.off_sum = Count()  # stored probabilities do not sum to 1
+
+    def update(self, rows: ScoredRows) -> None:
+        self.infinite.add(rows.file, rows.row[np.isinf(rows.nll)])
+        self.off_sum.add(rows.file, rows.row[rows.off_sum > self.sum_tolerance])
+
+    def merge(self, other: Peculiar) -> None:
+        self.infinite.merge(other.infinite)
+        self.off_sum.merge(other.off_sum)
+
+    def result(self) -> Peculiar:
+        return self
+
+
+def standard(classes: int, surprising: int, sum_tolerance: float) -> dict[str, Callable[[], Accumulator]]:
+    """The metrics of a multiclass evaluation."""
+    return {
+        "nll": lambda: Mean("nll"),
+        "entropy": lambda: Mean("entropy"),
+        "brier": lambda: Mean("brier"),
+        "confidence": lambda: Mean("confidence"),
+        "accuracy": Accuracy,
+        "calibration": Calibration,
+        "loss_histogram": LossHistogram,
+        "classes": lambda: PerClass(classes),
+        "surprising": lambda: MostSurprising(surprising),
+        "peculiar": lambda: Peculiar(sum_tolerance),
+    }

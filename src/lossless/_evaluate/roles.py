@@ -1,0 +1,300 @@
+"""Which columns hold the scores and the label, and what the scores are.
+
+Decided once for the whole input, by name and type, and said; a flag overrides each decision. Where a guess could give
+a silently wrong number (a predicted label taken for the truth, probabilities taken for logits, the top k
+probabilities taken for all of them) it is an error that asks for the flag.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import EvaluationError
+from .rows import SUM_TOLERANCE, Kind
+
+SAMPLE_ROWS = 1024
+_SAMPLE_SUM_TOLERANCE = 1e-2
+_RANKED_ROWS = 20  # so many rows in falling order are no accident from three classes on
+
+
+@dataclass(frozen=True)
+class ScoreColumn:
+    """A candidate for the scores: one column of lists (or a 2-d array), or one column per class."""
+
+    name: str  # the column, or the prefix of `members`
+    members: tuple[str, ...]  # columns to read, in class order
+    type: str  # as the file says it, for messages
+
+
+@dataclass(frozen=True)
+class ValueColumn:
+    """A column of one value per row."""
+
+    name: str
+    type: str
+    integral: bool  # holds integers, or floats that may be
+    text: bool
+    listed: bool = False  # each row holds a list, or a row of an (N, k) array
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a reader says about its file."""
+
+    scores: tuple[ScoreColumn, ...]
+    values: tuple[ValueColumn, ...]
+    class_names: tuple[str, ...] | None
+
+    def describe(self) -> str:
+        """The columns, for messages."""
+        columns: list[ScoreColumn | ValueColumn] = [*self.scores, *self.values]
+        return ", ".join(f"{c.name} ({c.type})" for c in columns) or "none"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user said about the columns (flags, or arguments of `evaluate`)."""
+
+    logits: str | None = None
+    probs: str | None = None
+    log_probs: str | None = None
+    label: str | None = None
+
+    def scores(self) -> tuple[str, Kind] | None:
+        """The score column named by the user, and its kind."""
+        named = [
+            (name, kind)
+            for name, kind in ((self.logits, Kind.LOGITS), (self.probs, Kind.PROBS), (self.log_probs, Kind.LOG_PROBS))
+            if name is not None
+        ]
+        if len(named) > 1:
+            raise EvaluationError("give one of --logits, --probs and --log-probs, not several")
+        return named[0] if named else None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that were chosen."""
+
+    scores: ScoreColumn
+    label: ValueColumn
+    details: tuple[str, ...] = ()  # shown with the most surprising rows
+    class_names: tuple[str, ...] | None = None  # in score order
+
+
+# ---------------------------------------------------------------- scores
+
+_LOG_PROBS = r"log_?(probs?|probabilit(y|ies)|proba|softmax|likelihoods?)"
+_KIND_NAMES = {  # tried in this order, since log_probs are also something_probs
+    Kind.LOG_PROBS: re.compile(rf"(\w+_)?{_LOG_PROBS}(_\w+)?"),
+    Kind.LOGITS: re.compile(r"(\w+_)?(logits?|raw_?scores?|decision_function)(_\w+)?"),
+    Kind.PROBS: re.compile(r"(\w+_)?(probs?|probabilit(y|ies)|proba|softmax)"),
+}
+_NEUTRAL_NAMES = re.compile(r"(\w+_)?(scores?|outputs?|predictions?|preds?)")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def kind_by_name(name: str) -> Kind | None:
+    """The kind that a column name promises, if any."""
+    plain = _plain(name)
+    for kind, pattern in _KIND_NAMES.items():
+        if pattern.fullmatch(plain):
+            return kind
+    return None
+
+
+def choose_scores(table: Table, request: Request) -> ScoreColumn:
+    """The score column: the one named, else the only candidate with the name of scores."""
+    named = request.scores()
+    if named is not None:
+        name, kind = named
+        for column in table.scores:
+            if name in (column.name, column.name + "_"):
+                return column
+        raise EvaluationError(
+            f"--{kind.value} names '{name}', expected a column of lists of floats or one float column per class "
+            f"({name}_0, {name}_1, ...). Columns: {table.describe()}"
+        )
+    known = [c for c in table.scores if kind_by_name(c.name) or _NEUTRAL_NAMES.fullmatch(_plain(c.name))]
+    if len(known) == 1:
+        return known[0]
+    fix = "name it by --logits, --probs or --log-probs"
+    if not known:
+        raise EvaluationError(
+            f"found no column named like scores (logits, log_probs, probs, scores, ...); {fix}. "
+            f"Columns: {table.describe()}"
+        )
+    names = ", ".join(f"'{c.name}'" for c in known)
+    raise EvaluationError(f"several columns are named like scores: {names}; {fix}")
+
+
+def decide_kind(column: ScoreColumn, sample: NDArray[Any], request: Request) -> tuple[Kind, str]:
+    """What the scores are, and how that was decided; `sample` is (n, C) rows from the start of the input."""
+    named = request.scores()
+    if named is not None:
+        return named[1], f"by --{named[1].value}"
+    x = sample[(sample < np.inf).all(axis=1)].astype(np.float64)  # -inf is a masked class; NaN and +inf say nothing
+    name, kind = column.name, kind_by_name(column.name)
+    if not len(x):
+        if kind is None:
+            raise EvaluationError(
+                f"the first rows of '{name}' hold no number; say what it holds by --logits or --probs"
+            )
+        return kind, "by its name"
+    if _look_ranked(x):
+        raise EvaluationError(
+            f"every row of '{name}' falls from left to right, as the k largest scores do that some tools write. "
+            "Expected one score per class in class order; if they are, say so by --logits, --probs or --log-probs"
+        )
+    if kind is Kind.LOGITS and _look_like_probs(x):
+        raise EvaluationError(
+            f"'{name}' is named like logits, but its rows lie in [0, 1] and sum to 1, as probabilities do. "
+            f"Say which: --probs {name} or --logits {name}"
+        )
+    if kind is Kind.PROBS and not _look_like_probs(x):
+        raise EvaluationError(
+            f"'{name}' is named like probabilities, but {_why_not_probs(x)}. "
+            f"Say what they are: --logits {name}, --log-probs {name}, or --probs {name} (each row is then divided by "
+            "its sum)"
+        )
+    if kind is Kind.LOG_PROBS and (x > SUM_TOLERANCE).any():
+        raise EvaluationError(
+            f"'{name}' is named like log-probabilities, but holds {x.max():.6g}, and the logarithm of a probability "
+            f"is at most 0. Say what they are: --logits {name} or --log-probs {name}"
+        )
+    if kind is not None:
+        return kind, "by its name"
+    if _look_like_probs(x):
+        return Kind.PROBS, "because its rows lie in [0, 1] and sum to 1"
+    if x.min() >= 0 and x.max() <= 1:
+        raise EvaluationError(
+            f"'{name}' lies in [0, 1], but {_why_not_probs(x)}. Say what it holds: --logits {name} or --probs {name}"
+        )
+    if _look_like_log_probs(x):
+        return Kind.LOG_PROBS, "because the exponentials of its rows sum to 1"
+    return Kind.LOGITS, "by its values"
+
+
+def _look_like_probs(x: NDArray[np.float64]) -> bool:
+    return bool(
+        x.min() >= 0 and x.max() <= 1 + SUM_TOLERANCE and np.abs(x.sum(axis=1) - 1).max() <= _SAMPLE_SUM_TOLERANCE
+    )
+
+
+def _look_like_log_probs(x: NDArray[np.float64]) -> bool:
+    return bool(x.max() <= SUM_TOLERANCE and np.abs(np.exp(x).sum(axis=1) - 1).max() <= _SAMPLE_SUM_TOLERANCE)
+
+
+def _why_not_probs(x: NDArray[np.float64]) -> str:
+    if x.min() < 0 or x.max() > 1 + SUM_TOLERANCE:
+        return f"its values run from {x.min():.6g} to {x.max():.6g}"
+    sums = x.sum(axis=1)
+    return f"its rows do not sum to 1 (for example {sums[np.abs(sums - 1).argmax()]:.6g})"
+
+
+def _look_ranked(x: NDArray[np.float64]) -> bool:
+    # Rows that are all alike are a constant model's, not a ranking.
+    return bool(x.shape[1] >= 3 and len(x) >= _RANKED_ROWS and (x[:, 1:] <= x[:, :-1]).all() and (x != x[0]).any())
+
+
+# ---------------------------------------------------------------- label
+
+_TRUTH = re.compile(
+    r"(true|gold|gt|actual|ground_?truth|correct)_?(y|label|target|class|answer)?s?(_?(id|idx|index))?"
+    r"|(y|label|target|class|truth)s?(_?(true|gold|gt|id|idx|index|test))?"
+)
+
+
+def choose_label(table: Table, request: Request) -> ValueColumn:
+    """The column of true labels: the one named, else the only column with the name of a truth.
+
+    Names of predictions (pred, y_pred, argmax, ...) do not match, whatever their type.
+    """
+    if request.label is not None:
+        for column in table.values:
+            if column.name == request.label and (column.integral or column.text):
+                return column
+        raise EvaluationError(
+            f"--label names '{request.label}', expected a column of one integer (or class name) per row. "
+            f"Columns: {table.describe()}"
+        )
+    known = [c for c in table.values if (c.integral or c.text) and _TRUTH.fullmatch(_plain(c.name))]
+    if not known:
+        raise EvaluationError(
+            "found no column named like a true label (label, target, y_true, ...); name it by --label, and never a "
+            f"column of predictions. Columns: {table.describe()}"
+        )
+    if len(known) > 1:
+        names = ", ".join(f"'{c.name}'" for c in known)
+        raise EvaluationError(f"several columns are named like a true label: {names}; name the truth by --label")
+    column = known[0]
+    if column.name == "label" and _looks_written_by_timm(table):
+        raise EvaluationError(
+            "columns 'filename', 'label' and 'prob' or 'logit' are what timm's inference.py writes, and its 'label' is "
+            "the model's prediction, not the truth. Add a column with the true class and name it by --label "
+            "(or pass --label label if it is the truth)"
+        )
+    return column
+
+
+def _looks_written_by_timm(table: Table) -> bool:
+    names = {c.name for c in table.values}
+    return "filename" in names and any(c.name in ("prob", "logit") for c in table.scores)
+
+
+def choose_columns(table: Table, request: Request, details: int = 3) -> Columns:
+    """The columns to read; `details` other columns of text or integers go with the most surprising rows."""
+    scores, label = choose_scores(table, request), choose_label(table, request)
+    others = [c for c in table.values if c.name != label.name and c.name not in scores.members]
+    others = [c for c in others if not c.listed and (c.text or "int" in c.type)]
+    return Columns(scores, label, tuple(c.name for c in others[:details]))
+
+
+# ---------------------------------------------------------------- values of the label column
+
+
+def label_indices(values: NDArray[Any], column: str, first_row: int) -> NDArray[np.int64]:
+    """Integer labels as int64; floats are taken if they are whole numbers."""
+    if values.dtype.kind == "f":
+        whole = np.isfinite(values) & (values == np.rint(values)) & (np.abs(values) < 2**53)
+        if not whole.all():
+            i = int(np.flatnonzero(~whole)[0])
+            raise EvaluationError(
+                f"label column '{column}' holds {values[i]!s} at row {first_row + i}, expected whole numbers 0..C-1. "
+                "If it is a regression target, this command does not evaluate it yet"
+            )
+    return values.astype(np.int64)
+
+
+def name_indices(
+    names: Sequence[str | None], column: str, first_row: int, class_names: tuple[str, ...] | None
+) -> NDArray[np.int64]:
+    """Labels given as class names, as indices."""
+    if class_names is None:
+        raise EvaluationError(
+            f"label column '{column}' holds text, and the file does not say which class is which score. "
+            'Add the class names in score order (Parquet: schema metadata "class_names", a JSON list; NPZ: an array '
+            "class_names), or save integer labels. A text label that a tool wrote may be its prediction, not the truth"
+        )
+    index = {name: i for i, name in enumerate(class_names)}
+    out = np.empty(len(names), np.int64)
+    for i, name in enumerate(names):
+        if name is None:
+            out[i] = 0  # the reader marks the row as missing
+        elif name in index:
+            out[i] = index[name]
+        else:
+            raise EvaluationError(
+                f"label column '{column}' holds '{name}' at row {first_row + i}, which is none of the "
+                f"{len(class_names)} class names ('{class_names[0]}', '{class_names[-1]}', ...)"
+            )
+    return out

@@ -1,0 +1,98 @@
+"""The numbers of a row: what one batch of scores and labels says about each of its rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossless.statistics import row_statistics
+from lossless.transforms import softmax
+
+from .errors import EvaluationError
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+SUM_TOLERANCE = 1e-3  # half-precision probabilities of a thousand classes still sum to 1 within this
+_BLOCK_SCORES = 1 << 18  # scores computed at once: 2 MB in float64, which stays in cache
+
+
+class Kind(StrEnum):
+    """What the score columns hold."""
+
+    LOGITS = "logits"
+    LOG_PROBS = "log-probs"
+    PROBS = "probs"
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """Consecutive rows of one file as a reader yields them."""
+
+    file: int
+    first_row: int
+    scores: NDArray[Any]  # (n, C) float16, float32 or float64
+    labels: Integers  # (n,)
+    missing: NDArray[np.bool_] | None = None  # (n,) rows whose scores or label are null
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Rows that could be scored, and their exact numbers in float64 (nats)."""
+
+    file: int
+    row: Integers  # (n,) row number in the file, from 0
+    label: Integers  # (n,)
+    logits: NDArray[Any]  # (n, C) as stored; log p where probabilities are stored
+    predicted: Integers  # (n,) the class of the largest score, the first of equals
+    nll: Floats  # (n,)
+    entropy: Floats  # (n,)
+    confidence: Floats  # (n,) probability of the predicted class
+    brier: Floats  # (n,) sum_j (p_j - [j = y])^2, in [0, 2]
+    off_sum: Floats  # (n,) |log sum_j p_j| of stored probabilities; 0 for logits
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def take(self, keep: NDArray[np.bool_]) -> ScoredRows:
+        """The rows where `keep` is true."""
+        arrays = {k: v[keep] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return ScoredRows(file=self.file, **arrays)
+
+
+def block_rows(classes: int) -> int:
+    """How many rows to compute at once."""
+    return max(1, _BLOCK_SCORES // classes)
+
+
+def score_rows(file: int, row: Integers, scores: NDArray[Any], label: Integers, kind: Kind) -> ScoredRows:
+    """Row numbers of (n, C) scores with labels in [0, C); rows without a distribution get nll = nan."""
+    logits = _log(scores, row) if kind is Kind.PROBS else scores
+    x = logits.astype(np.float64, copy=False)
+    statistics: Any = row_statistics(x, label)
+    nll: Floats = statistics.nll
+    p: Floats = softmax(x)
+    rows = np.arange(len(label))
+    predicted = np.argmax(scores, axis=1)
+    confidence = p[rows, predicted]
+    # sum_j (p_j - t_j)^2 without p_y - 1, which cancels when the model is right: 1 - p_y = -expm1(-nll).
+    p[rows, label] = 0.0
+    brier = np.expm1(-nll) ** 2 + np.einsum("ij,ij->i", p, p)
+    off_sum = np.zeros(len(label)) if kind is Kind.LOGITS else np.abs(statistics.lse)
+    return ScoredRows(file, row, label, logits, predicted, nll, statistics.entropy, confidence, brier, off_sum)
+
+
+def _log(p: NDArray[Any], row: Integers) -> Floats:
+    """log p, with log 0 = -inf; a negative number is no probability."""
+    if (p < 0).any():
+        i, j = np.argwhere(p < 0)[0].tolist()
+        raise EvaluationError(
+            f"row {row[i]} holds {p[i, j]!s} for class {j}, which is no probability. "
+            "If the column holds logits or log-probabilities, name it by --logits or --log-probs"
+        )
+    with np.errstate(divide="ignore"):
+        return np.log(p.astype(np.float64))

@@ -1,0 +1,107 @@
+"""Sums that lose nothing: the reason why no figure depends on batches, workers or merge order."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LIMB_BITS = 32
+_LIMB = 2.0**_LIMB_BITS
+_LARGE = 2.0**31  # from here on integer parts leave the int64 limbs and go to Python integers
+_BLOCK = 1 << 21  # 2^21 limbs below 2^31 add up to at most 2^52: exact in float64
+
+
+class ExactSum:
+    """Exact sums of non-negative float64 numbers, one sum per group.
+
+    A number is cut into its integer part and 32-bit limbs behind the point, v = sum_k q_k 2^(-32 k) with
+    |q_k| <= 2^31; the cuts are exact (`rint` and a subtraction that cannot round), and limbs are added as
+    integers. Integer addition is associative, so any order, split or merge gives the same bits, and the mean is
+    the true mean of the numbers rounded once. Ordinary losses have three or four limbs: about 11 ns a number.
+    """
+
+    def __init__(self, groups: int = 1) -> None:
+        self.groups = groups
+        self._limbs: list[NDArray[np.int64]] = []
+        self._large: dict[int, int] = {}
+        self.infinite = np.zeros(groups, np.int64)
+
+    def add(self, values: NDArray[np.float64], group: NDArray[np.int64] | None = None) -> None:
+        """Add (n,) numbers >= 0 (inf is counted, not added), number i to sum group[i]."""
+        for start in range(0, len(values), _BLOCK):
+            stop = start + _BLOCK
+            self._add_block(values[start:stop], None if group is None else group[start:stop])
+
+    def _add_block(self, values: NDArray[np.float64], group: NDArray[np.int64] | None) -> None:
+        # `not <=` also catches NaN, which callers leave out beforehand.
+        if not values.max(initial=0.0) <= _LARGE or not values.min(initial=0.0) >= 0.0:
+            values = self._set_large_aside(values, group)
+        rest = values
+        level = 0
+        while True:
+            limb = np.rint(rest)
+            self._add_limb(level, limb, group)
+            rest = rest - limb
+            if not rest.any():
+                return
+            rest *= _LIMB
+            level += 1
+
+    def _add_limb(self, level: int, limb: NDArray[np.float64], group: NDArray[np.int64] | None) -> None:
+        while len(self._limbs) <= level:
+            self._limbs.append(np.zeros(self.groups, np.int64))
+        if group is None:
+            self._limbs[level][0] += int(limb.sum())
+        else:
+            np.add.at(self._limbs[level], group, limb.astype(np.int64))
+
+    def _set_large_aside(self, values: NDArray[np.float64], group: NDArray[np.int64] | None) -> NDArray[np.float64]:
+        """Move infinite numbers and integer parts from 2^31 on out of `values`; what is left is below 2^31."""
+        if np.isnan(values).any() or (values < 0.0).any():
+            raise ValueError("ExactSum adds numbers >= 0; leave NaN out and count it")
+        values = values.copy()
+        for i in np.flatnonzero(values >= _LARGE).tolist():
+            home = 0 if group is None else int(group[i])
+            if np.isinf(values[i]):
+                self.infinite[home] += 1
+                values[i] = 0.0
+            else:
+                whole = int(values[i])
+                self._large[home] = self._large.get(home, 0) + whole
+                values[i] -= float(whole)  # exact: the fraction of a float64
+        return values
+
+    def merge(self, other: ExactSum) -> None:
+        """Add the sums of `other` to this one."""
+        for level, limb in enumerate(other._limbs):
+            if level < len(self._limbs):
+                self._limbs[level] += limb
+            else:
+                self._limbs.append(limb.copy())
+        for home, whole in other._large.items():
+            self._large[home] = self._large.get(home, 0) + whole
+        self.infinite += other.infinite
+        # Carry, so that a limb holds under 2^32 between merges, however many rows a run has.
+        for level in range(len(self._limbs) - 1, 0, -1):
+            carry = self._limbs[level] >> _LIMB_BITS
+            self._limbs[level] -= carry << _LIMB_BITS
+            self._limbs[level - 1] += carry
+
+    def divided_by(self, divisor: int, group: int = 0, *, finite: bool = False) -> float:
+        """Sum of `group` / divisor, correctly rounded; nan for 0 / 0. `finite` leaves infinite numbers out."""
+        if self.infinite[group] and not finite:
+            return float("inf")
+        if divisor == 0:
+            return float("nan")
+        scale = max(len(self._limbs) - 1, 0)
+        total = self._large.get(group, 0) << (_LIMB_BITS * scale)
+        for level, limb in enumerate(self._limbs):
+            total += int(limb[group]) << (_LIMB_BITS * (scale - level))
+        try:
+            return total / (divisor << (_LIMB_BITS * scale))  # Python rounds the quotient of integers correctly
+        except OverflowError:  # a sum beyond 1.8e308
+            return float("inf")
+
+    def total(self, group: int = 0) -> float:
+        """The sum of `group`, correctly rounded."""
+        return self.divided_by(1, group)

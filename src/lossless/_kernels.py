@@ -1,0 +1,19 @@
+"""The compiled kernels, if there are any: `native` is the module or None, and `why` says why it is None.
+
+Without a compiler lossless installs without them and runs on `reference.py`; `LOSSLESS_ISA=reference` asks for that.
+"""
+
+import os
+from importlib import import_module
+from typing import Any
+
+native: Any = None
+why = ""
+
+if os.environ.get("LOSSLESS_ISA") == "reference":
+    why = "LOSSLESS_ISA=reference"
+else:
+    try:
+        native = import_module("lossless._native")
+    except ImportError as error:
+        why = str(error)

@@ -1,0 +1,61 @@
+"""Canonical rows: every array of logits is seen as (outer, classes, inner), C-contiguous, and never copied to be so.
+
+Row `r = o * inner + i`; a class dimension at the end has `inner == 1`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from operator import index
+
+from lossless.errors import DimensionError, ShapeError
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """How a C-contiguous array of logits falls into rows."""
+
+    outer: int
+    classes: int
+    inner: int
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self.outer * self.inner
+
+
+def to_rows(shape: Sequence[int], dim: int) -> Rows:
+    """The rows of an array whose classes lie along `dim` (already >= 0); a 0-d array is one row of one class."""
+    if not shape:
+        return Rows(1, 1, 1)
+    return Rows(prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :]))
+
+
+def without_dim(shape: Sequence[int], dim: int) -> tuple[int, ...]:
+    """The shape of one number a row."""
+    return (*shape[:dim], *shape[dim + 1 :])
+
+
+def class_dim(shape: Sequence[int]) -> int:
+    """PyTorch's rule for losses: the classes are dimension 1, or dimension 0 of a single unbatched row."""
+    return 1 if len(shape) > 1 else 0
+
+
+def to_dim(dim: int, ndim: int) -> int:
+    """`dim` counted from the front; a 0-d array has the dimensions 0 and -1, as in PyTorch."""
+    dim, size = index(dim), max(ndim, 1)
+    if not -size <= dim < size:
+        raise DimensionError(
+            f"Dimension out of range (expected to be in range of [{-size}, {size - 1}], but got {dim})"
+        )
+    return dim % size
+
+
+def to_dims(dim: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    """One dimension or several, counted from the front, sorted, each once."""
+    dims = [to_dim(d, ndim) for d in (dim if isinstance(dim, Sequence) else [dim])]
+    for d in dims:
+        if dims.count(d) > 1:
+            raise ShapeError(f"dim {d} appears multiple times in the list of dims")
+    return tuple(sorted(dims))

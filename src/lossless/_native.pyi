@@ -1,0 +1,81 @@
+"""The compiled kernels. Arrays are contiguous NumPy arrays or torch CPU tensors; `native/module.cpp` checks them."""
+
+from typing import Any
+
+STATE_ROWS: int
+
+def row_statistics(
+    x: Any,
+    outer: int,
+    classes: int,
+    inner: int,
+    target: Any,
+    weight: Any,
+    prior: Any,
+    ignore_index: int | None,
+    nll: Any,
+    lse: Any,
+    entropy: Any,
+    prior_cost: Any,
+    correct: Any,
+    state: Any,
+) -> int: ...
+def row_statistics_backward(
+    x: Any,
+    outer: int,
+    classes: int,
+    inner: int,
+    target: Any,
+    weight: Any,
+    prior: Any,
+    ignore_index: int | None,
+    state: Any,
+    d_nll: Any,
+    d_lse: Any,
+    d_entropy: Any,
+    d_prior: Any,
+    dx: Any,
+) -> None: ...
+def row_loss(
+    x: Any,
+    outer: int,
+    classes: int,
+    inner: int,
+    target: Any,
+    weight: Any,
+    ignore_index: int | None,
+    nll_scale: float,
+    prior_scale: float,
+    loss: Any,
+    state: Any,
+) -> tuple[int, float, float]: ...
+def row_loss_backward(
+    x: Any,
+    outer: int,
+    classes: int,
+    inner: int,
+    target: Any,
+    weight: Any,
+    ignore_index: int | None,
+    nll_scale: float,
+    prior_scale: float,
+    state: Any,
+    g: Any,
+    g_scale: float,
+    dx: Any,
+) -> None: ...
+def softmax(x: Any, outer: int, classes: int, inner: int, out: Any) -> None: ...
+def log_softmax(x: Any, outer: int, classes: int, inner: int, out: Any) -> None: ...
+def softmax_backward(x: Any, outer: int, classes: int, inner: int, g: Any, dx: Any) -> None: ...
+def log_softmax_backward(x: Any, outer: int, classes: int, inner: int, g: Any, dx: Any) -> None: ...
+def pointwise(kind: str, x: Any, target: Any, weight: Any, pos_weight: Any, value: Any) -> float: ...
+def pointwise_backward(
+    kind: str, x: Any, target: Any, weight: Any, pos_weight: Any, g: Any, g_scale: float, dx: Any
+) -> None: ...
+def isa() -> str: ...
+def available_isas() -> list[str]: ...
+def use_isa(name: str) -> None: ...
+def get_num_threads() -> int: ...
+def set_num_threads(threads: int) -> None: ...
+def use_torch_threads(parallel_for: int, get_num_threads: int) -> None: ...
+def advise_huge_pages(array: Any) -> None: ...

@@ -1,0 +1,151 @@
+"""Vega-Lite specifications by altair. Colours come from the page's style sheet, so that dark mode is CSS alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from lossless._evaluate.accumulators import CalibrationBin
+
+from .data import Curve, LossBin
+
+MAIN, WARN = "#4c7fd9", "#e0813a"  # readable on white and on black
+_WIDTH, _HEIGHT, _COUNTS = 470, 260, 70
+_CONFIG: dict[str, Any] = {
+    "background": "transparent",
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "currentColor",
+        "titleColor": "currentColor",
+        "domainColor": "currentColor",
+        "tickColor": "currentColor",
+        "gridColor": "currentColor",
+        "gridOpacity": 0.12,
+        "domainOpacity": 0.4,
+        "tickOpacity": 0.4,
+        "titleFontWeight": "normal",
+    },
+    "legend": {"labelColor": "currentColor", "titleColor": "currentColor", "orient": "top", "title": None},
+}
+
+
+def _spec(chart: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = chart.to_dict()
+    spec["config"] = _CONFIG
+    return spec
+
+
+def reliability(bins: Sequence[CalibrationBin]) -> dict[str, Any]:
+    """Accuracy against confidence, bin by bin, over the number of rows in each bin."""
+    values = [
+        {
+            "low": b.low,
+            "high": b.high,
+            "count": b.count,
+            "accuracy": b.accuracy if b.count else None,
+            "confidence": b.confidence if b.count else None,
+            "gap": b.accuracy - b.confidence if b.count else None,
+        }
+        for b in bins
+    ]
+    held = alt.InlineData(values=[v for v in values if v["count"]])
+    unit = alt.Scale(domain=[0, 1])
+    x = alt.X("low:Q", scale=unit, title=None)
+    tooltip = [
+        alt.Tooltip("low:Q", format=".3f", title="confidence above"),
+        alt.Tooltip("high:Q", format=".3f", title="up to"),
+        alt.Tooltip("count:Q", format=",", title="rows"),
+        alt.Tooltip("confidence:Q", format=".4f", title="mean confidence"),
+        alt.Tooltip("accuracy:Q", format=".4f"),
+        alt.Tooltip("gap:Q", format="+.4f", title="accuracy − confidence"),
+    ]
+    y = alt.Y("accuracy:Q", scale=unit, title="accuracy")
+    bars = (
+        alt.Chart(held).mark_rect(color=MAIN, opacity=0.75).encode(x, y, x2="high:Q", y2=alt.datum(0), tooltip=tooltip)
+    )
+    gaps = (
+        alt.Chart(held)
+        .mark_rule(color=WARN, strokeWidth=3)
+        .encode(alt.X("confidence:Q", scale=unit), alt.Y("accuracy:Q", scale=unit), y2="confidence:Q", tooltip=tooltip)
+    )
+    diagonal = (
+        alt.Chart(alt.InlineData(values=[{"low": 0, "accuracy": 0}, {"low": 1, "accuracy": 1}]))
+        .mark_line(strokeDash=[4, 4], color="currentColor", opacity=0.6)
+        .encode(x, y)
+    )
+    counts = (
+        alt.Chart(alt.InlineData(values=values))
+        .mark_rect(color="currentColor", opacity=0.35)
+        .encode(
+            alt.X("low:Q", scale=unit, title="confidence"),
+            # symlog: nearly all rows of a good model are in the last bin
+            alt.Y("count:Q", title="rows", scale=alt.Scale(type="symlog"), axis=alt.Axis(tickCount=3, format=",d")),
+            x2="high:Q",
+            y2=alt.datum(0),
+            tooltip=tooltip[:3],
+        )
+        .properties(width=_WIDTH, height=_COUNTS)
+    )
+    top = alt.layer(bars, diagonal, gaps).properties(width=_WIDTH, height=_HEIGHT)
+    return _spec(alt.vconcat(top, counts, spacing=12))
+
+
+def losses(bins: Sequence[LossBin]) -> dict[str, Any]:
+    """Row losses on a logarithmic axis; those that float32 would lose in another colour."""
+    seen, lost = "seen in float32", "exactly 0 in float32"
+    values = [
+        {"low": b.low, "high": b.high, "count": b.count, "loss": b.label, "kind": lost if b.below_float32 else seen}
+        for b in bins
+    ]
+    legend = alt.Legend(values=[seen, lost]) if any(b.below_float32 and b.count for b in bins) else None
+    low, high = bins[0].low, bins[-1].high
+    scale = alt.Scale(type="log", domain=[low, high], nice=False)
+    decades = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    axis = alt.Axis(format="~e", values=[float(f"1e{d}") for d in decades][:: 1 + len(decades) // 12])
+    chart = (
+        alt.Chart(alt.InlineData(values=values))
+        .mark_rect(opacity=0.85, stroke="transparent", strokeWidth=1)
+        .encode(
+            alt.X("low:Q", scale=scale, title="loss of a row (nats)", axis=axis),
+            # square roots: one full bin would flatten the others
+            alt.Y("count:Q", title="rows", scale=alt.Scale(type="sqrt"), axis=alt.Axis(format=",d")),
+            x2="high:Q",
+            y2=alt.datum(0),
+            color=alt.Color("kind:N", scale=alt.Scale(domain=[seen, lost], range=[MAIN, WARN]), legend=legend),
+            tooltip=[alt.Tooltip("loss:N"), alt.Tooltip("count:Q", format=",", title="rows")],
+        )
+        .properties(width=_WIDTH, height=_HEIGHT + _COUNTS)
+    )
+    return _spec(chart)
+
+
+def curve(data: Curve) -> dict[str, Any]:
+    """Lines by name over a common axis."""
+    values = [{"x": x, "y": y, "name": s.name} for s in data.series for x, y in s.points]
+    names = [s.name for s in data.series]
+    y_scale = alt.Scale(type="log", nice=False) if data.log_y else alt.Scale(zero=False)
+    chart = (
+        alt.Chart(alt.InlineData(values=values))
+        .mark_line(point=True, strokeWidth=2)
+        .encode(
+            alt.X("x:Q", title=data.x),
+            alt.Y(
+                "y:Q",
+                title=data.y,
+                axis=alt.Axis(tickCount=6),
+                scale=y_scale,
+            ),
+            color=alt.Color("name:N", scale=alt.Scale(domain=names, range=[MAIN, WARN, "#7aa95c"][: len(names)])),
+            tooltip=[
+                alt.Tooltip("name:N", title="line"),
+                alt.Tooltip("x:Q", title=data.x),
+                alt.Tooltip("y:Q", format=".6g", title=data.y),
+            ],
+        )
+        .properties(width=_WIDTH - 60, height=_HEIGHT - 40)
+    )
+    return _spec(chart)

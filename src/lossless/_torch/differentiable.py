@@ -1,0 +1,209 @@
+"""The reference formulas as differentiable operations, with their own gradients, under every PyTorch transform.
+
+Values and gradients are those of `lossless.reference`; a gradient is itself made of differentiable operations, which
+makes every higher derivative right. Each function has two classes: one with a forward-mode rule and a vmap rule for
+`torch.func` and dual numbers, and its plain parent for `torch.compile`, which accepts no forward-mode rule.
+"""
+# mypy: allow-subclassing-any
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
+from lossless import reference
+from lossless._torch.modes import watched
+from lossless.reference import Statistics
+
+PARTIALS = ("d_nll", "d_lse", "d_entropy", "d_prior")
+
+
+def softmax(x: Tensor, temperature: float) -> Tensor:
+    """(*batch, C) in x's dtype."""
+    return _apply(_Softmax, _SoftmaxTransforms, x, temperature)
+
+
+def log_softmax(x: Tensor, temperature: float) -> Tensor:
+    """(*batch, C) in x's dtype."""
+    return _apply(_LogSoftmax, _LogSoftmaxTransforms, x, temperature)
+
+
+def row_statistics(x: Tensor, target: Tensor | None, prior: Tensor | None, ignore_index: int | None) -> Statistics:
+    """(*batch) each, unrounded, differentiable over `x`, a soft `target` and `prior`."""
+    outputs = iter(_apply(_RowStatistics, _RowStatisticsTransforms, x, target, prior, ignore_index))
+    lse, entropy = next(outputs), next(outputs)
+    nll, correct = (None, None) if target is None else (next(outputs), next(outputs))
+    return Statistics(nll, lse, entropy, None if prior is None else next(outputs), correct)
+
+
+def row_gradient(
+    x: Tensor,
+    target: Tensor | None,
+    prior: Tensor | None,
+    ignore_index: int | None,
+    *,
+    d_nll: Tensor | None = None,
+    d_lse: Tensor | None = None,
+    d_entropy: Tensor | None = None,
+    d_prior: Tensor | None = None,
+) -> Tensor:
+    """`reference.row_statistics_backward`, unrounded; in eager mode its own derivative does not cancel either."""
+    partials = dict(zip(PARTIALS, (d_nll, d_lse, d_entropy, d_prior), strict=True))
+    if watched() or forward_ad._current_level >= 0 or not torch.is_grad_enabled():
+        return reference.row_statistics_backward(x, target, prior, ignore_index, **partials)
+    return _RowGradient.apply(x, target, prior, ignore_index, *partials.values())  # type: ignore[no-any-return]
+
+
+class _RowGradient(Function):
+    """Its derivatives are made of plain operations: the third is theirs by autograd."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, target: Tensor | None, prior: Tensor | None, ignore_index: int | None, *d: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(x, target, prior, *d)
+        ctx.ignore_index = ignore_index
+        partials = dict(zip(PARTIALS, d, strict=True))
+        return reference.row_statistics_backward(x, target, prior, ignore_index, **partials)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> Any:
+        x, target, prior, *d = ctx.saved_tensors
+        of, ignore_index = (x, target, prior, ctx.ignore_index), ctx.ignore_index
+        needed = ctx.needs_input_grad
+        partials = dict(zip(PARTIALS, d, strict=True))
+        dx = d_target = d_prior = None
+        if needed[0]:
+            dx = reference.row_statistics_curvature(x, v, target, prior, ignore_index, **partials).to(x.dtype)
+        if needed[1] or needed[2]:  # d (t_j) gives (sum p v) - v_j
+            moved = (reference.softmax(x) * v).sum(-1, keepdim=True) - v
+            if needed[1]:
+                d_target = (partials["d_nll"][..., None] * moved).to(target.dtype)
+            if needed[2]:
+                moved = reference.masked(partials["d_prior"][..., None] * moved, x, target, ignore_index)
+                d_prior = moved.reshape(-1, moved.shape[-1]).sum(0).to(prior.dtype)
+        one = torch.ones_like(v[..., 0])
+        slopes = (
+            (v * reference.row_statistics_backward(*of, **{name: one})).sum(-1).to(partial.dtype) if wanted else None
+            for name, partial, wanted in zip(PARTIALS, d, needed[4:], strict=True)
+        )
+        return dx, d_target, d_prior, None, *slopes
+
+
+def _apply(plain: Any, transforms: Any, *args: Any) -> Any:
+    return (plain if torch.compiler.is_compiling() else transforms).apply(*args)
+
+
+class _Softmax(Function):
+    @staticmethod
+    def forward(x: Tensor, temperature: float) -> Tensor:
+        return reference.softmax(x, temperature).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, ctx.temperature = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return reference.softmax_backward(x, g, ctx.temperature).to(x.dtype), None
+
+
+class _SoftmaxTransforms(_Softmax):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor, _: None) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return reference.softmax_backward(x, dx, ctx.temperature).to(x.dtype)  # the Jacobian is symmetric
+
+
+class _LogSoftmax(_Softmax):
+    @staticmethod
+    def forward(x: Tensor, temperature: float) -> Tensor:
+        return reference.log_softmax(x, temperature).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return reference.log_softmax_backward(x, g, ctx.temperature).to(x.dtype), None
+
+
+class _LogSoftmaxTransforms(_LogSoftmax):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor, _: None) -> Tensor:
+        (x,) = ctx.saved_tensors
+        p, v = reference.softmax(x, ctx.temperature), reference.wide(dx)
+        return ((v - (p * v).sum(-1, keepdim=True)) / ctx.temperature).to(x.dtype)
+
+
+class _RowStatistics(Function):
+    """Outputs: lse, entropy, then nll and correct with a target, then the prior cost with a prior."""
+
+    @staticmethod
+    def forward(x: Tensor, target: Tensor | None, prior: Tensor | None, ignore_index: int | None) -> tuple[Tensor, ...]:
+        s = reference.row_statistics(x, target, prior, ignore_index)
+        return tuple(a for a in (s.lse, s.entropy, s.nll, s.correct, s.prior) if a is not None)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, target, prior, ctx.ignore_index = inputs
+        if target is not None:
+            ctx.mark_non_differentiable(output[3])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, target, prior)
+        ctx.save_for_forward(x, target, prior)
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor | None) -> Any:
+        x, target, prior = ctx.saved_tensors
+        d_lse, d_entropy, d_nll, d_prior = _by_name(target, prior, g)
+        dx = row_gradient(
+            x, target, prior, ctx.ignore_index, d_nll=d_nll, d_lse=d_lse, d_entropy=d_entropy, d_prior=d_prior
+        ).to(x.dtype)
+        d_target = d_u = None
+        if ctx.needs_input_grad[1] and d_nll is not None:
+            d_target = (d_nll[..., None] * reference.class_costs(x)).to(target.dtype)
+        if ctx.needs_input_grad[2] and d_prior is not None:
+            costs = reference.masked(d_prior[..., None] * reference.class_costs(x), x, target, ctx.ignore_index)
+            d_u = costs.reshape(-1, costs.shape[-1]).sum(0).to(prior.dtype)
+        return dx, d_target, d_u, None
+
+
+class _RowStatisticsTransforms(_RowStatistics):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor | None, d_target: Tensor | None, d_u: Tensor | None, _: None) -> Any:
+        x, target, prior = ctx.saved_tensors
+        one = torch.ones_like(reference.wide(x)[..., 0])
+
+        def along(**partial: Tensor) -> Tensor:
+            """The change of one statistic along dx."""
+            if dx is None:
+                return torch.zeros_like(one)
+            return (reference.row_statistics_backward(x, target, prior, ctx.ignore_index, **partial) * dx).sum(-1)
+
+        tangents: list[Tensor | None] = [along(d_lse=one), along(d_entropy=one)]
+        if target is not None:
+            nll = along(d_nll=one)
+            if d_target is not None:
+                nll = nll + (reference.class_costs(x) * d_target).sum(-1)
+            tangents += [nll, None]
+        if prior is not None:
+            cost = along(d_prior=one)
+            if d_u is not None:
+                change = reference.masked(reference.class_costs(x) * d_u, x, target, ctx.ignore_index)
+                cost = cost + change.sum(-1)
+            tangents.append(cost)
+        return tuple(tangents)
+
+
+def _by_name(target: Any, prior: Any, g: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """(d_lse, d_entropy, d_nll, d_prior) of what the outputs were."""
+    return g[0], g[1], None if target is None else g[2], None if prior is None else g[-1]

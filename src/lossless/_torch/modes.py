@@ -1,0 +1,92 @@
+"""When a compiled kernel may serve a call: plain CPU tensors, and nobody watching the operations.
+
+A kernel writes to memory behind PyTorch's back. Transforms (vmap, grad, jvp), tracers, compilers and dispatch modes
+work by seeing every operation, so under any of them the reference formulas run instead: ordinary PyTorch operations.
+"""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from lossless._kernels import native
+from lossless.errors import UnsupportedArrayError
+
+PLAIN = frozenset({Tensor, torch.nn.Parameter})
+
+_C: Any = torch._C
+_transforms_active = _C._are_functorch_transforms_active
+_tracing_state = _C._get_tracing_state
+_dispatch_modes = _C._len_torch_dispatch_stack
+
+
+def watched() -> bool:
+    """Whether something follows the operations: a compiler, a transform, a tracer, or a dispatch mode."""
+    return bool(
+        torch.compiler.is_compiling() or _transforms_active() or _dispatch_modes() or _tracing_state() is not None
+    )
+
+
+def kernels_serve(*tensors: Tensor | None) -> bool:
+    """Whether the kernels may compute with these tensors now."""
+    if native is None or watched() or forward_ad._current_level >= 0:
+        return False
+    return all(t is None or (type(t) in PLAIN and t.is_cpu) for t in tensors)
+
+
+def values_known(t: Tensor) -> bool:
+    """Whether its numbers may be looked at, to raise on a bad one; where not, a bad label gives NaN."""
+    return not watched() and not t.is_meta
+
+
+def in_memory(t: Tensor) -> Tensor:
+    """`t` as its memory shows it: contiguous, with a pending negation carried out."""
+    return t if t.is_contiguous() and not t.is_neg() else t.resolve_neg().contiguous()
+
+
+def batched(g: Tensor) -> bool:
+    """Whether an incoming gradient is a batch in disguise, as `is_grads_batched` makes them outside of torch.func."""
+    return not _C._dispatch_keys(g).has(_C.DispatchKey.CPU)
+
+
+def needs_grad(*tensors: Tensor | None) -> bool:
+    """Whether autograd is recording and one of these takes part."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def check_supported(function: str, name: str, t: Tensor) -> None:
+    """Dense tensors with memory behind them."""
+    if type(t) not in PLAIN and not torch.compiler.is_compiling():
+        fake = sys.modules.get("torch._subclasses.fake_tensor")
+        if fake is not None and isinstance(t, fake.FakeTensor):
+            raise UnsupportedArrayError(
+                f"{function}: {name} is a FakeTensor, which has a shape but no numbers: call {function} on real "
+                "tensors, or inside torch.compile or torch.export"
+            )
+    if t.layout is not torch.strided:
+        raise UnsupportedArrayError(
+            f"{function}: {name} has layout {t.layout}, expected torch.strided: convert it with {name}.to_dense()"
+        )
+
+
+def share_threads() -> None:
+    """Let the kernels run in PyTorch's thread pool, so that two pools never compete for the cores.
+
+    Where this PyTorch does not export its pool, the kernels keep their own.
+    """
+    try:
+        name = {"darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        functions = library.torch_parallel_for, library.torch_get_num_threads
+    except (OSError, AttributeError):
+        return
+    native.use_torch_threads(*(ctypes.cast(f, ctypes.c_void_p).value for f in functions))
+
+
+if native is not None:
+    share_threads()

@@ -1,0 +1,71 @@
+"""The `lossless` command. Each command is one module with `SUMMARY`, `add_arguments` and `run`.
+
+Commands raise; this module alone turns an error into a line on stderr and an exit code: 0 done, 2 misuse (of the
+command or of a file), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from lossless import __version__
+from lossless.errors import LosslessError
+
+COMMANDS = ("evaluate", "demo", "info")
+_EXTRAS = {"pyarrow": "evaluate", "rich": "evaluate", "jinja2": "evaluate", "altair": "evaluate"} | {
+    "vl_convert": "evaluate",
+    "sklearn": "demo",
+    "py3langid": "demo",
+    "django": "demo",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="lossless", description="Loss functions that lose nothing, and what they say about saved predictions."
+    )
+    parser.add_argument("--version", action="version", version=f"lossless {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = import_module(f"{__name__}.{name}")
+        command = commands.add_parser(name, help=module.SUMMARY, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # class names may be in any script, terminals are not
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except LosslessError as error:
+        return _fail(args.command, str(error))
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        return _fail(args.command, f"this needs {error.name}, which is not installed: pip install 'lossless[{extra}]'")
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except MemoryError:
+        return _fail(args.command, "not enough memory: the input has too many scores per row")
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except OSError as error:
+        return _fail(args.command, f"cannot write {error.filename}: {error.strerror}" if error.filename else str(error))
+    return 0
+
+
+def _fail(command: str, message: str) -> int:
+    from ._console import printable
+
+    lines = [printable(line) for line in message.splitlines()]
+    print(f"lossless {command}:", "\n".join(lines), file=sys.stderr)
+    return 2

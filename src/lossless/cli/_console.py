@@ -1,0 +1,114 @@
+"""Terminal output: rich tables on a terminal, plain aligned text when piped (or without rich)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lossless.errors import LosslessError
+
+Progress = Callable[[int, int], None]
+
+
+def printable(text: str) -> str:
+    """Text from data made harmless to a terminal: no escape sequences, no line breaks."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def figure(value: float) -> str:
+    """A number to read: six significant digits; the JSON output has them all."""
+    return "-" if value != value else f"{value:.6g}"
+
+
+def share(value: float) -> str:
+    """A fraction in a table."""
+    return "-" if value != value else f"{value:.4f}"
+
+
+class UsageError(LosslessError, ValueError):
+    """Arguments that do not go together."""
+
+
+def check_output(flag: str, path: str | None, inputs: Sequence[str]) -> None:
+    """Raise before the work what writing its result would raise after it."""
+    if path is None or path == "-":
+        return
+    target = Path(path)
+    if target.is_dir() or not target.parent.is_dir():
+        raise UsageError(f"{flag} got {path}, expected a file in a folder that exists")
+    if target.exists() and any(target.samefile(name) for name in inputs if os.path.exists(name)):
+        raise UsageError(f"{flag} got {path}, which is an input and would be overwritten")
+
+
+class Output:
+    """What a command prints on stdout."""
+
+    def __init__(self) -> None:
+        self._rich: Any = None
+        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+            try:
+                from rich.console import Console
+            except ModuleNotFoundError:
+                return
+            self._rich = Console(highlight=False)  # follows NO_COLOR
+
+    def text(self, line: str = "") -> None:
+        """A line of text."""
+        if self._rich is not None:
+            self._rich.print(printable(line), markup=False)
+        else:
+            print(printable(line))
+
+    def heading(self, line: str) -> None:
+        """A line that opens a part."""
+        if self._rich is not None:
+            self._rich.print()
+            self._rich.print(printable(line), style="bold", markup=False)
+        else:
+            print(f"\n{printable(line)}")
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+        """A table whose first `left` columns, and a last one named "", are text and the others numbers."""
+        numeric = [i >= left and name != "" for i, name in enumerate(columns)]
+        cells = [[printable(cell) for cell in row] for row in rows]
+        if self._rich is not None:
+            from rich.box import SIMPLE_HEAD
+            from rich.table import Table
+            from rich.text import Text
+
+            table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
+            for name, right in zip(columns, numeric, strict=True):
+                table.add_column(name, justify="right" if right else "left", no_wrap=right)
+            for row in cells:
+                table.add_row(*(Text(cell) for cell in row))
+            self._rich.print(table)
+            return
+        if any(columns):
+            cells.insert(0, list(columns))
+        widths = [max((len(row[i]) for row in cells), default=0) for i in range(len(columns))]
+        for row in cells:
+            aligned = (c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric, strict=True))
+            print("  ".join(aligned).rstrip())
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Progress | None]:
+    """A progress bar on stderr while the block runs, if stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+    except ModuleNotFoundError:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,126 @@
+"""Train on small real data with these losses, then evaluate a pretrained model's predictions; offline, in seconds.
+
+(a) A classifier on scikit-learn's digits with lossless.cross_entropy and a regressor on its diabetes data with
+lossless.mse_loss. (b) py3langid, a language classifier, on the translations that ship with Django: scores, labels and
+texts go to predictions.parquet, which is evaluated as `lossless evaluate` would. Writes report.html and results.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lossless._report import Panel
+
+    from .._console import Output
+    from .languages import Lost
+    from .training import Training
+
+SUMMARY = "the whole of it on real input: train, score, evaluate, report"
+NO_TORCH = "training is skipped, because PyTorch is not installed: pip install torch"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the results go."""
+    parser.add_argument("--out-dir", metavar="DIR", default=".", help="folder for the results (default: here)")
+    # A smaller demo for tests; the figures in the documentation are those of the defaults.
+    parser.add_argument("--epochs", type=int, default=40, help=argparse.SUPPRESS)
+    parser.add_argument("--every", type=int, default=1, help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, score, evaluate, and write what came out."""
+    from lossless import __version__
+    from lossless._evaluate.evaluation import evaluate_plan
+    from lossless._evaluate.plan import make_plan
+    from lossless._evaluate.roles import Request
+    from lossless._evaluate.strict_json import dumps
+    from lossless._report import build_page, render
+
+    from .._console import Output, progress
+    from ..evaluate import show
+    from . import languages
+
+    output = Output()
+    folder = Path(args.out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions, report, results = (folder / n for n in ("predictions.parquet", "report.html", "results.json"))
+
+    output.heading("(a) training with lossless")
+    trainings = _train(args.epochs, output)
+
+    output.heading("(b) a pretrained model's predictions")
+    texts = languages.collect(every=args.every)
+    with progress("texts") as bar:
+        languages.score(texts, predictions, progress=bar)
+    output.text(texts.summary())
+    output.text(f"Their scores by py3langid, the true languages and the texts are saved in {predictions}.")
+    plan = make_plan([predictions], Request())
+    with progress("rows") as bar:
+        evaluation, extra = evaluate_plan(plan, extra={"lost": languages.Lost}, progress=bar)
+    lost: Lost = extra["lost"]
+    show(evaluation, output)
+    output.heading("what -log(softmax(x)) loses on these rows")
+    for sentence in lost.sentences():
+        output.text(sentence)
+
+    page = build_page(evaluation, title="lossless demo", panels=[*_training_panel(trainings), lost.panel()])
+    report.write_text(render(page), "utf-8")
+    found = {
+        "schema": "lossless.demo/1",
+        "lossless": __version__,
+        "training": {t.name: t for t in trainings} if trainings else NO_TORCH,
+        "languages": texts.facts(),
+        "lost": lost.facts(),
+        "evaluation": evaluation.to_dict(),
+    }
+    results.write_text(dumps(found), "utf-8")
+    output.text()
+    output.text(f"Look at {report} in a browser; every figure, unrounded, is in {results}.")
+
+
+def _train(epochs: int, output: Output) -> list[Training]:
+    if find_spec("torch") is None:
+        output.text(NO_TORCH)
+        return []
+    from .._console import figure, progress
+    from . import training
+
+    trainings = []
+    for train in (training.digits, training.diabetes):
+        with progress("epochs") as bar:
+            result = train(epochs, progress=bar)
+        trainings.append(result)
+        output.text()
+        output.text(f"{result.name}: {result.data}")
+        shown = [e for e in result.epochs if e.epoch % max(1, epochs // 8) == 0 or e.epoch == 1]
+        output.table(
+            ("epoch", "training loss", "held-out loss", result.measure),
+            [(str(e.epoch), figure(e.train), figure(e.held_out), figure(e.measured)) for e in shown],
+        )
+        output.text(result.conclusion())
+    return trainings
+
+
+def _training_panel(trainings: list[Training]) -> list[Panel]:
+    from lossless._report import Curve, Panel, Series
+
+    if not trainings:
+        return []
+    curves = tuple(
+        Curve(
+            title=f"{t.name}: lossless.{t.loss}",
+            caption=f"{t.data} {t.conclusion()}",
+            x="epoch",
+            y="loss",
+            series=(
+                Series("training", tuple((e.epoch, e.train) for e in t.epochs)),
+                Series("held out", tuple((e.epoch, e.held_out) for e in t.epochs)),
+            ),
+        )
+        for t in trainings
+    )
+    return [Panel("Training", "Two small models trained in PyTorch with these losses.", curves=curves)]

@@ -1,0 +1,42 @@
+"""What lossless raises and warns with.
+
+Every error has two bases: the type PyTorch raises at that place, and the type a Python programmer expects, so an
+`except` written for either keeps working. The first line of a message is PyTorch's own where PyTorch has one; the
+lines below it say what was seen, where, and what to do.
+"""
+
+
+class LosslessError(Exception):
+    """Base of every error that lossless raises on purpose."""
+
+
+class LogitsDtypeError(LosslessError, NotImplementedError, TypeError):
+    """The first argument is not an array of real floating point numbers."""
+
+
+class TargetDtypeError(LosslessError, RuntimeError, TypeError):
+    """The labels or target probabilities have a dtype that does not fit their shape."""
+
+
+class TargetIndexError(LosslessError, IndexError, ValueError):
+    """A label is not one of the classes."""
+
+
+class DimensionError(LosslessError, IndexError, ValueError):
+    """A dimension number that the array does not have."""
+
+
+class ShapeError(LosslessError, RuntimeError, ValueError):
+    """Two shapes that do not belong together, or a shape that no loss is defined for."""
+
+
+class ParameterError(LosslessError, RuntimeError, ValueError):
+    """An option outside its range, or two options that exclude each other."""
+
+
+class UnsupportedArrayError(LosslessError, TypeError, RuntimeError):
+    """An argument of a kind that lossless cannot compute with, or a mix of frameworks in one call."""
+
+
+class LosslessWarning(UserWarning):
+    """Base of every warning that lossless gives."""

@@ -1,0 +1,82 @@
+"""The few exact numbers of a row of logits, from which every loss of the softmax family is one line."""
+
+from typing import Any, NamedTuple
+
+from lossless import _check
+from lossless._dispatch import select
+from lossless._layout import to_dim
+
+Array = Any
+
+
+class RowStatistics(NamedTuple):
+    """One number for every row; None for what was not asked for. A NamedTuple, and so a pytree."""
+
+    nll: Array | None
+    "Negative log-likelihood of the target: lse - x_y, or sum_j t_j (lse - x_j)."
+    lse: Array
+    "log sum_j exp(x_j)."
+    entropy: Array
+    "-sum_j p_j log p_j, in nats."
+    prior: Array | None
+    "sum_j u_j (lse - x_j) for the shared class vector u."
+    correct: Array | None
+    "Whether the largest logit is the target's class."
+
+
+def row_statistics(
+    input: Array,
+    target: Array | None = None,
+    *,
+    dim: int = -1,
+    prior: Array | None = None,
+    ignore_index: int | None = None,
+) -> RowStatistics:
+    """Row statistics: negative log-likelihood, log-sum-exp, entropy and correctness of every row, in one pass.
+
+        nll = lse - x_y  or  sum_j t_j (lse - x_j),   lse = log sum_j exp(x_j),   entropy = -sum_j p_j log p_j,
+        prior = sum_j u_j (lse - x_j),   p = softmax(x)
+
+    Args:
+        input: (*batch, C) floating point logits, the classes along `dim`.
+        target: (*batch) integer labels in [0, C), or probabilities t with the shape of `input`, or None.
+        dim: the dimension of the classes.
+        prior: (C,) class weights u shared by all rows; `ones / C` makes label smoothing.
+        ignore_index: a label whose rows are left out: all their statistics are 0, and so is their gradient.
+
+    Returns:
+        RowStatistics(nll, lse, entropy, prior, correct), each (*batch) in the dtype of `input`, twice differentiable
+        in PyTorch (`correct` is boolean). Without a target nll and correct are None, without a prior so is `prior`.
+
+    Raises:
+        LogitsDtypeError, TargetDtypeError, ShapeError, DimensionError: arrays that do not fit together.
+        TargetIndexError: a label outside [0, C) that is not `ignore_index`.
+        ParameterError: `ignore_index` with probabilities.
+
+    Edges:
+        A target of probability 0 on a class at -inf costs nothing; a label on a class at -inf costs inf. A row with
+        NaN is NaN, and so are the nll and entropy of a row of nothing but -inf.
+
+    Example:
+        >>> s = row_statistics(np.array([[20.0, 0.0], [0.0, 0.0]], np.float32), np.array([0, 1]))
+        >>> s.nll
+        array([2.0611537e-09, 6.9314718e-01], dtype=float32)
+        >>> s.entropy
+        array([4.3284227e-08, 6.9314718e-01], dtype=float32)
+        >>> s.correct
+        array([ True, False])
+    """
+    backend, input, target, prior = select("row_statistics", input=input, target=target, prior=prior)
+    shape = input.shape
+    _check.check_floating("row_statistics", backend.dtype_name(input))
+    axis = to_dim(dim, len(shape))
+    _check.check_has_classes("row_statistics", shape, axis)
+    if target is not None:
+        soft = _check.check_class_target("row_statistics", shape, axis, target.shape, backend.dtype_name(target))
+        if ignore_index is not None:
+            _check.check_ignore_index("row_statistics", ignore_index, soft)
+    else:
+        ignore_index = None
+    if prior is not None:
+        _check.check_class_vector("row_statistics", prior.shape, backend.dtype_name(prior), shape[axis], "prior")
+    return RowStatistics(*backend.row_statistics("row_statistics", input, target, prior, axis, ignore_index, False))

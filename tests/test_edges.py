@@ -1,0 +1,255 @@
+"""The policy for inputs that arithmetic leaves open: NaN, infinities, masks, empty batches, one class.
+
+What a row means decides, as the limit of finite rows where there is one:
+- NaN stays in its row. All classes at -inf, or two at +inf, say nothing: NaN.
+- A class at -inf has probability 0: its gradient is exactly 0 and 0 * inf in a soft target is 0.
+- One class at +inf has probability 1: the loss is 0 if it is the label and infinite if it is not.
+- Nothing to average is NaN, as in PyTorch; nothing to add is 0.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import lossless
+import regimes
+from subjects import View
+
+INF, NAN = math.inf, math.nan
+TORCH = View(torch=True)
+
+# p of [0, 1, -inf] and [1, 0, 2]: any format holds them to the tolerance below.
+P01 = [1 / (1 + math.e), math.e / (1 + math.e)]
+P102 = [v / (1 + math.e + math.e**2) for v in (math.e, 1, math.e**2)]
+NLL02 = math.log1p(math.e + math.e**2) - 1  # label 0 of [1, 0, 2]
+
+formats = pytest.mark.parametrize("dtype", regimes.DTYPES)
+frameworks = pytest.mark.parametrize("framework", ["numpy", "torch"])
+
+
+def rows(values, dtype: str) -> np.ndarray:
+    return regimes.rounded(np.array(values, np.float64), dtype)
+
+
+def call(function, dtype: str, framework: str, x, *arrays, **options) -> np.ndarray:
+    """function(x, *arrays) in the framework, as float64."""
+    view = View(torch=framework == "torch")
+    placed = [view(np.asarray(a)) for a in arrays]
+    result = function(view(rows(x, dtype)), *placed, **options)
+    assert str(result.dtype).removeprefix("torch.") == dtype
+    return result.double().numpy() if view.torch else np.asarray(result).astype(np.float64)
+
+
+def gradient(dtype: str, x, target, **options) -> np.ndarray:
+    leaf = TORCH(rows(x, dtype)).requires_grad_()
+    loss = lossless.cross_entropy(leaf, TORCH(np.asarray(target)), **options)
+    return torch.autograd.grad(loss, leaf, torch.ones_like(loss))[0].double().numpy()
+
+
+def agree(found: np.ndarray, expected) -> None:
+    """Equal to the format's coarsest rounding; NaN, infinities and zeros exactly."""
+    expected = np.array(expected, np.float64)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=2.0**-8, atol=0, equal_nan=True)
+
+
+# x, softmax, log_softmax
+TRANSFORMS = {
+    "nan": ([0, NAN, 1], [NAN] * 3, [NAN] * 3),
+    "nan and a mask": ([-INF, NAN, 1], [NAN] * 3, [NAN] * 3),
+    "a mask": ([0, 1, -INF], [*P01, 0], [math.log(P01[0]), math.log(P01[1]), -INF]),
+    "all but one masked": ([-INF, 3, -INF], [0, 1, 0], [-INF, 0, -INF]),
+    "all masked": ([-INF] * 3, [NAN] * 3, [NAN] * 3),
+    "one certain": ([0, INF, 5], [0, 1, 0], [-INF, 0, -INF]),
+    "one certain, the others masked": ([-INF, INF, -INF], [0, 1, 0], [-INF, 0, -INF]),
+    "two certain": ([INF, INF, 0], [NAN] * 3, [NAN] * 3),
+    "ordinary": ([1, 0, 2], P102, [math.log(p) for p in P102]),
+}
+
+# x, label, loss, gradient
+LOSSES = {
+    "nan": ([0, NAN, 1], 0, NAN, [NAN] * 3),
+    "a mask": ([0, 1, -INF], 0, -math.log(P01[0]), [-P01[1], P01[1], 0]),
+    "label masked": ([1, -INF, 0], 1, INF, [P01[1], -1, P01[0]]),
+    "all but the label masked": ([-INF, 3, -INF], 1, 0, [0, 0, 0]),
+    "all masked": ([-INF] * 3, 0, NAN, [NAN] * 3),
+    "label certain": ([0, INF, 5], 1, 0, [0, 0, 0]),
+    "another certain": ([0, INF, 5], 0, INF, [-1, 1, 0]),
+    "two certain": ([INF, INF, 0], 0, NAN, [NAN] * 3),
+    "ordinary": ([1, 0, 2], 0, NLL02, [P102[0] - 1, P102[1], P102[2]]),
+}
+
+
+@formats
+@frameworks
+@pytest.mark.parametrize("neighbour", [[1, 0, 2], [NAN, NAN, NAN], [-INF, -INF, -INF]])
+@pytest.mark.parametrize("case", TRANSFORMS)
+def test_softmax_and_log_softmax(case, neighbour, framework, dtype):
+    x, p, logp = TRANSFORMS[case]
+    for function, expected, ordinary in ((lossless.softmax, p, P102), (lossless.log_softmax, logp, np.log(P102))):
+        found = call(function, dtype, framework, [x, neighbour, [1, 0, 2]])
+        agree(found[0], expected)
+        agree(found[1], ordinary if neighbour == [1, 0, 2] else [NAN] * 3)
+        agree(found[2], ordinary)
+
+
+@formats
+@frameworks
+@pytest.mark.parametrize("case", LOSSES)
+def test_cross_entropy(case, framework, dtype):
+    x, label, loss, _ = LOSSES[case]
+    found = call(lossless.cross_entropy, dtype, framework, [x, [1, 0, 2]], [label, 0], reduction="none")
+    agree(found, [loss, NLL02])
+    assert not np.any(np.signbit(found[found == 0]))
+    composed = call(
+        lambda x, y: lossless.nll_loss(lossless.log_softmax(x, 1), y, reduction="none"),
+        dtype,
+        framework,
+        [x, [1, 0, 2]],
+        [label, 0],
+    )
+    agree(composed, [loss, NLL02])
+
+
+@formats
+@pytest.mark.parametrize("case", LOSSES)
+def test_gradient_of_cross_entropy(case, dtype):
+    x, label, _, slope = LOSSES[case]
+    found = gradient(dtype, [x, [1, 0, 2]], [label, 0], reduction="none")
+    agree(found[0], slope)
+    agree(found[1], LOSSES["ordinary"][3])
+
+
+@formats
+@pytest.mark.parametrize(
+    "case", ["a mask", "label masked", "ordinary", "another certain", "label certain", "all but the label masked"]
+)
+def test_one_hot_targets_follow_the_same_policy(case, dtype):
+    x, label, loss, slope = LOSSES[case]
+    t = rows(np.eye(3)[[label]], dtype)
+    for framework in ("numpy", "torch"):
+        agree(call(lossless.cross_entropy, dtype, framework, [x], t, reduction="none"), [loss])
+    agree(gradient(dtype, [x], t, reduction="none"), [slope])
+
+
+@formats
+@frameworks
+def test_zero_times_infinity_in_a_soft_target_is_zero(framework, dtype):
+    x, t = [[0, 1, -INF]], rows([[0.25, 0.75, 0.0]], dtype)
+    loss = -0.25 * math.log(P01[0]) - 0.75 * math.log(P01[1])
+    agree(call(lossless.cross_entropy, dtype, framework, x, t, reduction="none"), [loss])
+    if framework == "torch":
+        slope = gradient(dtype, x, t)
+        agree(slope, [[P01[0] - 0.25, P01[1] - 0.75, 0]])
+        assert not np.signbit(slope[0, 2])
+
+
+@formats
+@frameworks
+def test_mass_on_a_masked_class_is_an_infinite_loss(framework, dtype):
+    x, t = [[0, 1, -INF]], rows([[0.25, 0.5, 0.25]], dtype)
+    assert call(lossless.cross_entropy, dtype, framework, x, t) == INF
+    assert call(lossless.cross_entropy, dtype, framework, x, [1], label_smoothing=0.1) == INF
+
+
+@formats
+@pytest.mark.parametrize("classes", [3, 17, 40, 1000])
+def test_masked_classes_get_a_gradient_of_exactly_positive_zero(classes, dtype):
+    x = np.zeros((2, classes))
+    x[:, 1::2] = -INF
+    slope = gradient(dtype, x, [0, 2])
+    assert np.all(slope[:, 1::2] == 0)
+    assert not np.any(np.signbit(slope[:, 1::2]))
+    assert not np.any(np.isnan(slope))
+
+
+@formats
+@frameworks
+@pytest.mark.parametrize("inner", [1, 3])
+def test_nothing_to_average_is_nan_and_nothing_to_add_is_zero(inner, framework, dtype):
+    shape = (0, 3) if inner == 1 else (0, 3, inner)
+    x, y = np.zeros(shape), np.zeros((0, *shape[2:]), np.int64)
+    assert math.isnan(call(lossless.cross_entropy, dtype, framework, x, y))
+    assert call(lossless.cross_entropy, dtype, framework, x, y, reduction="sum") == 0
+    assert call(lossless.cross_entropy, dtype, framework, x, y, reduction="none").shape == y.shape
+    ignored = [[1, 0, 2], [0, 1, NAN]]
+    assert math.isnan(call(lossless.cross_entropy, dtype, framework, ignored, [-100, -100]))
+    assert call(lossless.cross_entropy, dtype, framework, ignored, [-100, -100], reduction="sum") == 0
+    agree(call(lossless.cross_entropy, dtype, framework, ignored, [-100, -100], reduction="none"), [0, 0])
+    assert call(lossless.softmax, dtype, framework, x, dim=1).shape == shape
+    assert call(lossless.log_softmax, dtype, framework, x, dim=1).shape == shape
+
+
+@formats
+def test_gradients_of_nothing(dtype):
+    assert gradient(dtype, np.zeros((0, 3)), np.zeros(0, np.int64), reduction="sum").shape == (0, 3)
+    assert gradient(dtype, np.zeros((0, 3)), np.zeros(0, np.int64)).shape == (0, 3)
+    slope = gradient(dtype, [[1, 0, 2], [0, 1, NAN]], [-100, -100], reduction="sum")
+    assert np.all(slope == 0)
+
+
+@formats
+@frameworks
+def test_an_ignored_row_adds_nothing_whatever_it_holds(framework, dtype):
+    x = [[1, 0, 2], [NAN, INF, -INF], [1, 0, 2]]
+    agree(call(lossless.cross_entropy, dtype, framework, x, [0, -100, 0]), NLL02)
+    if framework == "torch":
+        slope = gradient(dtype, x, [0, -100, 0])
+        agree(slope, [[v / 2 for v in LOSSES["ordinary"][3]], [0, 0, 0], [v / 2 for v in LOSSES["ordinary"][3]]])
+
+
+@formats
+@frameworks
+@pytest.mark.parametrize("value", [0.0, 5.0, -1e4, INF])
+def test_one_class_costs_positive_zero(value, framework, dtype):
+    x = [[value], [value]]
+    loss = call(lossless.cross_entropy, dtype, framework, x, [0, 0], reduction="none")
+    assert loss.tolist() == [0, 0]
+    assert not np.any(np.signbit(loss))
+    assert call(lossless.softmax, dtype, framework, x).tolist() == [[1], [1]]
+    if framework == "torch":
+        assert np.all(gradient(dtype, x, [0, 0]) == 0)
+
+
+@formats
+@frameworks
+def test_nan_and_infinity_reach_the_reduced_loss(framework, dtype):
+    x = [[1, 0, 2], [0, NAN, 1]]
+    assert math.isnan(call(lossless.cross_entropy, dtype, framework, x, [0, 0]))
+    assert call(lossless.cross_entropy, dtype, framework, [[1, 0, 2], [1, -INF, 0]], [0, 1], reduction="sum") == INF
+    if framework == "torch":
+        slope = gradient(dtype, x, [0, 0], reduction="sum")
+        agree(slope, [LOSSES["ordinary"][3], [NAN] * 3])
+
+
+@formats
+@frameworks
+def test_binary_cross_entropy_with_infinite_logits(framework, dtype):
+    x, t = [[INF, INF, -INF, -INF, NAN]], rows([[1, 0, 0, 1, 1]], dtype)
+    found = call(lossless.binary_cross_entropy_with_logits, dtype, framework, x, t, reduction="none")
+    agree(found, [[0, INF, 0, INF, NAN]])
+    if framework == "torch":
+        leaf = TORCH(rows(x, dtype)).requires_grad_()
+        lossless.binary_cross_entropy_with_logits(leaf, TORCH(t), reduction="sum").backward()
+        agree(leaf.grad.double().numpy(), [[0, 1, 0, -1, NAN]])
+
+
+@formats
+@frameworks
+def test_entropy_of_certainty_is_positive_zero(framework, dtype):
+    for x, kind in (([[0, -INF, -INF]], "logits"), ([[1, 0, 0]], "probs"), ([[0, -INF, -INF]], "log_probs")):
+        entropy = call(lossless.info.entropy, dtype, framework, x, kind=kind)
+        assert entropy.tolist() == [0]
+        assert not np.any(np.signbit(entropy))
+
+
+def test_rmse_of_equal_arrays_has_gradient_zero():
+    x = torch.ones(3, requires_grad=True)
+    loss = lossless.rmse_loss(x, torch.ones(3))
+    loss.backward()
+    assert loss.item() == 0
+    assert x.grad.tolist() == [0, 0, 0]

@@ -1,0 +1,145 @@
+"""The native module by itself: it refuses what it cannot do, and survives threads and forks."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+native = pytest.importorskip("lossless._native", reason="no kernels were built: the reference path serves everything")
+
+N, C = 6, 5
+
+
+def arguments(**changes):
+    """The arguments of a good `row_loss` call, with some replaced."""
+    good = {
+        "x": np.zeros((N, C), np.float32),
+        "outer": N,
+        "classes": C,
+        "inner": 1,
+        "target": np.zeros(N, np.int64),
+        "weight": None,
+        "ignore_index": -100,
+        "nll_scale": 1.0,
+        "prior_scale": 0.0,
+        "loss": np.empty(N, np.float32),
+        "state": np.empty((native.STATE_ROWS, N)),
+    }
+    return good | changes
+
+
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"x": np.zeros((N, C), np.int64)}, TypeError),
+        ({"x": np.zeros((N, C), np.complex64)}, TypeError),
+        ({"x": np.zeros((N, C), object)}, (TypeError, ValueError, BufferError)),
+        ({"x": np.zeros((N, C), ">f4")}, TypeError),
+        ({"x": np.zeros((C, N), np.float32).T}, (ValueError, BufferError)),
+        ({"x": None}, TypeError),
+        ({"x": [[0.0] * C] * N}, TypeError),
+        ({"x": np.zeros((N, C + 1), np.float32)}, ValueError),
+        ({"outer": N + 1}, ValueError),
+        ({"outer": -N, "inner": -1}, ValueError),
+        ({"classes": 0, "x": np.zeros((N, 0), np.float32)}, ValueError),
+        ({"target": np.zeros(N, np.int32)}, TypeError),
+        ({"target": np.zeros(N + 1, np.int64)}, ValueError),
+        ({"target": np.zeros((N, C), np.float64)}, TypeError),
+        ({"target": None}, TypeError),
+        ({"weight": np.ones(C, np.float64)}, TypeError),
+        ({"weight": np.ones(C - 1, np.float32)}, ValueError),
+        ({"loss": np.empty(N - 1, np.float32)}, ValueError),
+        ({"loss": np.empty(N, np.float64)}, TypeError),
+        ({"loss": read_only(np.empty(N, np.float32))}, (ValueError, BufferError)),
+        ({"state": np.empty((native.STATE_ROWS - 1, N))}, ValueError),
+        ({"state": np.empty((native.STATE_ROWS, N), np.float32)}, TypeError),
+    ],
+)
+def test_refuses_arguments_it_cannot_use(changes, error):
+    with pytest.raises(error):
+        native.row_loss(**arguments(**changes))
+
+
+def test_reports_the_first_index_out_of_range_and_touches_nothing_else():
+    target = np.array([0, 1, 99, 4, -1, 0])
+    loss = np.full(N, 7.0, np.float32)
+    assert native.row_loss(**arguments(target=target, loss=loss))[0] == 2
+    assert native.row_loss(**arguments(target=target, ignore_index=99))[0] == 4
+    assert native.row_loss(**arguments(target=np.array([2**62, 0, 0, 0, 0, 0])))[0] == 0
+
+
+def test_refuses_tensors_without_data():
+    torch = pytest.importorskip("torch")
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        fake = torch.zeros(N, C)
+    for tensor in (fake, torch.zeros(N, C, device="meta"), torch.zeros(N, C).to_sparse()):
+        with pytest.raises((TypeError, ValueError, RuntimeError, BufferError)):
+            native.row_loss(**arguments(x=tensor))
+
+
+def test_empty_rows():
+    empty = {"x": np.zeros((0, C), np.float32), "outer": 0, "target": np.zeros(0, np.int64)}
+    out = {"loss": np.empty(0, np.float32), "state": np.empty((native.STATE_ROWS, 0))}
+    assert native.row_loss(**arguments(**empty, **out)) == (-1, 0.0, 0.0)
+
+
+def test_unknown_instruction_set():
+    with pytest.raises(ValueError, match="x86-64-v9 is not one this machine can run"):
+        native.use_isa("x86-64-v9")
+
+
+def softmax(x):
+    out = np.empty_like(x)
+    native.softmax(x, *x.shape, 1, out)
+    return out
+
+
+def test_calls_from_many_threads_at_once():
+    x = np.random.default_rng(0).normal(size=(2000, 100)).astype(np.float32)
+    expected = softmax(x)
+    results = [None] * 8
+
+    def work(i):
+        results[i] = all(np.array_equal(softmax(x), expected) for _ in range(5))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert results == [True] * 8
+
+
+FORK = """
+import os, sys, numpy as np
+{setup}
+import lossless
+x = np.random.default_rng(0).normal(size=(5000, 100)).astype(np.float32)
+before = lossless.softmax(x)
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(lossless.softmax(x), before) else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("setup", ["", "import torch; import lossless; lossless.softmax(torch.randn(5000, 100))"])
+def test_a_forked_child_can_compute(setup):
+    if "torch" in setup:
+        pytest.importorskip("torch")
+    environment = os.environ | {"LOSSLESS_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK.format(setup=setup)], timeout=60, env=environment, check=False
+    )
+    assert done.returncode == 0

@@ -1,0 +1,153 @@
+"""The page: what it says is tested as data; of the drawing, that nothing from data gets out of its place."""
+
+import html.parser
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+
+import lossless
+
+pytest.importorskip("altair")
+pytest.importorskip("vl_convert")
+
+from lossless._report import Curve, Figure, Panel, Series, build_page, render
+
+RNG = np.random.default_rng(4)
+
+
+def evaluation(path, scores, labels, **members):
+    np.savez(path, logits=scores, label=labels, **members)
+    return lossless.evaluate(path)
+
+
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory):
+    labels = RNG.integers(0, 4, 300)
+    scores = RNG.normal(size=(300, 4)) * 2
+    scores[np.arange(300), labels] += 2
+    return evaluation(tmp_path_factory.mktemp("report") / "p.npz", scores, labels)
+
+
+class Reader(html.parser.HTMLParser):
+    """Elements, attributes and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.text, self.inside = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.inside.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.inside and self.inside.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.inside):
+            self.text.append(data)
+
+
+def specifications(page):
+    found = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
+    return [json.loads(text) for text in found]
+
+
+def test_data_of_the_page(ordinary):
+    page = build_page(ordinary)
+    figures = {f.name: f.value for f in page.figures}
+    assert figures["NLL"] == f"{ordinary.nll:.6g}"
+    assert figures["Accuracy"] == f"{ordinary.accuracy:.4f}"
+    assert page.title == ordinary.source.files[0]
+    assert sum(b.count for b in page.losses) == 300
+    assert [row[0] for row in page.classes.rows] == ["0", "1", "2", "3"]
+    assert len(page.classes.footer) == 2
+    assert [int(row[0]) for row in page.surprising.rows] == [r.row for r in ordinary.surprising]
+    assert all(len(row) == len(page.classes.columns) == len(page.classes.numeric) for row in page.classes.rows)
+
+
+def test_bars_cover_the_losses_without_gaps(ordinary, tmp_path):
+    spread = np.array([[g, 0.0] for g in np.linspace(0, 700, 500)])  # from log 2 down to 1e-304
+    for e in (ordinary, evaluation(tmp_path / "p.npz", spread, np.arange(500) % 2)):
+        bars = build_page(e).losses
+        assert sum(b.count for b in bars) == e.rows
+        assert all(a.high == pytest.approx(b.low) for a, b in itertools.pairwise(bars))
+        assert all(b.low < b.high for b in bars)
+    assert bars[0].below_float32
+    assert not bars[-1].below_float32
+    assert "lie below" in build_page(e).losses_caption
+
+
+def test_many_classes_start_with_the_worst_and_stop(tmp_path):
+    scores = RNG.normal(size=(3000, 700))
+    e = evaluation(tmp_path / "p.npz", scores, np.arange(3000) % 600)
+    table = build_page(e).classes
+    assert len(table.rows) == 500
+    f1 = [float(row[3]) for row in table.rows]
+    assert f1 == sorted(f1)
+    assert "500 of" in table.caption
+    assert len(e.classes) > 600
+
+
+def test_the_page_stands_alone(ordinary):
+    page = render(build_page(ordinary))
+    assert len(page.encode()) < 2_000_000
+    reader = Reader(page)
+    assert not {"link", "img", "iframe", "object", "base"} & set(reader.tags)
+    assert not [v for k, v in reader.attributes if k in ("src", "href")]
+    assert not [k for k, _ in reader.attributes if k.startswith("on")]
+    policy = next(v for k, v in reader.attributes if k == "content" and "default-src" in v)
+    assert "default-src 'none'" in policy
+    assert "unsafe-eval" not in policy
+    assert policy.count("sha256-") == 2
+    assert len(specifications(page)) == 2
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_pages_are_the_same_bytes_for_the_same_figures(ordinary):
+    assert render(build_page(ordinary)) == render(build_page(ordinary))
+
+
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(2)>",
+    "\"'><b>{{7*7}}{% x %}",
+    "<!--\u2028-->",
+]
+
+
+def test_nothing_from_data_becomes_markup(tmp_path):
+    labels = RNG.integers(0, 4, 60)
+    path = tmp_path / "<script>alert(3)<\\script>.npz"
+    text = np.array(["</td><script>alert(4)</script>"] * 60)
+    e = evaluation(path, RNG.normal(size=(60, 4)), labels, class_names=np.array(HOSTILE), note=text)
+    curve = Curve(HOSTILE[0], HOSTILE[1], HOSTILE[0], HOSTILE[1], (Series(HOSTILE[0], ((1, 2.0), (2, 1.0))),))
+    panel = Panel(HOSTILE[0], HOSTILE[1], (Figure(HOSTILE[0], HOSTILE[1], HOSTILE[2]),), (curve,))
+    page = render(build_page(e, panels=[panel]))
+    plain = Reader(render(build_page(e)))
+    reader = Reader(page)
+    # as many scripts as there are charts and code; no element that only data would make
+    assert reader.tags.count("script") == 3 + 2
+    assert plain.tags.count("script") == 2 + 2
+    assert not {"img", "b"} & set(reader.tags)
+    said = " ".join(reader.text)
+    for name in (*HOSTILE, "</td><script>alert(4)</script>", str(path)):
+        assert name in said
+    series = specifications(page)[2]
+    assert HOSTILE[0] in json.dumps(series, ensure_ascii=False)
+
+
+def test_figures_that_are_no_numbers(tmp_path):
+    np.savez(tmp_path / "p.npz", probs=np.array([[1.0, 0, 0], [1, 0, 0], [0.9, 0.05, 0.05]]), label=[0, 1, 2])
+    e = lossless.evaluate(tmp_path / "p.npz")
+    page = build_page(e)
+    assert page.figures[0].value == "∞"
+    assert page.classes.rows[1][1] == "–"
+    assert page.losses[-1].label == "1e+03 or more"
+    assert page.notes == e.notes
+    assert len(specifications(render(page))) == 2
