@@ -293,7 +293,7 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
             g.but_top[i] = state[3 * n];
             s.mean_below[i] = state[4 * n];
         }
-        plain ? prepare_plain(g, s) : prepare_general(g, s);
+        plain ? prepare_plain(g, s) : prepare_general<Compute<D>>(g, s);
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             view.put(g.m, data.limit_where_infinite(view, view.get(g.peak)));
             if constexpr (plain) {
@@ -367,17 +367,15 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
         });
         finish<Target::none>(g);
         Slopes s = {};
-        prepare_general(g, s);
+        prepare_probabilities<Compute<D>>(g, s);
         store(mean, load(mean) / load(g.all));
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             using T = typename std::remove_cvref_t<decltype(view)>::T;
             data.limit_where_infinite(view, view.get(g.peak));
-            Frame<T> exponentials(view.get(g.m));
-            exponentials.offset = exponentials.offset + view.get(s.exponent);
-            const Pack<T> inverse = view.get(s.inverse), at_top = view.get(g_top), average = view.get(mean);
+            const Probabilities<T> probabilities(view, g, s);
+            const Pack<T> at_top = view.get(g_top), average = view.get(mean);
             view.each([&](Block b) __attribute__((always_inline)) {
-                const auto e = exponentials.parts(view.load(data.x, b, T(-INF)));
-                const Pack<T> P = e.mantissa * inverse * power_of_two(e.exponent + exponentials.offset);
+                const Pack<T> P = probabilities(view.load(data.x, b, T(-INF)));
                 const Pack<T> slope = (view.load(data.cotangent, b, T(0)) - at_top) - average;
                 view.store(data.out, b, slope * P * broadcast(T(0x1p-64)));
             });

@@ -9,52 +9,55 @@ namespace {
 using lossless::Pointwise;
 using lossless::PointwiseProblem;
 
-// L = w_pos t softplus(-x) + (1 - t) softplus(x), with softplus(+-x) = max(+-x, 0) + log1p(e^-|x|): terms of one sign
-// for t in [0, 1]. A term whose weight is 0 is 0, whatever x.
+// L = A softplus(-x) + B softplus(x), A = w w_pos t, B = w (1 - t), with softplus(+-x) = max(+-x, 0) + log1p(e^-|x|):
+// terms of one sign for t in [0, 1]. The exponentials carry a factor 2^64 until the end, so that a weight meets them
+// before they get too small to be exact. A term whose weight is 0 is 0, whatever x.
 template <class T> struct BinaryCrossEntropy {
     using Term = T;
-    static LOSSLESS_INLINE_MEMBER Pack<T> tail(Pack<T> x) { // e^-|x|, gradually to 0
+    static constexpr T HEADROOM = T(0x1p64);
+    Pack<T> positive, negative; // A, B
+    LOSSLESS_INLINE_MEMBER BinaryCrossEntropy(Pack<T> t, Pack<T> weight, Pack<T> pos_weight)
+        : positive(weight * pos_weight * t), negative(weight * (broadcast(T(1)) - t)) {}
+
+    static LOSSLESS_INLINE_MEMBER Pack<T> tail(Pack<T> x) { // 2^64 e^-|x|
         const auto e = exponential(max(broadcast(T(-65536)), broadcast(T(0)) - abs(x)));
-        return e.mantissa * power_of_two(e.exponent + broadcast(T(64))) * broadcast(T(0x1p-64));
+        const Pack<T> scale = power_of_two(e.exponent + broadcast(T(64)));
+        return fma(scale, e.fraction, scale);
     }
     static LOSSLESS_INLINE_MEMBER Pack<T> times(Pack<T> weight, Pack<T> value) {
         const Pack<T> zero = broadcast(T(0));
         return select(weight == zero, zero, weight * value);
     }
-    static LOSSLESS_INLINE_MEMBER Pack<T> value(Pack<T> x, Pack<T> t, Pack<T> pos_weight) {
-        const Pack<T> zero = broadcast(T(0)), l = log1p(tail(x));
-        const Pack<T> up = max(zero, x) + l, down = max(zero, zero - x) + l;
-        return times(pos_weight * t, down) + times(broadcast(T(1)) - t, up);
+    LOSSLESS_INLINE_MEMBER Pack<T> value(Pack<T> x) const {
+        const Pack<T> zero = broadcast(T(0)), e = tail(x), up = broadcast(HEADROOM), down = broadcast(T(1) / HEADROOM);
+        const Pack<T> l = select(e < broadcast(T(16)), e, log1p(e * down) * up); // log1p(e) = e below 2^-60
+        return times(negative, max(zero, x)) + times(positive, max(zero, zero - x)) + (positive + negative) * l * down;
     }
-    // (1 - t) sigmoid(x) - w_pos t sigmoid(-x)
-    static LOSSLESS_INLINE_MEMBER Pack<T> slope(Pack<T> x, Pack<T> t, Pack<T> pos_weight) {
-        const Pack<T> one = broadcast(T(1)), e = tail(x), large = one / (one + e), small = e / (one + e);
-        const auto positive = x > broadcast(T(0));
-        return (one - t) * select(positive, large, small) - pos_weight * t * select(positive, small, large);
+    // B sigmoid(x) - A sigmoid(-x)
+    LOSSLESS_INLINE_MEMBER Pack<T> slope(Pack<T> x, Pack<T> factor) const {
+        const Pack<T> e = tail(x), down = broadcast(T(1) / HEADROOM), whole = broadcast(T(1)) + e * down;
+        const Pack<T> large = broadcast(HEADROOM) / whole, small = e / whole;
+        const auto right = x > broadcast(T(0));
+        return (negative * select(right, large, small) - positive * select(right, small, large)) * factor * down;
     }
 };
 
-// (x - t)^2, in f64: the difference and its square are exact for f32 data.
+// w (x - t)^2, in f64: the difference and its square are exact for f32 data.
 template <class T> struct SquaredError {
     using Term = double;
-    static LOSSLESS_INLINE_MEMBER Pack<double> value(Pack<T> x, Pack<T> t, Pack<T>) {
-        const Pack<double> d = to_f64(x) - to_f64(t);
-        return d * d;
+    Pack<double> target, weight;
+    LOSSLESS_INLINE_MEMBER SquaredError(Pack<T> t, Pack<T> w, Pack<T>) : target(to_f64(t)), weight(to_f64(w)) {}
+    LOSSLESS_INLINE_MEMBER Pack<double> value(Pack<T> x) const {
+        const Pack<double> d = to_f64(x) - target;
+        return weight * (d * d);
     }
-    static LOSSLESS_INLINE_MEMBER Pack<double> slope(Pack<T> x, Pack<T> t, Pack<T>) {
-        return broadcast(2.0) * (to_f64(x) - to_f64(t));
+    LOSSLESS_INLINE_MEMBER Pack<double> slope(Pack<T> x, Pack<double> factor) const {
+        return weight * (broadcast(2.0) * (to_f64(x) - target)) * factor;
     }
 };
 
-template <class Term, class T> LOSSLESS_INLINE Pack<Term> widen(Pack<T> a) {
-    if constexpr (sizeof(Term) == sizeof(T))
-        return a;
-    else
-        return to_f64(a);
-}
-
-// Calls f(i, load, store) for each 16 numbers of [begin, end).
-template <class D, class F> LOSSLESS_INLINE void each_pack(int64_t begin, int64_t end, F&& f) {
+// Calls f(first, count) for each 16 numbers of [begin, end).
+template <class F> LOSSLESS_INLINE void each_pack(int64_t begin, int64_t end, F&& f) {
     for (int64_t i = begin; i < end; i += LANES) f(i, end - i < LANES ? int(end - i) : LANES);
 }
 template <class D> LOSSLESS_INLINE Pack<Compute<D>> load_some(const void* from, int64_t i, int n, Compute<D> fill) {
@@ -72,10 +75,10 @@ void pointwise_values(const PointwiseProblem& p, int64_t chunk, int64_t begin, i
     using T = Compute<D>;
     using Term = typename Loss<T>::Term;
     Sum<Term> sum;
-    each_pack<D>(begin, end, [&](int64_t i, int n) __attribute__((always_inline)) {
-        const Pack<T> x = load_some<D>(p.x, i, n, 0), t = load_some<D>(p.target, i, n, 0);
-        Pack<Term> value = Loss<T>::value(x, t, load_some<D>(p.pos_weight, i, n, 1));
-        if (p.weight) value = value * widen<Term>(load_some<D>(p.weight, i, n, 0));
+    each_pack(begin, end, [&](int64_t i, int n) __attribute__((always_inline)) {
+        const Loss<T> loss(load_some<D>(p.target, i, n, 0), load_some<D>(p.weight, i, n, 1),
+                           load_some<D>(p.pos_weight, i, n, 1));
+        Pack<Term> value = loss.value(load_some<D>(p.x, i, n, 0));
         if (p.value) store_some<D>(p.value, i, n, narrow<T>(value));
         if (n < LANES) value = select(iota<Bits<Term>>() < broadcast(Bits<Term>(n)), value, broadcast(Term(0)));
         sum.add(value);
@@ -92,16 +95,16 @@ void pointwise_slopes(const PointwiseProblem& p, int64_t begin, int64_t end) {
                           : double(to_compute(static_cast<const D*>(p.g.values)[i]));
     };
     const Pack<Term> common = broadcast(Term(p.g.per_row ? p.scale : upstream(0) * p.scale));
-    each_pack<D>(begin, end, [&](int64_t i, int n) __attribute__((always_inline)) {
-        const Pack<T> x = load_some<D>(p.x, i, n, 0), t = load_some<D>(p.target, i, n, 0);
+    each_pack(begin, end, [&](int64_t i, int n) __attribute__((always_inline)) {
+        const Loss<T> loss(load_some<D>(p.target, i, n, 0), load_some<D>(p.weight, i, n, 1),
+                           load_some<D>(p.pos_weight, i, n, 1));
         Pack<Term> factor = common;
-        if (p.weight) factor = factor * widen<Term>(load_some<D>(p.weight, i, n, 0));
         if (p.g.per_row) {
             Column g = {};
             for (int k = 0; k < n; k++) g[k] = upstream(i + k);
             factor = factor * narrow<Term>(load(g));
         }
-        store_some<D>(p.dx, i, n, narrow<T>(factor * Loss<T>::slope(x, t, load_some<D>(p.pos_weight, i, n, 1))));
+        store_some<D>(p.dx, i, n, narrow<T>(loss.slope(load_some<D>(p.x, i, n, 0), factor)));
     });
 }
 

@@ -56,7 +56,8 @@ template <class T> struct Frame {
     }
     LOSSLESS_INLINE_MEMBER Pack<T> operator()(Pack<T> x) const {
         const auto e = parts(x);
-        return e.mantissa * power_of_two(e.exponent + offset);
+        const Pack<T> scale = power_of_two(e.exponent + offset);
+        return fma(scale, e.fraction, scale);
     }
 };
 
@@ -210,7 +211,7 @@ struct Slopes {
     // plain
     Column factor, target_value;
     // general
-    Column inverse, q_top, q_target, mean_below, rest_total, rest_largest;
+    Column inverse, inverse_low, q_top, q_target, mean_below, rest_total, rest_largest;
     Indices largest;
     // both: 2^exponent inside the exponentials, 2^final at the end
     Column exponent, final;
@@ -239,13 +240,29 @@ template <class View> LOSSLESS_INLINE void sweep_plain(const View& view, const t
     const auto y = view.get_class(g.target);
     view.each([&](Block b) __attribute__((always_inline)) {
         const auto e = exponentials.parts(view.load(x, b, T(-INF)));
-        Pack<T> dx = scale(e.mantissa * factor * power_of_two(e.exponent + exponentials.offset));
+        const Pack<T> c = factor * power_of_two(e.exponent + exponentials.offset);
+        Pack<T> dx = scale(fma(c, e.fraction, c));
         if (y.may_be_in(b)) dx = select(y.in(b), target_value, dx);
         view.store(out, b, dx);
     });
 }
 
-// q = 1 - p of the maximum and of the target as sums; the largest |t| with the sum of the other t.
+// p 2^64 of the row, with 1 / S in two parts so that it costs no rounding.
+template <class T> struct Probabilities {
+    Frame<T> exponentials;
+    Pack<T> inverse, inverse_low;
+    template <class View> LOSSLESS_INLINE_MEMBER Probabilities(const View& view, const Group& g, const Slopes& s)
+        : exponentials(view.get(g.m)), inverse(view.get(s.inverse)), inverse_low(view.get(s.inverse_low)) {
+        exponentials.offset = exponentials.offset + view.get(s.exponent);
+    }
+    LOSSLESS_INLINE_MEMBER Pack<T> operator()(Pack<T> x) const {
+        const auto e = exponentials.parts(x);
+        const Pack<T> scale = power_of_two(e.exponent + exponentials.offset), c = scale * inverse;
+        return c + fma(c, e.fraction, scale * inverse_low);
+    }
+};
+
+// The largest |t| with the sum of the other t.
 template <Target target, class View>
 LOSSLESS_INLINE void prepare_soft(const RowProblem& p, const View& view, const Data<View>& data, Slopes& s) {
     if constexpr (target == Target::soft) {
@@ -268,11 +285,19 @@ LOSSLESS_INLINE void prepare_soft(const RowProblem& p, const View& view, const D
     }
 }
 
-static void prepare_general(const Group& g, Slopes& s) {
-    const Pack<double> all = load(g.all), scaled = all * broadcast(0x1p-64); // the true sum
-    const Split inverse = split(broadcast(1.0) / scaled);
-    store(s.inverse, inverse.mantissa);
+template <class T> static void prepare_probabilities(const Group& g, Slopes& s) {
+    const Pack<double> one = broadcast(1.0), scaled = load(g.all) * broadcast(0x1p-64); // the true sum
+    const Pack<double> quotient = one / scaled, rest = fma(broadcast(0.0) - quotient, scaled, one) * quotient;
+    const Split inverse = split(quotient);
+    const Pack<double> high = to_f64(narrow<T>(inverse.mantissa));
+    store(s.inverse, high);
+    store(s.inverse_low, (inverse.mantissa - high) + rest * power_of_two(broadcast(0.0) - inverse.exponent));
     store(s.exponent, inverse.exponent);
+}
+
+template <class T> static void prepare_general(const Group& g, Slopes& s) {
+    prepare_probabilities<T>(g, s);
+    const Pack<double> all = load(g.all);
     store(s.q_top, load(g.but_top) / all * broadcast(0x1p64));
     store(s.q_target, load(g.but_target) / all * broadcast(0x1p64));
     // The coefficients are brought near 1 together; their common power of two is applied at the end.
@@ -292,10 +317,9 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, con
     const T *prior = static_cast<const T*>(p.prior), *prior_others = static_cast<const T*>(p.prior_others);
     const bool entropy = p.d_entropy.values;
     const Pack<T> m = view.get(g.m);
-    Frame<T> exponentials(m);
-    exponentials.offset = exponentials.offset + view.get(s.exponent);
+    const Probabilities<T> probabilities(view, g, s);
     const Pack<T> a = view.get(s.a), b_ = view.get(s.b), c = view.get(s.c), d = view.get(s.d);
-    const Pack<T> inverse = view.get(s.inverse), q_top = view.get(s.q_top), q_target = view.get(s.q_target);
+    const Pack<T> q_top = view.get(s.q_top), q_target = view.get(s.q_target);
     const Pack<T> mean_below = entropy ? view.get(s.mean_below) : zero;
     const Pack<T> rest_total = view.get(s.rest_total), rest_largest = view.get(s.rest_largest);
     const Scale<T> scale(view, s.final);
@@ -303,8 +327,7 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, con
     const auto largest = view.get_class(s.largest);
     view.each([&](Block b) __attribute__((always_inline)) {
         const Pack<T> x = view.load(data.x, b, T(-INF));
-        const auto e = exponentials.parts(x);
-        const Pack<T> P = e.mantissa * inverse * power_of_two(e.exponent + exponentials.offset); // p 2^64
+        const Pack<T> P = probabilities(x);
         Pack<T> Q = select(x == m, q_top, whole - P), t = zero, rest = zero;
         if constexpr (target == Target::index) {
             const Mask<T> is_target = y.in(b);

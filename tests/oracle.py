@@ -85,6 +85,12 @@ def _probabilities(row: bytes, precision: int) -> list[arb]:
     return [e / total for e in values]
 
 
+@lru_cache(maxsize=48)
+def _surprises(row: bytes, precision: int) -> list[Any]:
+    lse = _exponentials(row, precision)[1].log()
+    return [INFINITY if x == -INFINITY else lse - arb(x) for x in np.frombuffer(row).tolist()]
+
+
 class Row:
     """A row of logits at the current precision."""
 
@@ -104,8 +110,7 @@ class Row:
 
     def surprise(self) -> list[Any]:
         """-log p_j = lse - x_j; +inf for a class of probability 0."""
-        lse = self.lse
-        return [INFINITY if x == -INFINITY else lse - arb(x) for x in self.x]
+        return _surprises(self.key, ctx.prec)
 
     def entropy(self) -> arb:
         return sum((p * s for p, s in zip(self.p, self.surprise(), strict=True) if s != INFINITY), arb(0))

@@ -82,7 +82,7 @@ def logit_regimes(dtype: str) -> Iterator[str]:
 
 
 def logits(name: str, dtype: str) -> Logits:
-    """The batch of a regime: four rows (two in the long one), so that two spatial positions fit as well."""
+    """The batch of a regime: four rows, so that two spatial positions fit as well (one or two in the long regime)."""
     draw = rng("logits", name, dtype)
     kind, _, parameter = name.partition("-")
     gap = 20.0 if dtype in ("float32", "float64") else 7.0
@@ -136,8 +136,9 @@ def logits(name: str, dtype: str) -> Logits:
         x[3, y[3]] += 3 * gap
     elif kind == "long":
         classes = int(parameter)
-        x, y = draw.normal(size=(2, classes)), draw.integers(classes, size=2)
-        x[1, y[1]] += np.log(classes) + gap
+        rows = 2 if dtype in ("float32", "float64") else 1
+        x, y = draw.normal(size=(rows, classes)), draw.integers(classes, size=rows)
+        x[0, y[0]] += np.log(classes) + gap
     else:
         raise KeyError(name)
     return Logits(rounded(x, dtype), y.astype(np.int64))
@@ -249,7 +250,7 @@ def regression(name: str, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     elif name == "tiny":
         x, t = 1e-4 * x, 1e-4 * t
     elif name[0] == "1":  # one difference of 1e20 or 1e-25, whose square leaves float32
-        x = t
+        x = t.copy()
         x[11], t[11] = float(name), 0.0
     return rounded(x, dtype), rounded(t, dtype)
 

@@ -281,6 +281,20 @@ def test_header_that_lies_about_the_size(tmp_path, data):
     refused(tmp_path / "p.npz", "cut short or damaged")
 
 
+def test_columns_of_the_same_name(tmp_path, data):
+    scores, labels = data
+    table = pa.Table.from_arrays([fixed(scores), pa.array(labels), pa.array(labels)], ["logits", "label", "label"])
+    pq.write_table(table, tmp_path / "p.parquet")
+    refused(tmp_path / "p.parquet", "'label', 'label'")
+    refused(tmp_path / "p.parquet", "two columns are called 'label'", label="label")
+
+
+def test_names_with_dots_are_names(tmp_path, data, expected):
+    scores, labels = data
+    path = parquet(tmp_path / "p.parquet", {"model.logits": fixed(scores), "data.label": labels})
+    assert evaluate(path, label="data.label").scalars() == expected
+
+
 def test_lengths_that_differ(tmp_path, data):
     scores, labels = data
     np.savez(tmp_path / "p.npz", logits=scores, label=labels[:-1])

@@ -8,6 +8,7 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
+from flint import arb, ctx
 
 import oracle
 import regimes
@@ -89,6 +90,18 @@ def test_exact_keeps_what_it_is_given():
     assert abs(parts[1] + Fraction(1, 3)) < Fraction(1, 2**105)
     assert parts[2:5] == [Fraction(1, 4), 5, 0]
     assert abs(parts[5] * 10**3000 - 1) < Fraction(1, 2**104)
+
+
+def test_packing_in_bulk_is_packing_one_by_one():
+    with ctx.workprec(300):
+        numbers = [(arb(k) / 7 - 90).exp() / 3 * (-1) ** k for k in range(1500)]
+        numbers += [arb(0), arb(2) ** -4000, -(arb(2) ** 3000) / 3, arb(1) - arb(2) ** -200]
+    bulk, one = exact(numbers), [exact([v]) for v in numbers]
+    for i, number in enumerate(one):
+        exponent = int(number.exponent[0])
+        value = Fraction(number.high[0]) + Fraction(number.low[0])
+        other = Fraction(bulk.high[i]) + Fraction(bulk.low[i])
+        assert abs(value - other * Fraction(2) ** (int(bulk.exponent[i]) - exponent)) <= Fraction(1, 2**104)
 
 
 # ---- the oracle against mpmath -------------------------------------------------------------------------------------
@@ -292,3 +305,8 @@ def test_regimes_are_what_their_names_say(dtype):
             assert np.all(np.abs(oracle.logsumexp(batch.x).value.to_float64()) < 1e-5)
         if name == "masked-but-one":
             assert np.all(np.isfinite(x).sum(axis=1) == 1)
+    for name in regimes.REGRESSION[dtype]:
+        x, t = (a.astype(np.float64) for a in regimes.regression(name, dtype))
+        assert np.array_equal(x, t) == (name == "equal")
+        if name[0] == "1":
+            assert np.max(np.abs(x - t)) == float(regimes.rounded(np.array(float(name)), dtype))

@@ -3,7 +3,6 @@
 A `check_*` function returns None or raises. The first line of a message is PyTorch's where PyTorch has one.
 """
 
-from collections.abc import Sequence
 from math import isfinite
 from numbers import Real
 from typing import Any
@@ -20,7 +19,7 @@ from lossless.errors import (
     UnsupportedArrayError,
 )
 
-Shape = Sequence[int]
+Shape = tuple[int, ...]
 
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
@@ -62,7 +61,7 @@ def check_soft_target(function: str, dtype: str) -> None:
 
 def check_labels(function: str, shape: Shape, dim: int, target_shape: Shape, target_dtype: str) -> None:
     """Labels are integers, one for every row."""
-    if tuple(target_shape) != without_dim(shape, dim) and not (len(shape) == 1 and tuple(target_shape) == (1,)):
+    if target_shape != without_dim(shape, dim) and not (len(shape) == 1 and target_shape == (1,)):
         raise _labels_shape_error(function, shape, dim, target_shape)
     if target_dtype not in INTEGERS:
         fix = "convert it to int64" if target_dtype in FLOATS else "labels are integers"
@@ -75,7 +74,7 @@ def check_labels(function: str, shape: Shape, dim: int, target_shape: Shape, tar
 
 def check_class_target(function: str, shape: Shape, dim: int, target_shape: Shape, target_dtype: str) -> bool:
     """Whether the target holds probabilities, by PyTorch's rule: it does if it has the shape of the input."""
-    if tuple(target_shape) == tuple(shape):
+    if target_shape == shape:
         check_soft_target(function, target_dtype)
         return True
     check_labels(function, shape, dim, target_shape, target_dtype)
@@ -85,7 +84,7 @@ def check_class_target(function: str, shape: Shape, dim: int, target_shape: Shap
 def _labels_shape_error(function: str, shape: Shape, dim: int, target_shape: Shape) -> ShapeError:
     """PyTorch's message for labels that do not match the rows, then what would match."""
     expected = without_dim(shape, dim)
-    got = tuple(target_shape)
+    got = target_shape
     if len(shape) == 1:
         first = (
             f"For 1D input, 1D target must have size 1, but got target size: {got[0]}"
@@ -105,7 +104,7 @@ def _labels_shape_error(function: str, shape: Shape, dim: int, target_shape: Sha
     fix = ""
     if tuple(s for s in got if s != 1) == tuple(s for s in expected if s != 1):
         fix = f"\nRemove the dimensions of size 1: target.reshape({expected})."
-    elif dim != len(shape) - 1 and got == tuple(shape[:-1]):
+    elif dim != len(shape) - 1 and got == shape[:-1]:
         fix = "\nThe classes seem to be the last dimension of input: move them, e.g. input.swapaxes(1, -1)."
     return ShapeError(
         f"{first}\n{function}: input has shape {_list(shape)} with its classes in dimension {dim}, so target must have "
@@ -128,7 +127,7 @@ def check_class_vector(
     function: str, shape: Shape, dtype: str, classes: int, name: str = "weight", dtypes: frozenset[str] = FLOATS
 ) -> None:
     """A vector with one number for every class, of one of `dtypes`."""
-    if tuple(shape) != (classes,):
+    if shape != (classes,):
         raise ShapeError(
             f"{name} tensor should be defined either for all {classes} classes or no classes but got {name} tensor of "
             f"shape: {_list(shape)}\n{function}: {name} must have shape [{classes}]."
@@ -168,7 +167,7 @@ def check_temperature(function: str, temperature: float) -> None:
 
 def check_same_shape(target_shape: Shape, shape: Shape) -> None:
     """Elementwise classification pairs every logit with its own target."""
-    if tuple(target_shape) != tuple(shape):
+    if target_shape != shape:
         raise ShapeError(f"Target size ({target_shape}) must be the same as input size ({shape})")
 
 
@@ -203,7 +202,7 @@ def check_broadcasts(function: str, name: str, shape: Shape, to: Shape, dtype: s
 def broadcast_shape(function: str, a: Shape, b: Shape) -> tuple[int, ...]:
     """The shape of `a - b`."""
     try:
-        return np.broadcast_shapes(tuple(a), tuple(b))
+        return np.broadcast_shapes(a, b)
     except ValueError:
         n = min(len(a), len(b))
         i = next(i for i in range(1, n + 1) if a[-i] != b[-i] and 1 not in (a[-i], b[-i]))

@@ -16,9 +16,6 @@ Array = Any
 class Backend(Protocol):
     """What the public functions ask of a framework, after the checks. `dim` counts from the front."""
 
-    def to_array(self, function: str, name: str, value: Any, /) -> Array:
-        """An argument as an array that the verbs below can compute with."""
-
     def dtype_name(self, a: Array, /) -> str:
         """NumPy's name of its dtype."""
 
@@ -53,28 +50,38 @@ class Backend(Protocol):
     ) -> Array: ...  # fmt: skip
 
     def pointwise(
-        self, kind: str, x: Array, target: Array, weight: Array | None, pos_weight: Array | None,
+        self, function: str, kind: str, x: Array, target: Array, weight: Array | None, pos_weight: Array | None,
         reduction: Reduction, /,
     ) -> Array:  # fmt: skip
         """An elementwise loss by its name in `reference.POINTWISE`."""
 
-    def root_mean_square(self, x: Array, target: Array, dims: tuple[int, ...], reduction: Reduction, /) -> Array: ...
+    def root_mean_square(
+        self, function: str, x: Array, target: Array, dims: tuple[int, ...], reduction: Reduction, /
+    ) -> Array: ...
 
-    def entropy(self, p: Array, dim: int, kind: str, normalize: bool, unit: float, /) -> Array:
+    def entropy(self, function: str, p: Array, dim: int, kind: str, normalize: bool, unit: float, /) -> Array:
         """In units of `unit` nats."""
 
 
 def select(function: str, **arrays: Array) -> tuple[Backend, *tuple[Any, ...]]:
     """(backend, *arrays as the backend's arrays); None stays None. All arrays must be of one framework."""
     torch = sys.modules.get("torch")
-    tensor = getattr(torch, "Tensor", None)
+    tensor = getattr(torch, "Tensor", ())
+    tensors = others = False
+    for array in arrays.values():
+        if isinstance(array, tensor):
+            tensors = True
+        elif array is not None:
+            others = True
+    if tensors and others:
+        raise _mixed(function, arrays, tensor)
     backend: Backend
-    if tensor is not None and any(isinstance(a, tensor) for a in arrays.values()):
-        if not all(a is None or isinstance(a, tensor) for a in arrays.values()):
-            raise _mixed(function, arrays, tensor)
+    if tensors:
         from lossless._torch import backend
-    else:
-        from lossless._numpy import backend
+
+        return (backend, *arrays.values())
+    from lossless._numpy import backend
+
     return (backend, *[None if a is None else backend.to_array(function, name, a) for name, a in arrays.items()])
 
 

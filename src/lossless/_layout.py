@@ -4,15 +4,14 @@ Row `r = o * inner + i`; a class dimension at the end has `inner == 1`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from operator import index
+from typing import NamedTuple
 
 from lossless.errors import DimensionError, ShapeError
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """How a C-contiguous array of logits falls into rows."""
 
     outer: int
@@ -27,6 +26,8 @@ class Rows:
 
 def to_rows(shape: Sequence[int], dim: int) -> Rows:
     """The rows of an array whose classes lie along `dim` (already >= 0); a 0-d array is one row of one class."""
+    if len(shape) == 2 and dim == 1:
+        return Rows(shape[0], shape[1], 1)
     if not shape:
         return Rows(1, 1, 1)
     return Rows(prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :]))
@@ -34,6 +35,8 @@ def to_rows(shape: Sequence[int], dim: int) -> Rows:
 
 def without_dim(shape: Sequence[int], dim: int) -> tuple[int, ...]:
     """The shape of one number a row."""
+    if dim == len(shape) - 1:
+        return tuple(shape[:dim])
     return (*shape[:dim], *shape[dim + 1 :])
 
 

@@ -38,5 +38,16 @@ class UnsupportedArrayError(LosslessError, TypeError, RuntimeError):
     """An argument of a kind that lossless cannot compute with, or a mix of frameworks in one call."""
 
 
+class EvaluationError(LosslessError, ValueError):
+    """Saved predictions that cannot be evaluated as they are; the message begins with the file."""
+
+
+class MissingExtraError(LosslessError, ImportError):
+    """A package of an optional extra that is needed here and not installed."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"this needs {module}, which is not installed: pip install 'lossless[{extra}]'")
+
+
 class LosslessWarning(UserWarning):
     """Base of every warning that lossless gives."""

@@ -62,7 +62,7 @@ def entropy(
         raise ParameterError(f"entropy: base got {base!r}, expected a positive number other than 1")
     if kind == "probs":
         _check_probabilities(*backend.extremes(p), normalize)
-    result = backend.entropy(p, axis, kind, normalize, 1.0 if base is None else log(base))
+    result = backend.entropy("entropy", p, axis, kind, normalize, 1.0 if base is None else log(base))
     return result.reshape((*p.shape[:axis], 1, *p.shape[axis + 1 :])) if keepdim else result
 
 

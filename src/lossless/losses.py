@@ -64,11 +64,12 @@ def cross_entropy(
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
     shape = input.shape
-    dtype = backend.dtype_name(input)
-    _check.check_floating("cross_entropy", dtype)
     dim = class_dim(shape)
+    _check.check_floating("cross_entropy", backend.dtype_name(input))
     _check.check_has_classes("cross_entropy", shape, dim)
     soft = _check.check_class_target("cross_entropy", shape, dim, target.shape, backend.dtype_name(target))
+    if not soft and len(shape) == 1:
+        target = target.reshape(())
     _check.check_ignore_index("cross_entropy", ignore_index, soft)
     _check.check_label_smoothing(label_smoothing)
     if weight is not None:
@@ -124,6 +125,8 @@ def nll_loss(
     _check.check_has_classes("nll_loss", input.shape, dim)
     _check.check_labels("nll_loss", input.shape, dim, target.shape, backend.dtype_name(target))
     _check.check_ignore_index("nll_loss", ignore_index, soft=False)
+    if len(input.shape) == 1:
+        target = target.reshape(())
     if weight is not None:
         _check.check_class_vector("nll_loss", weight.shape, backend.dtype_name(weight), input.shape[dim])
     return backend.nll("nll_loss", input, target, weight, dim, ignore_index, reduction)
@@ -180,7 +183,7 @@ def binary_cross_entropy_with_logits(
         _check.check_broadcasts(function, "weight", weight.shape, input.shape, backend.dtype_name(weight))
     if pos_weight is not None:
         _check.check_broadcasts(function, "pos_weight", pos_weight.shape, input.shape, backend.dtype_name(pos_weight))
-    return backend.pointwise("bce_with_logits", input, target, weight, pos_weight, reduction)
+    return backend.pointwise(function, "bce_with_logits", input, target, weight, pos_weight, reduction)
 
 
 def mse_loss(
@@ -232,12 +235,12 @@ def mse_loss(
             stacklevel=2,
         )
         _check.broadcast_shape("mse_loss", input.shape, target.shape)
-    if weight is not None and tuple(weight.shape) != tuple(input.shape):
+    if weight is not None and weight.shape != input.shape:
         raise ShapeError(
             f"Weights and input must have the same size.\nmse_loss: weight has shape {list(weight.shape)} and input "
             f"{list(input.shape)}."
         )
-    return backend.pointwise("squared_error", input, target, weight, None, reduction)
+    return backend.pointwise("mse_loss", "squared_error", input, target, weight, None, reduction)
 
 
 def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int | Sequence[int] | None = None) -> Array:
@@ -275,10 +278,10 @@ def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int 
     input = backend.for_loss(input)
     _check.check_floating("rmse_loss", backend.dtype_name(input))
     _check.check_real("rmse_loss", backend.dtype_name(target), "target")
-    if tuple(target.shape) != tuple(input.shape):
+    if target.shape != input.shape:
         raise ShapeError(
             f"rmse_loss: input has shape {list(input.shape)} and target {list(target.shape)}, expected the same"
         )
     ndim = len(input.shape)
     dims = tuple(range(ndim)) if dim is None else to_dims(dim, ndim)
-    return backend.root_mean_square(input, target, dims, reduction)
+    return backend.root_mean_square("rmse_loss", input, target, dims, reduction)

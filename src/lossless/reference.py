@@ -324,8 +324,8 @@ def entropy(p: Array, kind: str, normalize: bool) -> Array:
     largest = xp.sum(xp.where(top, p, 0.0), axis=-1)
     rest = xp.sum(xp.where(top, 0.0, p), axis=-1)
     whole = largest + rest
-    others = _minus_p_log_p(xp, xp.where(top, 0.0, p) / whole[..., None])
-    return xp.sum(xp.where(top, 0.0, others), axis=-1) + largest / whole * xp.log1p(rest / largest)
+    others = _minus_p_log_p(xp, xp.where(top, 1.0, p / _col(whole)))  # -1 log 1 = 0, smoothly
+    return xp.sum(others, axis=-1) + largest / whole * xp.log1p(rest / largest)
 
 
 def _minus_p_log_p(xp: Any, p: Array) -> Array:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-import lossless
+from lossless._config import get_num_threads, set_num_threads
 
 from .accumulators import Accumulator, Count, standard
 from .errors import about
@@ -178,9 +178,9 @@ def default_workers() -> int:
 @contextmanager
 def one_native_thread() -> Iterator[None]:
     """Partitions are the parallelism here; kernels that split rows as well would only get in each other's way."""
-    before = lossless.get_num_threads()
-    lossless.set_num_threads(1)
+    before = get_num_threads()
+    set_num_threads(1)
     try:
         yield
     finally:
-        lossless.set_num_threads(before)
+        set_num_threads(before)

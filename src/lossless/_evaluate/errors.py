@@ -1,25 +1,14 @@
-"""What `lossless evaluate` raises: what is wrong with the input, where, and what to do about it."""
+"""Messages that say which file they are about."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lossless.errors import LosslessError
-
-
-class EvaluationError(LosslessError, ValueError):
-    """The predictions cannot be evaluated as they are."""
-
-
-class MissingExtraError(LosslessError, ImportError):
-    """A package that reads this format is not installed."""
-
-    def __init__(self, module: str) -> None:
-        super().__init__(f"this needs {module}, which is not installed: pip install 'lossless[evaluate]'")
+from lossless.errors import EvaluationError
 
 
 @contextmanager
 def about(path: str) -> Iterator[None]:
-    """Begin messages from the block with the file that they are about."""
+    """Begin the messages of the block with the file."""
     try:
         yield
     except EvaluationError as error:

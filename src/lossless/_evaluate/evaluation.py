@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from lossless.errors import EvaluationError
+
 from .accumulators import CalibrationBin, ClassFigures, Count, HistogramBin, MeanResult, RankedRow
 from .engine import Factories, Partial, Screening, run
-from .errors import EvaluationError
 from .plan import Plan, make_plan
 from .readers import open_reader
 from .roles import Request
@@ -162,7 +163,7 @@ def evaluate(
         >>> np.savez(path, logits=[[2.0, 0.0], [0.0, 1.0]], label=[0, 0])
         >>> e = evaluate(path)
         >>> round(e.nll, 9), e.accuracy
-        (0.72009485, 0.5)
+        (0.720094849, 0.5)
     """
     paths = [files] if isinstance(files, str | os.PathLike) else list(files)
     request = Request(logits, probs, log_probs, label)

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .errors import EvaluationError, about
+from lossless.errors import EvaluationError
+
+from .errors import about
 from .readers import Part, Reader, open_reader
 from .roles import SAMPLE_ROWS, Columns, Request, choose_columns, decide_kind
 from .rows import SUM_TOLERANCE, Kind

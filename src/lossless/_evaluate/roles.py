@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import EvaluationError
+from lossless.errors import EvaluationError
+
 from .rows import SUM_TOLERANCE, Kind
 
 SAMPLE_ROWS = 1024
@@ -254,6 +255,10 @@ def _looks_written_by_timm(table: Table) -> bool:
 def choose_columns(table: Table, request: Request, details: int = 3) -> Columns:
     """The columns to read; `details` other columns of text or integers go with the most surprising rows."""
     scores, label = choose_scores(table, request), choose_label(table, request)
+    names = [*(c.name for c in table.scores if len(c.members) == 1), *(c.name for c in table.values)]
+    for name in (*scores.members, label.name):
+        if names.count(name) > 1:
+            raise EvaluationError(f"two columns are called '{name}'; write the file with different names")
     others = [c for c in table.values if c.name != label.name and c.name not in scores.members]
     others = [c for c in others if not c.listed and (c.text or "int" in c.type)]
     return Columns(scores, label, tuple(c.name for c in others[:details]))

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lossless.errors import EvaluationError
 from lossless.statistics import row_statistics
 from lossless.transforms import softmax
-
-from .errors import EvaluationError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

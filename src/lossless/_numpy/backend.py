@@ -173,8 +173,9 @@ def nll(
 
 @silent
 def pointwise(
-    kind: str, x: Array, target: Array, weight: Array | None, pos_weight: Array | None, reduction: Reduction
-) -> Any:
+    function: str, kind: str, x: Array, target: Array, weight: Array | None, pos_weight: Array | None,
+    reduction: Reduction,
+) -> Any:  # fmt: skip
     """`x` and `target` broadcast to the shape of the result, weights to that of `x`."""
     dtype = _promote(x, target)
     divisor = weight if kind == "squared_error" else None  # by which a mean is weighted
@@ -194,16 +195,16 @@ def pointwise(
 
 
 @silent
-def root_mean_square(x: Array, target: Array, dims: tuple[int, ...], reduction: Reduction) -> Any:
+def root_mean_square(function: str, x: Array, target: Array, dims: tuple[int, ...], reduction: Reduction) -> Any:
     root = reference.root_mean_square(reference.wide(x) - reference.wide(target), dims)
     return _rounded(reduce_rows(root, None, reduction), _promote(x, target))
 
 
 @silent
-def entropy(p: Array, dim: int, kind: str, normalize: bool, unit: float) -> Any:
+def entropy(function: str, p: Array, dim: int, kind: str, normalize: bool, unit: float) -> Any:
     if kind == "logits" or (kind == "log_probs" and normalize):
         x = p if unit == 1.0 else p.astype(np.float64)  # one rounding, after the division
-        h = np.asarray(row_statistics("entropy", x, None, None, dim, None, False).entropy)
+        h = np.asarray(row_statistics(function, x, None, None, dim, None, False).entropy)
     else:
         h = reference.entropy(_classes_last(p, dim), kind, normalize)
     return _rounded(h / unit, p.dtype)

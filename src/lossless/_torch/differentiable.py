@@ -38,21 +38,13 @@ def row_statistics(x: Tensor, target: Tensor | None, prior: Tensor | None, ignor
 
 
 def row_gradient(
-    x: Tensor,
-    target: Tensor | None,
-    prior: Tensor | None,
-    ignore_index: int | None,
-    *,
-    d_nll: Tensor | None = None,
-    d_lse: Tensor | None = None,
-    d_entropy: Tensor | None = None,
-    d_prior: Tensor | None = None,
+    x: Tensor, target: Tensor | None, prior: Tensor | None, ignore_index: int | None, *partials: Tensor | None
 ) -> Tensor:
     """`reference.row_statistics_backward`, unrounded; in eager mode its own derivative does not cancel either."""
-    partials = dict(zip(PARTIALS, (d_nll, d_lse, d_entropy, d_prior), strict=True))
     if watched() or forward_ad._current_level >= 0 or not torch.is_grad_enabled():
-        return reference.row_statistics_backward(x, target, prior, ignore_index, **partials)
-    return _RowGradient.apply(x, target, prior, ignore_index, *partials.values())  # type: ignore[no-any-return]
+        named = dict(zip(PARTIALS, partials, strict=True))
+        return reference.row_statistics_backward(x, target, prior, ignore_index, **named)
+    return _RowGradient.apply(x, target, prior, ignore_index, *partials)  # type: ignore[no-any-return]
 
 
 class _RowGradient(Function):
@@ -163,9 +155,7 @@ class _RowStatistics(Function):
     def backward(ctx: Any, *g: Tensor | None) -> Any:
         x, target, prior = ctx.saved_tensors
         d_lse, d_entropy, d_nll, d_prior = _by_name(target, prior, g)
-        dx = row_gradient(
-            x, target, prior, ctx.ignore_index, d_nll=d_nll, d_lse=d_lse, d_entropy=d_entropy, d_prior=d_prior
-        ).to(x.dtype)
+        dx = row_gradient(x, target, prior, ctx.ignore_index, d_nll, d_lse, d_entropy, d_prior).to(x.dtype)
         d_target = d_u = None
         if ctx.needs_input_grad[1] and d_nll is not None:
             d_target = (d_nll[..., None] * reference.class_costs(x)).to(target.dtype)

@@ -22,6 +22,7 @@ PLAIN = frozenset({Tensor, torch.nn.Parameter})
 _C: Any = torch._C
 _transforms_active = _C._are_functorch_transforms_active
 _tracing_state = _C._get_tracing_state
+_dispatch_keys, _CPU = _C._dispatch_keys, _C.DispatchKey.CPU
 _dispatch_modes = _C._len_torch_dispatch_stack
 
 
@@ -36,7 +37,10 @@ def kernels_serve(*tensors: Tensor | None) -> bool:
     """Whether the kernels may compute with these tensors now."""
     if native is None or watched() or forward_ad._current_level >= 0:
         return False
-    return all(t is None or (type(t) in PLAIN and t.is_cpu) for t in tensors)
+    for t in tensors:
+        if t is not None and not (type(t) in PLAIN and t.is_cpu and t.layout is torch.strided):
+            return False
+    return True
 
 
 def values_known(t: Tensor) -> bool:
@@ -51,16 +55,26 @@ def in_memory(t: Tensor) -> Tensor:
 
 def batched(g: Tensor) -> bool:
     """Whether an incoming gradient is a batch in disguise, as `is_grads_batched` makes them outside of torch.func."""
-    return not _C._dispatch_keys(g).has(_C.DispatchKey.CPU)
+    return not _dispatch_keys(g).has(_CPU)
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:
     """Whether autograd is recording and one of these takes part."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return True
+    return False
 
 
-def check_supported(function: str, name: str, t: Tensor) -> None:
-    """Dense tensors with memory behind them."""
+def check_supported(function: str, **tensors: Tensor | None) -> None:
+    """Each is a dense tensor with memory behind it, which the reference formulas can compute with."""
+    for name, t in tensors.items():
+        if t is not None:
+            _check_supported(function, name, t)
+
+
+def _check_supported(function: str, name: str, t: Tensor) -> None:
     if type(t) not in PLAIN and not torch.compiler.is_compiling():
         fake = sys.modules.get("torch._subclasses.fake_tensor")
         if fake is not None and isinstance(t, fake.FakeTensor):

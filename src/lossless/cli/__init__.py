@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lossless import __version__
-from lossless.errors import LosslessError
+from lossless.errors import LosslessError, MissingExtraError
 
 COMMANDS = ("evaluate", "demo", "info")
-_EXTRAS = {"pyarrow": "evaluate", "rich": "evaluate", "jinja2": "evaluate", "altair": "evaluate"} | {
-    "vl_convert": "evaluate",
-    "sklearn": "demo",
-    "py3langid": "demo",
-    "django": "demo",
+_EXTRAS = {
+    **dict.fromkeys(("pyarrow", "rich", "jinja2", "markupsafe", "altair", "vl_convert"), "evaluate"),
+    **dict.fromkeys(("sklearn", "py3langid", "django"), "demo"),
 }
 
 
@@ -50,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        return _fail(args.command, f"this needs {error.name}, which is not installed: pip install 'lossless[{extra}]'")
+        return _fail(args.command, str(MissingExtraError(str(error.name), extra)))
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:

@@ -12,7 +12,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import EvaluationError, MissingExtraError, about
+from lossless.errors import EvaluationError, MissingExtraError
+
+from ..errors import about
 from ..roles import Columns, ScoreColumn, Table
 from ..rows import RawBatch
 
@@ -79,7 +81,7 @@ def open_reader(path: str, file: int) -> Reader:
                 try:
                     reader = getattr(import_module(f"{__name__}.{module}"), name)
                 except ModuleNotFoundError as error:
-                    raise MissingExtraError(error.name or module) from None
+                    raise MissingExtraError(error.name or module, "evaluate") from None
                 opened: Reader = reader(path, file)
                 return opened
         if not head:

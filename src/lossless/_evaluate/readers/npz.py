@@ -16,7 +16,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ..errors import EvaluationError
+from lossless.errors import EvaluationError
+
 from ..roles import Columns, ScoreColumn, Table, ValueColumn, label_indices, name_indices
 from ..rows import RawBatch
 from . import Part, batch_rows
