@@ -293,11 +293,11 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
             g.but_top[i] = state[3 * n];
             s.mean_below[i] = state[4 * n];
         }
-        plain ? prepare_plain(g, s) : prepare_general<Compute<D>>(g, s);
+        plain ? prepare_plain<Compute<D>>(g, s) : prepare_general<Compute<D>>(g, s);
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             view.put(g.m, data.limit_where_infinite(view, view.get(g.peak)));
             if constexpr (plain) {
-                sweep_plain(view, data.x, data.out, g, s);
+                sweep_plain<false>(view, data.x, data.out, g, s);
             } else {
                 prepare_soft<target>(p, view, data, s);
                 sweep_general<target>(p, view, data, g, s);
@@ -314,10 +314,11 @@ template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, 
         finish<Target::none>(g);
         Slopes s = {}; // softmax is the gradient of lse
         store(s.b, broadcast(1.0));
-        prepare_plain(g, s);
+        prepare_plain<Compute<D>>(g, s);
+        store(s.top_value, load(g.top) / load(g.all));
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             data.limit_where_infinite(view, view.get(g.peak));
-            sweep_plain(view, data.x, data.out, g, s);
+            sweep_plain<true>(view, data.x, data.out, g, s);
         });
         rows.close(g);
     });
@@ -367,7 +368,7 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
         });
         finish<Target::none>(g);
         Slopes s = {};
-        prepare_probabilities<Compute<D>>(g, s);
+        prepare_probabilities<Compute<D>>(broadcast(1.0), g, s);
         store(mean, load(mean) / load(g.all));
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             using T = typename std::remove_cvref_t<decltype(view)>::T;
@@ -375,9 +376,9 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
             const Probabilities<T> probabilities(view, g, s);
             const Pack<T> at_top = view.get(g_top), average = view.get(mean);
             view.each([&](Block b) __attribute__((always_inline)) {
-                const Pack<T> P = probabilities(view.load(data.x, b, T(-INF)));
+                const Parts<T> p2 = probabilities(view.load(data.x, b, T(-INF)));
                 const Pack<T> slope = (view.load(data.cotangent, b, T(0)) - at_top) - average;
-                view.store(data.out, b, slope * P * broadcast(T(0x1p-64)));
+                view.store(data.out, b, fma(slope, p2.high, slope * p2.low) * broadcast(T(0x1p-64)));
             });
         });
         rows.close(g);

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <optional>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #if defined(__linux__)
@@ -148,7 +149,8 @@ struct Rows {
     double* state(Array& a) { return a.expect(Element::f64, STATE_ROWS * rows()).as<double>(); }
 };
 
-// A prior and, for each class, the sum of its other classes: from running sums of both ends, never a total less a term.
+// A prior and, for each class, the sum of its other classes: from running sums of both ends, never a total less a term,
+// in a wider type than the data.
 class Prior {
   public:
     Prior(RowProblem& p, const void* weights) {
@@ -160,19 +162,20 @@ class Prior {
 
   private:
     template <class T> void fill(RowProblem& p, const T* weights, std::vector<T>& table) {
+        using Wide = std::conditional_t<sizeof(T) == 4, double, long double>;
         const int64_t n = p.classes;
         table.resize(size_t(2 * n));
-        std::vector<double> after(size_t(n) + 1, 0.0);
+        std::vector<Wide> after(size_t(n) + 1, Wide(0));
         for (int64_t j = 0; j < n; j++) table[size_t(j)] = weights ? weights[j] : T(1);
-        for (int64_t j = n; j-- > 0;) after[size_t(j)] = after[size_t(j) + 1] + double(table[size_t(j)]);
-        double before = 0;
+        for (int64_t j = n; j-- > 0;) after[size_t(j)] = after[size_t(j) + 1] + Wide(table[size_t(j)]);
+        Wide before = 0;
         for (int64_t j = 0; j < n; j++) {
             table[size_t(n + j)] = T(before + after[size_t(j) + 1]);
-            before += double(table[size_t(j)]);
+            before += Wide(table[size_t(j)]);
         }
         p.prior = table.data();
         p.prior_others = table.data() + n;
-        p.prior_total = before;
+        p.prior_total = double(before);
     }
     std::vector<float> narrow;
     std::vector<double> wide;

@@ -208,59 +208,74 @@ template <Target target> static void finish(Group& g) {
 // without prior, entropy or soft target; everything else takes the general one.
 struct Slopes {
     Column a, b, c, d;
-    // plain
-    Column factor, target_value;
+    // p times a factor f / S, kept as a mantissa in two parts; its exponent goes into the exponentials
+    Column factor, factor_low;
+    Column target_value, top_value; // plain
     // general
-    Column inverse, inverse_low, q_top, q_target, mean_below, rest_total, rest_largest;
+    Column q_top, q_target, mean_below, rest_total, rest_largest;
     Indices largest;
     // both: 2^exponent inside the exponentials, 2^final at the end
     Column exponent, final;
-    bool zero[LANES], any_zero; // rows whose gradient is 0 whatever the data
 };
 
-// The row coefficient as one factor: the exponent goes into the exponentials, so that nothing under- or overflows on
-// the way to a gradient that fits.
-static void prepare_plain(const Group& g, Slopes& s) {
-    const Pack<double> a = load(s.a), ab = a + load(s.b), all = load(g.all);
-    const Split f = split(ab / (all * broadcast(0x1p-64)));
-    const Pack<double> inside = select(f.exponent < broadcast(0.0), f.exponent, broadcast(0.0));
-    store(s.factor, f.mantissa);
-    store(s.exponent, inside);
-    store(s.final, f.exponent - inside - broadcast(double(HEADROOM)));
-    store(s.target_value, broadcast(0.0) - a * (load(g.but_target) / all));
+// Sets up p f for a row factor f: the quotient f / S in two parts, so that it costs no rounding, and with its exponent
+// apart, so that nothing under- or overflows on the way to a result that fits.
+template <class T> static void prepare_probabilities(Pack<double> f, const Group& g, Slopes& s) {
+    const Pack<double> zero = broadcast(0.0), scaled = load(g.all) * broadcast(0x1p-64); // the true sum
+    const Pack<double> quotient = f / scaled, rest = fma(zero - quotient, scaled, f) / scaled;
+    const Split split_quotient = split(quotient);
+    const Pack<double> high = to_f64(narrow<T>(split_quotient.mantissa));
+    const Pack<double> low = (split_quotient.mantissa - high) + rest * power_of_two(zero - split_quotient.exponent);
+    store(s.factor, high);
+    store(s.factor_low, select(abs(low) < broadcast(1.0), low, zero)); // else f / S is 0, tiny or not finite
+    store(s.exponent, split_quotient.exponent);
 }
 
-template <class View> LOSSLESS_INLINE void sweep_plain(const View& view, const typename View::Element* x,
-                                                       typename View::Element* out, const Group& g, const Slopes& s) {
+// p f 2^64 as the sum of two numbers, of which the second is at most 0.42 of the first.
+template <class T> struct Parts {
+    Pack<T> high, low;
+};
+template <class T> struct Probabilities {
+    Frame<T> exponentials;
+    Pack<T> factor, factor_low;
+    template <class View> LOSSLESS_INLINE_MEMBER Probabilities(const View& view, const Group& g, const Slopes& s)
+        : exponentials(view.get(g.m)), factor(view.get(s.factor)), factor_low(view.get(s.factor_low)) {
+        exponentials.offset = exponentials.offset + view.get(s.exponent);
+    }
+    LOSSLESS_INLINE_MEMBER Parts<T> operator()(Pack<T> x) const {
+        const auto e = exponentials.parts(x);
+        const Pack<T> scale = power_of_two(e.exponent + exponentials.offset), high = scale * factor;
+        return {high, fma(high, e.fraction, scale * factor_low)};
+    }
+};
+
+template <class T> static void prepare_plain(const Group& g, Slopes& s) {
+    const Pack<double> zero = broadcast(0.0), a = load(s.a);
+    prepare_probabilities<T>(a + load(s.b), g, s);
+    const Pack<double> exponent = load(s.exponent), inside = select(exponent < zero, exponent, zero);
+    store(s.exponent, inside);
+    store(s.final, exponent - inside - broadcast(double(HEADROOM)));
+    store(s.target_value, zero - a * (load(g.but_target) / load(g.all)));
+}
+
+// `has_top_value`: what the largest class gets is given, exactly 1 for a softmax with nothing beside it.
+template <bool has_top_value, class View>
+LOSSLESS_INLINE void sweep_plain(const View& view, const typename View::Element* x, typename View::Element* out,
+                                 const Group& g, const Slopes& s) {
     using T = typename View::T;
-    Frame<T> exponentials(view.get(g.m));
-    exponentials.offset = exponentials.offset + view.get(s.exponent);
-    const Pack<T> factor = view.get(s.factor), target_value = view.get(s.target_value);
+    const Probabilities<T> probabilities(view, g, s);
+    const Pack<T> m = view.get(g.m), target_value = view.get(s.target_value), top_value = view.get(s.top_value);
     const Scale<T> scale(view, s.final);
     const auto y = view.get_class(g.target);
     view.each([&](Block b) __attribute__((always_inline)) {
-        const auto e = exponentials.parts(view.load(x, b, T(-INF)));
-        const Pack<T> c = factor * power_of_two(e.exponent + exponentials.offset);
-        Pack<T> dx = scale(fma(c, e.fraction, c));
+        const Pack<T> v = view.load(x, b, T(-INF));
+        const Parts<T> p = probabilities(v);
+        Pack<T> dx = scale(p.high + p.low);
+        if constexpr (has_top_value) dx = select(v == m, top_value, dx);
         if (y.may_be_in(b)) dx = select(y.in(b), target_value, dx);
         view.store(out, b, dx);
     });
 }
-
-// p 2^64 of the row, with 1 / S in two parts so that it costs no rounding.
-template <class T> struct Probabilities {
-    Frame<T> exponentials;
-    Pack<T> inverse, inverse_low;
-    template <class View> LOSSLESS_INLINE_MEMBER Probabilities(const View& view, const Group& g, const Slopes& s)
-        : exponentials(view.get(g.m)), inverse(view.get(s.inverse)), inverse_low(view.get(s.inverse_low)) {
-        exponentials.offset = exponentials.offset + view.get(s.exponent);
-    }
-    LOSSLESS_INLINE_MEMBER Pack<T> operator()(Pack<T> x) const {
-        const auto e = exponentials.parts(x);
-        const Pack<T> scale = power_of_two(e.exponent + exponentials.offset), c = scale * inverse;
-        return c + fma(c, e.fraction, scale * inverse_low);
-    }
-};
 
 // The largest |t| with the sum of the other t.
 template <Target target, class View>
@@ -285,18 +300,8 @@ LOSSLESS_INLINE void prepare_soft(const RowProblem& p, const View& view, const D
     }
 }
 
-template <class T> static void prepare_probabilities(const Group& g, Slopes& s) {
-    const Pack<double> one = broadcast(1.0), scaled = load(g.all) * broadcast(0x1p-64); // the true sum
-    const Pack<double> quotient = one / scaled, rest = fma(broadcast(0.0) - quotient, scaled, one) * quotient;
-    const Split inverse = split(quotient);
-    const Pack<double> high = to_f64(narrow<T>(inverse.mantissa));
-    store(s.inverse, high);
-    store(s.inverse_low, (inverse.mantissa - high) + rest * power_of_two(broadcast(0.0) - inverse.exponent));
-    store(s.exponent, inverse.exponent);
-}
-
 template <class T> static void prepare_general(const Group& g, Slopes& s) {
-    prepare_probabilities<T>(g, s);
+    prepare_probabilities<T>(broadcast(1.0), g, s);
     const Pack<double> all = load(g.all);
     store(s.q_top, load(g.but_top) / all * broadcast(0x1p64));
     store(s.q_target, load(g.but_target) / all * broadcast(0x1p64));
@@ -327,7 +332,8 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, con
     const auto largest = view.get_class(s.largest);
     view.each([&](Block b) __attribute__((always_inline)) {
         const Pack<T> x = view.load(data.x, b, T(-INF));
-        const Pack<T> P = probabilities(x);
+        const Parts<T> p2 = probabilities(x);
+        const Pack<T> P = p2.high + p2.low;
         Pack<T> Q = select(x == m, q_top, whole - P), t = zero, rest = zero;
         if constexpr (target == Target::index) {
             const Mask<T> is_target = y.in(b);
@@ -344,8 +350,9 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, con
             t = fma(d, view.load_class(prior, b), t);
             rest = fma(d, view.load_class(prior_others, b), rest);
         }
-        Pack<T> dx = (b_ + rest) * P - t * Q;
-        if (entropy) dx = dx + c * cost(P, m - x - mean_below);
+        Pack<T> slope = b_ + rest;
+        if (entropy) slope = fma(c, select(P == zero, zero, m - x - mean_below), slope);
+        const Pack<T> dx = fma(slope, p2.high, fma(slope, p2.low, zero - t * Q));
         view.store(data.out, b, scale(dx));
     });
 }

@@ -33,6 +33,11 @@ TORCH_NAMES = {
 """The names that PyTorch's messages use for dtypes."""
 
 
+def dtype_name(dtype: Any) -> str:
+    """NumPy's name of a dtype, whatever the framework."""
+    return str(dtype).removeprefix("torch.")
+
+
 def check_floating(function: str, dtype: str, name: str = "input") -> None:
     """The array that is differentiated must be of real floating point numbers."""
     if dtype not in FLOATS:

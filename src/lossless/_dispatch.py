@@ -4,8 +4,11 @@ A framework is imported only if one of its arrays arrived, which means that the 
 """
 
 import sys
-from typing import Any, Protocol
+from importlib import import_module
+from typing import Any, Protocol, cast
 
+from lossless._numpy.arrays import to_array
+from lossless._plan import RowPlan
 from lossless._reduce import Reduction
 from lossless.errors import UnsupportedArrayError
 from lossless.reference import Statistics
@@ -14,10 +17,7 @@ Array = Any
 
 
 class Backend(Protocol):
-    """What the public functions ask of a framework, after the checks. `dim` counts from the front."""
-
-    def dtype_name(self, a: Array, /) -> str:
-        """NumPy's name of its dtype."""
+    """What the public functions ask of a framework, after checks and plan."""
 
     def to_dtype(self, a: Array, dtype: Any, /) -> Array: ...
 
@@ -26,28 +26,21 @@ class Backend(Protocol):
 
     def permute(self, a: Array, order: tuple[int, ...], /) -> Array: ...
 
-    def extremes(self, a: Array, /) -> tuple[float, float]:
+    def extremes(self, plan: RowPlan, a: Array, /) -> tuple[float, float]:
         """Its smallest and largest number, or (0, 0) if they may not be looked at."""
 
-    def softmax(self, x: Array, dim: int, temperature: float, /) -> Array: ...
+    def softmax(self, plan: RowPlan, x: Array, temperature: float, /) -> Array: ...
 
-    def log_softmax(self, x: Array, dim: int, temperature: float, /) -> Array: ...
+    def log_softmax(self, plan: RowPlan, x: Array, temperature: float, /) -> Array: ...
 
     def row_statistics(
-        self, function: str, x: Array, target: Array | None, prior: Array | None, dim: int, ignore_index: int | None,
-        only_lse: bool, /,
-    ) -> Statistics:  # fmt: skip
+        self, plan: RowPlan, x: Array, target: Array | None, prior: Array | None, only_lse: bool, /
+    ) -> Statistics:
         """Rounded statistics; with `only_lse` the entropy may be left out."""
 
-    def cross_entropy(
-        self, function: str, x: Array, target: Array, weight: Array | None, dim: int, ignore_index: int,
-        smoothing: float, reduction: Reduction, /,
-    ) -> Array: ...  # fmt: skip
+    def cross_entropy(self, plan: RowPlan, x: Array, target: Array, weight: Array | None, /) -> Array: ...
 
-    def nll(
-        self, function: str, x: Array, target: Array, weight: Array | None, dim: int, ignore_index: int,
-        reduction: Reduction, /,
-    ) -> Array: ...  # fmt: skip
+    def nll(self, plan: RowPlan, x: Array, target: Array, weight: Array | None, /) -> Array: ...
 
     def pointwise(
         self, function: str, kind: str, x: Array, target: Array, weight: Array | None, pos_weight: Array | None,
@@ -59,8 +52,18 @@ class Backend(Protocol):
         self, function: str, x: Array, target: Array, dims: tuple[int, ...], reduction: Reduction, /
     ) -> Array: ...
 
-    def entropy(self, function: str, p: Array, dim: int, kind: str, normalize: bool, unit: float, /) -> Array:
+    def entropy(self, plan: RowPlan, p: Array, kind: str, normalize: bool, unit: float, /) -> Array:
         """In units of `unit` nats."""
+
+
+_backends: dict[str, Backend] = {}
+
+
+def _backend(framework: str) -> Backend:
+    """The backend's module, imported when the first of its arrays arrives."""
+    if framework not in _backends:
+        _backends[framework] = cast(Backend, import_module(f"lossless._{framework}.backend"))
+    return _backends[framework]
 
 
 def select(function: str, **arrays: Array) -> tuple[Backend, *tuple[Any, ...]]:
@@ -75,14 +78,9 @@ def select(function: str, **arrays: Array) -> tuple[Backend, *tuple[Any, ...]]:
             others = True
     if tensors and others:
         raise _mixed(function, arrays, tensor)
-    backend: Backend
     if tensors:
-        from lossless._torch import backend
-
-        return (backend, *arrays.values())
-    from lossless._numpy import backend
-
-    return (backend, *[None if a is None else backend.to_array(function, name, a) for name, a in arrays.items()])
+        return (_backend("torch"), *arrays.values())
+    return (_backend("numpy"), *[None if a is None else to_array(function, name, a) for name, a in arrays.items()])
 
 
 def _mixed(function: str, arrays: dict[str, Array], tensor: type) -> UnsupportedArrayError:

@@ -1,11 +1,11 @@
 """From one number a row to the result: PyTorch's `reduction`, with its legacy spellings."""
 
-from collections.abc import Sequence
 from math import nan, prod
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 from warnings import warn
 
 from lossless.errors import LosslessWarning, ParameterError
+from lossless.reference import Array, namespace
 
 Reduction = Literal["none", "mean", "sum"]
 REDUCTIONS = get_args(Reduction)
@@ -35,16 +35,14 @@ def to_reduction(reduction: str, size_average: bool | None = None, reduce: bool 
     return reduction  # type: ignore[return-value]  # narrowed by the membership test above
 
 
-def reduce_rows(loss: Any, weights: Any, reduction: Reduction) -> Any:
-    """(*batch) losses to the result; a mean divides by the sum of `weights`, or by the count if None."""
+def reduce_rows(loss: Array, weights: Array | None, reduction: Reduction) -> Array:
+    """(*batch) losses to the result; a mean divides by the sum of `weights`, or by the count, and by 0 is NaN."""
     if reduction == "none":
         return loss
     total = loss.sum()
     if reduction == "sum":
         return total
-    return total / (count(loss.shape) if weights is None else weights.sum())
-
-
-def count(shape: Sequence[int]) -> float:
-    """How many numbers; NaN for none, so that the mean of nothing is NaN."""
-    return float(prod(shape)) or nan
+    if weights is None:
+        return total / (float(prod(loss.shape)) or nan)
+    divisor = weights.sum()
+    return total / namespace(divisor).where(divisor == 0.0, nan, divisor)

@@ -3,9 +3,9 @@
 from math import log
 from typing import Any, Literal
 
-from lossless import _check
+from lossless._check import check_has_classes
 from lossless._dispatch import select
-from lossless._layout import to_dim
+from lossless._plan import plan_transform
 from lossless.errors import ParameterError
 
 Array = Any
@@ -53,17 +53,16 @@ def entropy(
         np.float32(4.3284228e-08)
     """
     backend, p = select("entropy", p=p)
-    _check.check_floating("entropy", backend.dtype_name(p), "p")
-    axis = to_dim(dim, len(p.shape))
-    _check.check_has_classes("entropy", p.shape, axis, "p")
+    plan = plan_transform("entropy", p.shape, p.dtype, dim)
+    check_has_classes("entropy", p.shape, plan.dim, "p")
     if kind not in ("probs", "logits", "log_probs"):
         raise ParameterError(f"entropy: kind got {kind!r}, expected 'probs', 'logits' or 'log_probs'")
     if base is not None and (not base > 0 or base == 1):
         raise ParameterError(f"entropy: base got {base!r}, expected a positive number other than 1")
     if kind == "probs":
-        _check_probabilities(*backend.extremes(p), normalize)
-    result = backend.entropy("entropy", p, axis, kind, normalize, 1.0 if base is None else log(base))
-    return result.reshape((*p.shape[:axis], 1, *p.shape[axis + 1 :])) if keepdim else result
+        _check_probabilities(*backend.extremes(plan, p), normalize)
+    result = backend.entropy(plan, p, kind, normalize, 1.0 if base is None else log(base))
+    return result.reshape((*p.shape[: plan.dim], 1, *p.shape[plan.dim + 1 :])) if keepdim else result
 
 
 def _check_probabilities(low: float, high: float, normalize: bool) -> None:

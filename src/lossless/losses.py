@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 from warnings import warn
 
-from lossless import _check
 from lossless._dispatch import select
-from lossless._layout import class_dim, to_dims
+from lossless._layout import to_dims
+from lossless._plan import plan_binary, plan_class_loss, plan_squared
 from lossless._reduce import to_reduction
 from lossless.errors import LosslessWarning, ShapeError
 
@@ -63,20 +63,11 @@ def cross_entropy(
     backend, input, target, weight = select("cross_entropy", input=input, target=target, weight=weight)
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
-    shape = input.shape
-    dim = class_dim(shape)
-    _check.check_floating("cross_entropy", backend.dtype_name(input))
-    _check.check_has_classes("cross_entropy", shape, dim)
-    soft = _check.check_class_target("cross_entropy", shape, dim, target.shape, backend.dtype_name(target))
-    if not soft and len(shape) == 1:
-        target = target.reshape(())
-    _check.check_ignore_index("cross_entropy", ignore_index, soft)
-    _check.check_label_smoothing(label_smoothing)
-    if weight is not None:
-        _check.check_class_vector("cross_entropy", weight.shape, backend.dtype_name(weight), shape[dim])
-    return backend.cross_entropy(
-        "cross_entropy", input, target, weight, dim, ignore_index, max(label_smoothing, 0.0), reduction
-    )
+    plan = plan_class_loss(
+        "cross_entropy", input.shape, input.dtype, target.shape, target.dtype, *_meta(weight),
+        ignore_index, label_smoothing, reduction,
+    )  # fmt: skip
+    return backend.cross_entropy(plan, input, target, weight)
 
 
 def nll_loss(
@@ -120,16 +111,10 @@ def nll_loss(
     backend, input, target, weight = select("nll_loss", input=input, target=target, weight=weight)
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
-    _check.check_floating("nll_loss", backend.dtype_name(input))
-    dim = class_dim(input.shape)
-    _check.check_has_classes("nll_loss", input.shape, dim)
-    _check.check_labels("nll_loss", input.shape, dim, target.shape, backend.dtype_name(target))
-    _check.check_ignore_index("nll_loss", ignore_index, soft=False)
-    if len(input.shape) == 1:
-        target = target.reshape(())
-    if weight is not None:
-        _check.check_class_vector("nll_loss", weight.shape, backend.dtype_name(weight), input.shape[dim])
-    return backend.nll("nll_loss", input, target, weight, dim, ignore_index, reduction)
+    plan = plan_class_loss(
+        "nll_loss", input.shape, input.dtype, target.shape, target.dtype, *_meta(weight), ignore_index, 0.0, reduction
+    )
+    return backend.nll(plan, input, target, weight)
 
 
 def binary_cross_entropy_with_logits(
@@ -175,14 +160,7 @@ def binary_cross_entropy_with_logits(
     )
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
-    dtype = backend.dtype_name(input)
-    _check.check_floating(function, dtype)
-    _check.check_same_shape(target.shape, input.shape)
-    _check.check_elementwise_target(function, backend.dtype_name(target), dtype)
-    if weight is not None:
-        _check.check_broadcasts(function, "weight", weight.shape, input.shape, backend.dtype_name(weight))
-    if pos_weight is not None:
-        _check.check_broadcasts(function, "pos_weight", pos_weight.shape, input.shape, backend.dtype_name(pos_weight))
+    plan_binary(function, input.shape, input.dtype, target.shape, target.dtype, *_meta(weight), *_meta(pos_weight))
     return backend.pointwise(function, "bce_with_logits", input, target, weight, pos_weight, reduction)
 
 
@@ -224,8 +202,7 @@ def mse_loss(
     backend, input, target, weight = select("mse_loss", input=input, target=target, weight=weight)
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
-    _check.check_floating("mse_loss", backend.dtype_name(input))
-    _check.check_real("mse_loss", backend.dtype_name(target), "target")
+    plan_squared("mse_loss", input.shape, input.dtype, target.shape, target.dtype)
     if target.shape != input.shape:
         warn(
             f"Using a target size ({target.shape}) that is different to the input size ({input.shape}). "
@@ -234,7 +211,6 @@ def mse_loss(
             LosslessWarning,
             stacklevel=2,
         )
-        _check.broadcast_shape("mse_loss", input.shape, target.shape)
     if weight is not None and weight.shape != input.shape:
         raise ShapeError(
             f"Weights and input must have the same size.\nmse_loss: weight has shape {list(weight.shape)} and input "
@@ -276,12 +252,16 @@ def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int 
     backend, input, target = select("rmse_loss", input=input, target=target)
     reduction = to_reduction(reduction)
     input = backend.for_loss(input)
-    _check.check_floating("rmse_loss", backend.dtype_name(input))
-    _check.check_real("rmse_loss", backend.dtype_name(target), "target")
     if target.shape != input.shape:
         raise ShapeError(
             f"rmse_loss: input has shape {list(input.shape)} and target {list(target.shape)}, expected the same"
         )
+    plan_squared("rmse_loss", input.shape, input.dtype, target.shape, target.dtype)
     ndim = len(input.shape)
     dims = tuple(range(ndim)) if dim is None else to_dims(dim, ndim)
     return backend.root_mean_square("rmse_loss", input, target, dims, reduction)
+
+
+def _meta(array: Array | None) -> tuple[Any, Any]:
+    """Shape and dtype of an optional array."""
+    return (None, None) if array is None else (array.shape, array.dtype)

@@ -12,6 +12,7 @@ operations, so differentiating a gradient once more gives the second derivative.
 """
 
 import sys
+from math import prod
 from typing import Any, NamedTuple
 
 import array_api_compat
@@ -101,6 +102,7 @@ def softmax_parts(x: Array, temperature: float = 1.0) -> Softmax:
     tail, S, others = _sums(xp, E, top, exact)
     z = tail / unit
     L = xp.where(z < 1e-30, z, xp.log1p(z))  # the same number, also where log1p is careless with denormals
+    L = xp.where(m > -xp.inf, L, xp.nan)
     return Softmax(m / temperature, top, 0.0 - d, 0.0 - rest, L, E, others, S)
 
 
@@ -150,7 +152,7 @@ def row_statistics(
         nll = _last(_weighted_cost(xp, s, wide(target), exact))
         correct = xp.argmax(x, axis=-1) == xp.argmax(target, axis=-1)
     elif labels:
-        valid = (target >= 0) & (target < x.shape[-1])
+        valid = _valid(x, target)
         y = xp.where(valid, target, 0)[..., None]
         nll = xp.where(valid, _last(xp.take_along_axis(cost, y, axis=-1)), xp.nan)
         correct = xp.argmax(x, axis=-1) == target
@@ -215,7 +217,7 @@ class Link(NamedTuple):
         return loss if self.prior is None else loss + self.d * s.prior
 
 
-def cross_entropy(x: Array, target: Array, weight: Array | None, ignore_index: int, smoothing: float) -> Link:
+def cross_entropy(x: Array, target: Array, weight: Array | None, ignore_index: int | None, smoothing: float) -> Link:
     """The link of cross-entropy with class weights w and label smoothing e.
 
     Labels: (1 - e) w_y nll + (e / C) sum_j w_j (lse - x_j), and a mean divides by the sum of w_y.
@@ -231,20 +233,22 @@ def cross_entropy(x: Array, target: Array, weight: Array | None, ignore_index: i
     prior = None
     if smoothing:
         prior = xp.ones(x.shape[-1], dtype=wide(x).dtype, device=x.device) if w is None else w
-    kept = (target != ignore_index) & (target >= 0) & (target < x.shape[-1])
+    kept = _valid(x, target) if ignore_index is None else _valid(x, target) & (target != ignore_index)
     w_y = wide(kept) if w is None else xp.where(kept, _take(xp, w, xp.where(kept, target, 0)), 0.0)
     return Link(target, prior, (1.0 - smoothing) * w_y, share, w_y)
 
 
-def nll(log_p: Array, target: Array, weight: Array | None, ignore_index: int) -> tuple[Array, Array]:
+def nll(log_p: Array, target: Array, weight: Array | None, ignore_index: int | None) -> tuple[Array, Array]:
     """(-w_y log p_y, w_y) of every row; (0, 0) where the label is ignored, NaN where it is no class."""
     xp = namespace(log_p)
-    valid = (target >= 0) & (target < log_p.shape[-1])
+    valid = _valid(log_p, target)
     y = xp.where(valid, target, 0)
     picked = wide(_last(xp.take_along_axis(log_p, _col(y), axis=-1)))
     w_y = xp.ones_like(picked) if weight is None else _take(xp, wide(weight), y)
-    kept = target != ignore_index
     loss = xp.where(valid, 0.0 - w_y * picked, xp.nan)
+    if ignore_index is None:
+        return loss, w_y
+    kept = target != ignore_index
     return xp.where(kept, loss, 0.0), xp.where(kept, w_y, 0.0)
 
 
@@ -290,7 +294,7 @@ def masked(a: Array, x: Array, target: Array | None, ignore_index: int | None) -
     xp = namespace(x)
     if target is None or target.ndim == x.ndim:
         return a
-    a = xp.where(_col((target >= 0) & (target < x.shape[-1])), a, xp.nan)
+    a = xp.where(_col(_valid(x, target)), a, xp.nan)
     return a if ignore_index is None else xp.where(_col(target != ignore_index), a, 0.0)
 
 
@@ -347,7 +351,7 @@ def bce_with_logits(x: Array, target: Array, weight: Array | None = None, pos_we
     positive = t if pos_weight is None else wide(pos_weight) * t
     loss = _times(xp, positive, xp.where(right, 0.0, 0.0 - x) + tail)
     loss = loss + _times(xp, 1.0 - t, xp.where(right, x, 0.0) + tail)
-    return loss if weight is None else wide(weight) * loss
+    return loss if weight is None else _times(xp, wide(weight), loss)
 
 
 def squared_error(x: Array, target: Array, weight: Array | None = None, pos_weight: None = None) -> Array:
@@ -383,10 +387,13 @@ POINTWISE = {
 def root_mean_square(d: Array, axis: tuple[int, ...]) -> Array:
     """sqrt(mean d^2), scaled by the largest |d| so that no square overflows or vanishes; its gradient at 0 is 0."""
     xp = namespace(d)
+    count = prod(d.shape[a] for a in axis)
+    if not count:
+        return xp.sum(d, axis=axis) + xp.nan
     s = _constant(xp.max(xp.abs(d), axis=axis, keepdims=True))
     s = xp.where((s > 0.0) & (s < xp.inf), s, 1.0)
     r = d / s
-    mean = xp.mean(r * r, axis=axis, keepdims=True)
+    mean = xp.sum(r * r, axis=axis, keepdims=True) / count
     zero = mean == 0.0
     root = xp.where(zero, 0.0, s * xp.sqrt(xp.where(zero, 1.0, mean)))
     return xp.squeeze(root, axis=axis)
@@ -411,6 +418,11 @@ def _finite_where(xp: Any, weight: Array, value: Array) -> Array:
 def _times(xp: Any, weight: Array, value: Array) -> Array:
     """weight * value with 0 * inf = 0; elsewhere `value` stays, for it is the derivative over the weight."""
     return weight * xp.where((weight == 0.0) & xp.isinf(value), 0.0, value)
+
+
+def _valid(x: Array, target: Array) -> Array:
+    """Which labels are classes."""
+    return (target >= 0) & (target < x.shape[-1])
 
 
 def _take(xp: Any, table: Array, y: Array) -> Array:

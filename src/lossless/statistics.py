@@ -2,9 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from lossless import _check
 from lossless._dispatch import select
-from lossless._layout import to_dim
+from lossless._plan import plan_statistics
 
 Array = Any
 
@@ -67,16 +66,15 @@ def row_statistics(
         array([ True, False])
     """
     backend, input, target, prior = select("row_statistics", input=input, target=target, prior=prior)
-    shape = input.shape
-    _check.check_floating("row_statistics", backend.dtype_name(input))
-    axis = to_dim(dim, len(shape))
-    _check.check_has_classes("row_statistics", shape, axis)
-    if target is not None:
-        soft = _check.check_class_target("row_statistics", shape, axis, target.shape, backend.dtype_name(target))
-        if ignore_index is not None:
-            _check.check_ignore_index("row_statistics", ignore_index, soft)
-    else:
-        ignore_index = None
-    if prior is not None:
-        _check.check_class_vector("row_statistics", prior.shape, backend.dtype_name(prior), shape[axis], "prior")
-    return RowStatistics(*backend.row_statistics("row_statistics", input, target, prior, axis, ignore_index, False))
+    plan = plan_statistics(
+        "row_statistics",
+        input.shape,
+        input.dtype,
+        None if target is None else target.shape,
+        None if target is None else target.dtype,
+        None if prior is None else prior.shape,
+        None if prior is None else prior.dtype,
+        dim,
+        ignore_index,
+    )
+    return RowStatistics(*backend.row_statistics(plan, input, target, prior, False))

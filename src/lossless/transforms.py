@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from math import inf, prod
 from typing import Any
 
-from lossless import _check
 from lossless._dispatch import select
-from lossless._layout import to_dim, to_dims
+from lossless._layout import to_dims
+from lossless._plan import plan_transform
 
 Array = Any
 
@@ -101,18 +101,15 @@ def logsumexp(input: Array, dim: int | Sequence[int] = -1, keepdim: bool = False
         1.791759469228055
     """
     backend, input = select("logsumexp", input=input)
-    _check.check_floating("logsumexp", backend.dtype_name(input))
     ndim = len(input.shape)
     dims = to_dims(dim, ndim)
     kept = [d for d in range(ndim) if d not in dims]
     x, axis = input, dims[0] if dims else 0
     if len(dims) != 1:  # the summed dimensions to the end, as one row
-        sizes = [input.shape[d] for d in kept], [input.shape[d] for d in dims]
-        x, axis = backend.permute(input, (*kept, *dims)).reshape((*sizes[0], prod(sizes[1]))), len(kept)
-    if x.shape and not x.shape[axis]:
-        result = x.sum(axis) - inf
-    else:
-        result = backend.row_statistics("logsumexp", x, None, None, axis, None, True).lse
+        summed = prod(input.shape[d] for d in dims)
+        x, axis = backend.permute(input, (*kept, *dims)).reshape((*(input.shape[d] for d in kept), summed)), len(kept)
+    plan = plan_transform("logsumexp", x.shape, x.dtype, axis)
+    result = backend.row_statistics(plan, x, None, None, True).lse if plan.rows.classes else x.sum(axis) - inf
     if keepdim:
         return result.reshape(tuple(1 if d in dims else s for d, s in enumerate(input.shape)))
     return result
@@ -122,10 +119,8 @@ def _transform(function: str, input: Array, dim: int, temperature: float, dtype:
     backend, input = select(function, input=input)
     if dtype is not None:
         input = backend.to_dtype(input, dtype)
-    _check.check_floating(function, backend.dtype_name(input))
-    _check.check_temperature(function, temperature)
-    axis = to_dim(dim, len(input.shape))
-    if input.shape and not input.shape[axis]:
+    plan = plan_transform(function, input.shape, input.dtype, dim, temperature)
+    if not plan.rows.classes:
         return input + 0.0  # no classes, no numbers
     verb = backend.softmax if function == "softmax" else backend.log_softmax
-    return verb(input, axis, temperature)
+    return verb(plan, input, temperature)

@@ -1,0 +1,151 @@
+"""Check, then plan: everything about a call that shapes, dtypes and options decide, before its numbers are looked at.
+
+Plans are pure and cached, so a training loop pays for its checks once.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from lossless import _check
+from lossless._check import Shape
+from lossless._layout import Rows, class_dim, to_dim, to_rows, without_dim
+from lossless._reduce import Reduction
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def cached(plan: Callable[P, T]) -> Callable[P, T]:
+    """Keep the plans of recent calls, except while torch.compile reads the code: it keeps its own, and warns."""
+    remembered = lru_cache(maxsize=1024)(plan)
+
+    def planned(*args: P.args, **kwargs: P.kwargs) -> T:
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.compiler.is_compiling():
+            return plan(*args, **kwargs)
+        return remembered(*args, **kwargs)
+
+    return planned
+
+
+class RowPlan(NamedTuple):
+    """A call over rows of logits, without its arrays."""
+
+    function: str
+    dim: int
+    "Where the classes lie, from the front."
+    rows: Rows
+    shape: tuple[int, ...]
+    "Of one number a row."
+    soft: bool = False
+    "Whether the target holds probabilities."
+    ignore_index: int | None = None
+    "Of labels."
+    smoothing: float = 0.0
+    reduction: Reduction = "none"
+
+
+@cached
+def plan_transform(function: str, shape: Shape, dtype: Any, dim: int, temperature: float = 1.0) -> RowPlan:
+    """Softmax and its kin: an array and its class dimension."""
+    _check.check_floating(function, _check.dtype_name(dtype))
+    _check.check_temperature(function, temperature)
+    dim = to_dim(dim, len(shape))
+    return RowPlan(function, dim, to_rows(shape, dim), without_dim(shape, dim))
+
+
+@cached
+def plan_class_loss(
+    function: str,
+    shape: Shape,
+    dtype: Any,
+    target_shape: Shape,
+    target_dtype: Any,
+    weight_shape: Shape | None,
+    weight_dtype: Any,
+    ignore_index: int,
+    smoothing: float,
+    reduction: Reduction,
+) -> RowPlan:
+    """PyTorch's losses over classes: classes in dimension 1, or 0 of a single row."""
+    _check.check_floating(function, _check.dtype_name(dtype))
+    dim = class_dim(shape)
+    _check.check_has_classes(function, shape, dim)
+    names = _check.dtype_name(target_dtype)
+    soft = function != "nll_loss" and _check.check_class_target(function, shape, dim, target_shape, names)
+    if not soft:
+        _check.check_labels(function, shape, dim, target_shape, names)
+    _check.check_ignore_index(function, ignore_index, soft)
+    _check.check_label_smoothing(smoothing)
+    if weight_shape is not None:
+        _check.check_class_vector(function, weight_shape, _check.dtype_name(weight_dtype), shape[dim])
+    return RowPlan(
+        function,
+        dim,
+        to_rows(shape, dim),
+        without_dim(shape, dim),
+        soft,
+        None if soft else int(ignore_index),
+        max(smoothing, 0.0),
+        reduction,
+    )
+
+
+@cached
+def plan_statistics(
+    function: str,
+    shape: Shape,
+    dtype: Any,
+    target_shape: Shape | None,
+    target_dtype: Any,
+    prior_shape: Shape | None,
+    prior_dtype: Any,
+    dim: int,
+    ignore_index: int | None,
+) -> RowPlan:
+    """Row statistics: classes in any dimension, and a target or none."""
+    _check.check_floating(function, _check.dtype_name(dtype))
+    dim = to_dim(dim, len(shape))
+    _check.check_has_classes(function, shape, dim)
+    soft = False
+    if target_shape is not None:
+        soft = _check.check_class_target(function, shape, dim, target_shape, _check.dtype_name(target_dtype))
+        if ignore_index is not None:
+            _check.check_ignore_index(function, ignore_index, soft)
+    if prior_shape is not None:
+        _check.check_class_vector(function, prior_shape, _check.dtype_name(prior_dtype), shape[dim], "prior")
+    ignored = None if ignore_index is None or soft or target_shape is None else int(ignore_index)
+    return RowPlan(function, dim, to_rows(shape, dim), without_dim(shape, dim), soft, ignored)
+
+
+@cached
+def plan_binary(
+    function: str,
+    shape: Shape,
+    dtype: Any,
+    target_shape: Shape,
+    target_dtype: Any,
+    weight_shape: Shape | None,
+    weight_dtype: Any,
+    pos_weight_shape: Shape | None,
+    pos_weight_dtype: Any,
+) -> None:
+    """Elementwise classification: every score with its own target."""
+    name = _check.dtype_name(dtype)
+    _check.check_floating(function, name)
+    _check.check_same_shape(target_shape, shape)
+    _check.check_elementwise_target(function, _check.dtype_name(target_dtype), name)
+    if weight_shape is not None:
+        _check.check_broadcasts(function, "weight", weight_shape, shape, _check.dtype_name(weight_dtype))
+    if pos_weight_shape is not None:
+        _check.check_broadcasts(function, "pos_weight", pos_weight_shape, shape, _check.dtype_name(pos_weight_dtype))
+
+
+@cached
+def plan_squared(function: str, shape: Shape, dtype: Any, target_shape: Shape, target_dtype: Any) -> None:
+    """Squared error: numbers that broadcast."""
+    _check.check_floating(function, _check.dtype_name(dtype))
+    _check.check_real(function, _check.dtype_name(target_dtype), "target")
+    _check.broadcast_shape(function, shape, target_shape)

@@ -1,0 +1,19 @@
+"""Shared by all tests: the two paths that compute on the CPU."""
+
+import pytest
+
+from lossless import _kernels
+from lossless._numpy import backend
+
+
+@pytest.fixture(params=["kernels", "reference"])
+def path(request, monkeypatch):
+    """Run the test on the compiled kernels, where there are any, and on the reference formulas."""
+    if request.param == "kernels" and _kernels.native is None:
+        pytest.skip(f"no compiled kernels: {_kernels.why}")
+    if request.param == "reference":
+        from lossless._torch import modes
+
+        for module in (_kernels, backend, modes):
+            monkeypatch.setattr(module, "native", None)
+    return request.param

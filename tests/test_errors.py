@@ -1,0 +1,261 @@
+"""Bad input: an error each, of PyTorch's type and with its first line, that says what was seen, where, and the fix."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import lossless
+from lossless import errors
+
+pytestmark = pytest.mark.usefixtures("path")
+
+X, Y = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])
+T = torch.full((4, 3), 0.5)
+PIXELS, VOLUME = torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 3, 3, 3)
+
+
+def long(*shape):
+    return torch.zeros(shape, dtype=torch.long)
+
+
+# Calls that PyTorch rejects too: function, arguments, what our message adds (empty: the first line says it all).
+REJECTED = {
+    "label too large": ("cross_entropy", (X, torch.tensor([0, 5, 2, 0])), r"target\[1\] is 5, but input has 3 classes"),
+    "label negative": ("cross_entropy", (X, torch.tensor([0, 1, -7, 0])), r"target\[2\] is -7.*1 of 4 labels"),
+    "nll label": ("nll_loss", (X, torch.tensor([0, 5, 2, 0])), r"target\[1\] is 5"),
+    "pixel label": ("cross_entropy", (PIXELS, long(2, 3, 3) + 4), r"target\[0, 0, 0\] is 4.*18 of 18"),
+    "boolean labels": ("cross_entropy", (X, Y.bool()), "has dtype bool"),
+    "float labels": ("cross_entropy", (X, Y.float()), "convert it to int64"),
+    "nll float labels": ("nll_loss", (X, Y.float()), "convert it to int64"),
+    "one-hot integers": ("cross_entropy", (X, F.one_hot(Y, 3)), "one-hot.*or pass the class numbers"),
+    "one-hot booleans": ("cross_entropy", (X, F.one_hot(Y, 3).bool()), "one-hot"),
+    "labels in the shape of scores": ("cross_entropy", (torch.zeros(4), Y), "read as probabilities"),
+    "column of labels": ("cross_entropy", (X, Y[:, None]), r"must have shape \[4\].*\n.*reshape\(\(4,\)\)"),
+    "nll column of labels": ("nll_loss", (X, Y[:, None]), r"reshape\(\(4,\)\)"),
+    "nll probabilities": ("nll_loss", (X, T), r"must have shape \[4\]"),
+    "fewer labels": ("cross_entropy", (X, Y[:3]), r"must have shape \[4\]"),
+    "one label for a batch": ("cross_entropy", (X, torch.tensor(0)), r"has shape \[\]"),
+    "two labels for a row": ("cross_entropy", (torch.zeros(3), Y[:2]), r"must have shape \[\]"),
+    "sequence": ("cross_entropy", (torch.zeros(2, 4, 3), long(2, 5)), r"must have shape \[2, 3\]"),
+    "classes last": ("cross_entropy", (torch.zeros(2, 3, 5), long(2, 3)), "the last dimension of input: move them"),
+    "sequence rank": ("cross_entropy", (torch.zeros(2, 4, 3), long(2)), r"must have shape \[2, 3\]"),
+    "image rank": ("cross_entropy", (PIXELS, long(2, 3)), r"must have shape \[2, 3, 3\]"),
+    "image rank 4": ("cross_entropy", (PIXELS, long(2, 1, 3, 3)), r"reshape\(\(2, 3, 3\)\)"),
+    "image size": ("cross_entropy", (PIXELS, long(2, 3, 4)), r"must have shape \[2, 3, 3\]"),
+    "volume size": ("cross_entropy", (VOLUME, long(2, 3, 3, 4)), r"must have shape \[2, 3, 3, 3\]"),
+    "volume rank": ("cross_entropy", (VOLUME, long(2, 3, 3)), r"must have shape \[2, 3, 3, 3\]"),
+    "weight length": ("cross_entropy", (X, Y, torch.ones(4)), r"weight must have shape \[3\]"),
+    "weight rank": ("cross_entropy", (X, Y, torch.ones(1, 3)), r"weight must have shape \[3\]"),
+    "nll weight": ("nll_loss", (X, Y, torch.ones(4)), r"weight must have shape \[3\]"),
+    "ignored probabilities": ("cross_entropy", (X, T, None, None, 0), "ignore_index is 0"),
+    "smoothing": ("cross_entropy", (X, Y, None, None, -100, None, "mean", 1.5), ""),
+    "reduction": ("cross_entropy", (X, Y, None, None, -100, None, "max"), "'none', 'mean' or 'sum'"),
+    "no reduction": ("mse_loss", (X, T, None, None, None), "'none', 'mean' or 'sum'"),
+    "bce shape": ("binary_cross_entropy_with_logits", (X, T[:2]), ""),
+    "bce integers": ("binary_cross_entropy_with_logits", (X, long(4, 3)), "convert it to float32"),
+    "bce weight": ("binary_cross_entropy_with_logits", (X, T, torch.ones(5)), r"weight has shape \[5\]"),
+    "bce weight rank": ("binary_cross_entropy_with_logits", (X, T, torch.ones(2, 4, 3)), "more dimensions"),
+    "mse shape": ("mse_loss", (X, T[:2]), r"input has shape \[4, 3\] and target \[2, 3\]"),
+    "mse weight": ("mse_loss", (X, T, None, None, "mean", torch.ones(3)), r"weight has shape \[3\]"),
+    "no dimension": ("softmax", (X, 2), ""),
+}
+
+
+def raised(call):
+    with pytest.raises(Exception) as info:  # noqa: PT011 - which one is compared by the caller
+        call()
+    return info.value
+
+
+@pytest.mark.parametrize("name", REJECTED)
+@pytest.mark.parametrize("framework", ["torch", "numpy"])
+def test_pytorch_rejects_it_too(name, framework):
+    function, arguments, addition = REJECTED[name]
+    theirs = raised(lambda: getattr(F, function)(*arguments))
+    if framework == "numpy":
+        arguments = tuple(a.numpy() if isinstance(a, torch.Tensor) else a for a in arguments)
+    before = [a.tobytes() if isinstance(a, np.ndarray) else a.clone() if isinstance(a, torch.Tensor) else a
+              for a in arguments]  # fmt: skip
+    ours = raised(lambda: getattr(lossless, function)(*arguments))
+    assert isinstance(ours, type(theirs))
+    assert isinstance(ours, errors.LosslessError)
+    first = str(ours).splitlines()[0]
+    expected = str(theirs).splitlines()[0].removeprefix("cross_entropy: ")
+    if framework == "numpy":
+        expected = expected.replace("torch.Size([2, 3])", "(2, 3)").replace("torch.Size([4, 3])", "(4, 3)")
+    assert first == expected
+    assert not addition or _matches(addition, str(ours).partition("\n")[2])
+    for a, b in zip(arguments, before, strict=True):
+        assert (a.tobytes() == b) if isinstance(a, np.ndarray) else a is b or torch.equal(a, b)
+
+
+def _matches(pattern, text):
+    import re
+
+    return re.search(pattern, text, re.DOTALL) is not None
+
+
+@pytest.mark.parametrize("make", [torch.tensor, np.array], ids=["torch", "numpy"])
+@pytest.mark.parametrize("function", ["cross_entropy", "nll_loss", "row_statistics"])
+def test_labels_that_start_at_one(make, function):
+    call = getattr(lossless, function)
+    with pytest.raises(IndexError, match=r"Target 3 is out of bounds.*\n.*\nThe labels look 1-based.*subtract 1"):
+        call(make([[0.0, 1, 2]] * 3), make([1, 2, 3]))
+    with pytest.raises(errors.TargetIndexError, match=r"(?s)^((?!1-based).)*$"):
+        call(make([[0.0, 1, 2]] * 3), make([0, 2, 3]))
+
+
+@pytest.mark.parametrize("marker", [-1, 255])
+def test_labels_that_mark_rows_to_leave_out(marker):
+    with pytest.raises(ValueError, match=f"pass ignore_index={marker}"):
+        lossless.cross_entropy(np.zeros((3, 3)), np.array([0, marker, 1]))
+
+
+def test_errors_have_the_bases_of_both_worlds():
+    assert issubclass(errors.TargetIndexError, (IndexError, ValueError))
+    for error in vars(errors).values():
+        if inspect.isclass(error) and issubclass(error, errors.LosslessError) and error is not errors.LosslessError:
+            assert any(base.__module__ == "builtins" for base in error.__bases__), error
+
+
+@pytest.mark.parametrize("dtype", [torch.long, torch.bool, torch.int32, torch.complex64])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: lossless.cross_entropy(x, x[:, 0]),
+        lambda x: lossless.nll_loss(x, x[:, 0]),
+        lambda x: lossless.binary_cross_entropy_with_logits(x, x),
+        lambda x: lossless.mse_loss(x, x),
+        lambda x: lossless.rmse_loss(x, x),
+        lambda x: lossless.softmax(x),
+        lambda x: lossless.log_softmax(x),
+        lambda x: lossless.logsumexp(x),
+        lambda x: lossless.row_statistics(x),
+        lambda x: lossless.info.entropy(x),
+    ],
+)
+def test_logits_must_be_real_floating_point(dtype, call):
+    x = torch.ones(4, 3).to(dtype)
+    for array in (x, x.numpy()):
+        error = raised(lambda array=array: call(array))
+        assert isinstance(error, NotImplementedError)
+        assert isinstance(error, TypeError)
+        assert "not implemented for '" in str(error).splitlines()[0]
+        assert f"has dtype {str(dtype).removeprefix('torch.')}" in str(error)
+
+
+MIXES = {
+    "numpy target": ("cross_entropy", (X, Y.numpy()), "target", 2, "numpy.ndarray"),
+    "list target": ("cross_entropy", (X, Y.tolist()), "target", 2, "list"),
+    "numpy input": ("cross_entropy", (X.numpy(), Y), "input", 1, "numpy.ndarray"),
+    "list input": ("nll_loss", (X.tolist(), Y), "input", 1, "list"),
+    "numpy weight": ("cross_entropy", (X, Y, np.ones(3)), "weight", 3, "numpy.ndarray"),
+    "number": ("mse_loss", (X, 0.0), "target", 2, "float"),
+    "numpy in bce": ("binary_cross_entropy_with_logits", (X, T.numpy()), "target", 2, "numpy.ndarray"),
+    "numpy in rmse": ("rmse_loss", (X, T.numpy()), "target", 2, "numpy.ndarray"),
+    "numpy in statistics": ("row_statistics", (X.numpy(), Y), "input", 1, "numpy.ndarray"),
+}
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_a_mix_of_frameworks_names_both(name):
+    function, arguments, odd, position, kind = MIXES[name]
+    with pytest.raises(TypeError) as info:
+        getattr(lossless, function)(*arguments)
+    first, second = str(info.value).splitlines()
+    assert first == f"{function}(): argument '{odd}' (position {position}) must be Tensor, not {kind}"
+    assert "torch.Tensor" in second
+    assert kind in second
+
+
+def test_arrays_that_hold_no_numbers():
+    for array in (np.array([[1.0, None]]), np.array([[1.0, 2.0]], dtype=object)):
+        with pytest.raises(TypeError, match="array of Python objects"):
+            lossless.softmax(array)
+        with pytest.raises(TypeError, match="array of Python objects"):
+            lossless.mse_loss(np.zeros((1, 2)), array)
+    with pytest.raises(TypeError, match="mask would be lost"):
+        lossless.softmax(np.ma.masked_array([1.0, 2.0], [True, False]))
+    with pytest.raises(TypeError, match="has dtype <U1"):
+        lossless.softmax(np.array(["a", "b"]))
+    with pytest.raises(TypeError, match="has dtype datetime64"):
+        lossless.mse_loss(np.zeros(1), np.array(["2020-01-01"], "datetime64[D]"))
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        lossless.softmax([[1.0], [1.0, 2.0]])
+
+
+def test_arrays_of_other_frameworks():
+    class Foreign:
+        __module__ = "elsewhere"
+
+        def __dlpack__(self):
+            raise AssertionError("nobody may look inside")
+
+    with pytest.raises(TypeError, match=r"input is a elsewhere.*Foreign; supported are NumPy arrays"):
+        lossless.softmax(Foreign())
+
+
+def test_tensors_without_numbers():
+    with FakeTensorMode(), pytest.raises(TypeError, match="FakeTensor"):
+        lossless.cross_entropy(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(X)
+    for call in (lossless.softmax, lossless.row_statistics, lambda x: lossless.mse_loss(x, x), lossless.info.entropy):
+        with pytest.raises(TypeError, match="FakeTensor"):
+            call(fake)
+    with pytest.raises(TypeError, match="target is a FakeTensor"):
+        lossless.cross_entropy(X, mode.from_tensor(Y))
+    with pytest.raises(TypeError, match=r"input has layout torch.sparse_coo.*to_dense"):
+        lossless.cross_entropy(X.to_sparse(), Y)
+
+
+def test_meta_tensors_have_shapes_only():
+    loss = lossless.cross_entropy(X.to("meta"), Y.to("meta"), reduction="none")
+    assert loss.is_meta
+    assert loss.shape == (4,)
+    assert lossless.nll_loss(X.to("meta"), Y.to("meta")).is_meta
+    assert lossless.mse_loss(X.to("meta"), X.to("meta")).is_meta
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: lossless.cross_entropy(np.float64(1.0), np.int64(0)), "Expected 1 or more dimensions"),
+        (lambda: lossless.nll_loss(torch.tensor(1.0), torch.tensor(0)), "Expected 1 or more dimensions"),
+        (lambda: lossless.cross_entropy(np.zeros((4, 0)), np.zeros(4, int)), "no classes in dimension 1"),
+        (lambda: lossless.row_statistics(torch.zeros(4, 0)), "no classes in dimension 1"),
+        (lambda: lossless.row_statistics(X, Y, dim=2), "Dimension out of range"),
+        (lambda: lossless.row_statistics(X, Y, dim=0), r"must have\s+shape \[3\]"),
+        (lambda: lossless.row_statistics(X, prior=torch.ones(4)), "prior tensor should be defined"),
+        (lambda: lossless.row_statistics(X, T, ignore_index=0), "ignore_index is not supported"),
+        (lambda: lossless.logsumexp(X, (0, -2)), "appears multiple times"),
+        (lambda: lossless.softmax(X, temperature=0.0), "temperature got 0.0, expected a positive number"),
+        (lambda: lossless.softmax(X, temperature=float("nan")), "temperature got nan"),
+        (lambda: lossless.log_softmax(X, temperature=torch.tensor(2.0)), "temperature got tensor"),
+        (lambda: lossless.rmse_loss(X, T[0]), r"input has shape \[4, 3\] and target \[3\], expected the same"),
+        (lambda: lossless.rmse_loss(X, T, reduction="max"), "not a valid value for reduction"),
+        (lambda: lossless.set_num_threads(0), "expected at least 1"),
+    ],
+)
+def test_calls_that_have_no_meaning(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+def test_ignore_index_is_a_label():
+    with pytest.raises(TypeError, match="argument 'ignore_index' must be int, not float"):
+        lossless.cross_entropy(X, Y, ignore_index=1.5)
+
+
+def test_class_weights_of_another_precision():
+    with pytest.raises(RuntimeError, match=r"expected scalar type .* but found Long"):
+        lossless.cross_entropy(X, Y, torch.ones(3, dtype=torch.long))
+
+
+def test_tensors_on_different_devices():
+    with pytest.raises(RuntimeError, match=r"device|meta"):
+        lossless.cross_entropy(X, Y.to("meta"))
