@@ -49,11 +49,19 @@ def main() -> None:
         x = (3 * torch.randn(rows, classes)).requires_grad_()
         y, copy = torch.randint(0, classes, (rows,)), torch.empty(rows, classes)
         unit, eager, ours = seconds(
-            [lambda x=x, copy=copy: copy.copy_(x.detach()), step(F.cross_entropy, x, y), step(lossless.cross_entropy, x, y)]
+            [
+                lambda x=x, copy=copy: copy.copy_(x.detach()),
+                step(F.cross_entropy, x, y),
+                step(lossless.cross_entropy, x, y),
+            ]
         )
         ratios.append(eager / ours)
         table.add_row(
-            f"{rows} x {classes}", f"{unit * 1e6:.1f}", f"{eager / unit:.1f}", f"{ours / unit:.1f}", f"{eager / ours:.2f}"
+            f"{rows} x {classes}",
+            f"{unit * 1e6:.1f}",
+            f"{eager / unit:.1f}",
+            f"{ours / unit:.1f}",
+            f"{eager / ours:.2f}",
         )
     Console().print(table)
     print(f"geometric mean: {statistics.geometric_mean(ratios):.2f} times faster, {torch.get_num_threads()} threads")

@@ -334,23 +334,22 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, con
         const Pack<T> x = view.load(data.x, b, T(-INF));
         const Parts<T> p2 = probabilities(x);
         const Pack<T> P = p2.high + p2.low;
-        Pack<T> Q = select(x == m, q_top, whole - P), t = zero, rest = zero;
+        Pack<T> Q = select(x == m, q_top, whole - P), t = zero, slope = b_; // slope: b + tau - t, then + c (m - x - D)
         if constexpr (target == Target::index) {
             const Mask<T> is_target = y.in(b);
             Q = select(is_target, q_target, Q);
             t = select(is_target, a, zero);
-            rest = select(is_target, zero, a);
+            slope = slope + select(is_target, zero, a);
         }
         if constexpr (target == Target::soft) {
             const Pack<T> soft = soft_target(p, view, data.t, b);
             t = a * soft;
-            rest = a * select(largest.in(b), rest_largest, rest_total - soft);
+            slope = fma(a, select(largest.in(b), rest_largest, rest_total - soft), slope);
         }
         if (prior) {
             t = fma(d, view.load_class(prior, b), t);
-            rest = fma(d, view.load_class(prior_others, b), rest);
+            slope = fma(d, view.load_class(prior_others, b), slope);
         }
-        Pack<T> slope = b_ + rest;
         if (entropy) slope = fma(c, select(P == zero, zero, m - x - mean_below), slope);
         const Pack<T> dx = fma(slope, p2.high, fma(slope, p2.low, zero - t * Q));
         view.store(data.out, b, scale(dx));

@@ -30,7 +30,7 @@ def logits(classes, dtype, rows=ROWS, seed=0):
 
 
 def everything(x, inner_last=False):
-    """Every row kernel on the rows of x (rows, classes), flattened; with the classes as the outer axis if `inner_last`."""
+    """What every row kernel makes of x (rows, classes); `inner_last`: with the classes as the outer axis."""
     rows, classes = x.shape
     shape = (1, classes, rows) if inner_last else (rows, classes, 1)
     lay = (lambda a: np.ascontiguousarray(a.T)) if inner_last else np.ascontiguousarray

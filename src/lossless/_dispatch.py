@@ -33,10 +33,10 @@ class Backend(Protocol):
 
     def log_softmax(self, plan: RowPlan, x: Array, temperature: float, /) -> Array: ...
 
-    def row_statistics(
-        self, plan: RowPlan, x: Array, target: Array | None, prior: Array | None, only_lse: bool, /
-    ) -> Statistics:
-        """Rounded statistics; with `only_lse` the entropy may be left out."""
+    def logsumexp(self, plan: RowPlan, x: Array, /) -> Array: ...
+
+    def row_statistics(self, plan: RowPlan, x: Array, target: Array | None, prior: Array | None, /) -> Statistics:
+        """Rounded."""
 
     def cross_entropy(self, plan: RowPlan, x: Array, target: Array, weight: Array | None, /) -> Array: ...
 

@@ -77,4 +77,4 @@ def row_statistics(
         dim,
         ignore_index,
     )
-    return RowStatistics(*backend.row_statistics(plan, input, target, prior, False))
+    return RowStatistics(*backend.row_statistics(plan, input, target, prior))

@@ -109,7 +109,7 @@ def logsumexp(input: Array, dim: int | Sequence[int] = -1, keepdim: bool = False
         summed = prod(input.shape[d] for d in dims)
         x, axis = backend.permute(input, (*kept, *dims)).reshape((*(input.shape[d] for d in kept), summed)), len(kept)
     plan = plan_transform("logsumexp", x.shape, x.dtype, axis)
-    result = backend.row_statistics(plan, x, None, None, True).lse if plan.rows.classes else x.sum(axis) - inf
+    result = backend.logsumexp(plan, x) if plan.rows.classes else x.sum(axis) - inf
     if keepdim:
         return result.reshape(tuple(1 if d in dims else s for d, s in enumerate(input.shape)))
     return result

@@ -82,7 +82,19 @@ def permute(x: Array, order: tuple[int, ...]) -> Array:
 
 
 @silent
-def row_statistics(plan: RowPlan, x: Array, target: Array | None, prior: Array | None, only_lse: bool) -> Statistics:
+def logsumexp(plan: RowPlan, x: Array) -> Any:
+    if native is None:
+        return _rounded(reference.row_statistics(_classes_last(x, plan.dim)).lse, x.dtype)
+    lse = np.empty(plan.shape, x.dtype)
+    outputs = None, _memory(lse), None, None, None, None
+    native.row_statistics(_memory(x), *plan.rows, None, None, None, None, *outputs)
+    if np.isnan(lse).any():  # NaN in the row stays; of infinities alone the largest is the limit
+        lse = np.where(np.isnan(lse), x.max(plan.dim), lse)
+    return lse[()]
+
+
+@silent
+def row_statistics(plan: RowPlan, x: Array, target: Array | None, prior: Array | None) -> Statistics:
     if target is not None:
         x, target = _pair(plan, x, target)
     if native is None:
@@ -91,7 +103,7 @@ def row_statistics(plan: RowPlan, x: Array, target: Array | None, prior: Array |
         return Statistics(*(_rounded(a, x.dtype) for a in s))
     nll, lse, entropy, prior_cost = (
         np.empty(plan.shape, x.dtype) if wanted else None
-        for wanted in (target is not None, True, not only_lse, prior is not None)
+        for wanted in (target is not None, True, True, prior is not None)
     )
     correct = None if target is None else np.empty(plan.shape, np.bool_)
     bad = native.row_statistics(
@@ -161,7 +173,7 @@ def root_mean_square(function: str, x: Array, target: Array, dims: tuple[int, ..
 def entropy(plan: RowPlan, p: Array, kind: str, normalize: bool, unit: float) -> Any:
     if kind == "logits" or (kind == "log_probs" and normalize):
         x = p if unit == 1.0 else p.astype(np.float64)  # one rounding, after the division
-        h = np.asarray(row_statistics(plan, x, None, None, False).entropy)
+        h = np.asarray(row_statistics(plan, x, None, None).entropy)
     else:
         h = reference.entropy(_classes_last(p, plan.dim), kind, normalize)
     return _rounded(h / unit, p.dtype)

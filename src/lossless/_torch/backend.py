@@ -101,13 +101,23 @@ def _transform(
 # ---------------------------------------------------------------- statistics and losses
 
 
-def row_statistics(plan: RowPlan, x: Tensor, target: Tensor | None, prior: Tensor | None, only_lse: bool) -> Statistics:
+def logsumexp(plan: RowPlan, x: Tensor) -> Tensor:
+    if kernels_serve(x):
+        lse = eager.row_statistics(in_memory(x), None, None, plan, only_lse=True).lse
+        if lse.isnan().any():  # NaN in the row stays; of infinities alone the largest is the limit
+            lse = torch.where(lse.isnan(), x.amax(plan.dim), lse)
+        return lse
+    check_supported(plan.function, input=x)
+    return differentiable.row_statistics(_classes_last(x, plan.dim), None, None, None).lse.to(x.dtype)
+
+
+def row_statistics(plan: RowPlan, x: Tensor, target: Tensor | None, prior: Tensor | None) -> Statistics:
     if target is not None:
         x, target = _pair(plan, x, target)
     if kernels_serve(x, target, prior) and not needs_grad(target, prior):
         memory = None if target is None else in_memory(target)
         prior = None if prior is None else _accumulated(prior, x)
-        s = eager.row_statistics(in_memory(x), memory, prior, plan, only_lse)
+        s = eager.row_statistics(in_memory(x), memory, prior, plan)
         if plan.soft and target is not None:  # the kernels know `correct` of labels
             s = s._replace(correct=x.argmax(plan.dim) == target.argmax(plan.dim))
         return s
@@ -189,7 +199,7 @@ def root_mean_square(function: str, x: Tensor, target: Tensor, dims: tuple[int, 
 def entropy(plan: RowPlan, p: Tensor, kind: str, normalize: bool, unit: float) -> Tensor:
     if kind == "logits" or (kind == "log_probs" and normalize):
         x = p if unit == 1.0 else reference.wide(p)  # one rounding, after the division
-        return (row_statistics(plan, x, None, None, False).entropy / unit).to(p.dtype)
+        return (row_statistics(plan, x, None, None).entropy / unit).to(p.dtype)
     check_supported(plan.function, p=p)
     return (reference.entropy(_classes_last(p, plan.dim), kind, normalize) / unit).to(p.dtype)
 

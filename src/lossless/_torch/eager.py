@@ -117,7 +117,9 @@ class _LogSoftmax(_Softmax):
 # ---------------------------------------------------------------- row statistics
 
 
-def row_statistics(x: Tensor, target: Tensor | None, prior: Tensor | None, plan: RowPlan, only_lse: bool) -> Statistics:
+def row_statistics(
+    x: Tensor, target: Tensor | None, prior: Tensor | None, plan: RowPlan, only_lse: bool = False
+) -> Statistics:
     """Rounded; without the entropy for `only_lse`."""
     return Statistics(*_call(_RowStatistics, x, target, prior, plan, only_lse))
 

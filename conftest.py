@@ -1,0 +1,11 @@
+"""Names that docstring examples may use without importing them."""
+
+import numpy
+import pytest
+
+import lossless
+
+
+@pytest.fixture(autouse=True)
+def names(doctest_namespace):
+    doctest_namespace.update(np=numpy, lossless=lossless)
