@@ -25,7 +25,7 @@ from regimes import rng, rounded
 from ulp import errors
 
 BOUNDS = tomllib.loads((Path(__file__).parent / "bounds.toml").read_text())
-TINY = BOUNDS["tiny"]["every"]
+TINY = BOUNDS["tiny"]
 
 
 # ---- arrays of a framework, and where the classes lie --------------------------------------------------------------
@@ -470,7 +470,8 @@ def judge(function: str, quantity: str, dtype: str, computed: np.ndarray, truth:
     unit = truth.unit if promise.get("unit") == "larger term" else None
     found = errors(computed, truth.value, dtype, unit)
     normal, tiny = found.worst()
-    limit = np.where(found.tiny, TINY, promise[dtype])
+    least = TINY.get(function, {}).get(quantity, {}).get(dtype, TINY["every"])
+    limit = np.where(found.tiny, least, promise[dtype])
     if np.all(found.ulp <= limit):
         return normal, tiny, ""
     excess = np.where(np.isnan(found.ulp), np.inf, found.ulp / limit)

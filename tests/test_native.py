@@ -98,6 +98,18 @@ def test_unknown_instruction_set():
         native.use_isa("x86-64-v9")
 
 
+def test_an_instruction_set_that_cannot_be_had_is_not_replaced_by_another():
+    done = subprocess.run(
+        [sys.executable, "-c", "import lossless"],
+        env=os.environ | {"LOSSLESS_ISA": "x86-64-v9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "LOSSLESS_ISA=x86-64-v9: instruction set x86-64-v9 is not one this machine can run" in done.stderr
+
+
 def softmax(x):
     out = np.empty_like(x)
     native.softmax(x, *x.shape, 1, out)

@@ -146,7 +146,7 @@ def check_class_vector(
 
 def check_ignore_index(function: str, ignore_index: int, soft: bool) -> None:
     """A label; labels are ignored, probabilities are not."""
-    if not hasattr(ignore_index, "__index__"):
+    if not isinstance(ignore_index, int | np.integer):
         raise UnsupportedArrayError(
             f"{function}(): argument 'ignore_index' must be int, not {type(ignore_index).__name__}"
         )

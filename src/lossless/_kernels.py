@@ -10,10 +10,13 @@ from typing import Any
 native: Any = None
 why = ""
 
-if os.environ.get("LOSSLESS_ISA") == "reference":
+forced = os.environ.get("LOSSLESS_ISA", "")
+if forced == "reference":
     why = "LOSSLESS_ISA=reference"
 else:
     try:
         native = import_module("lossless._native")
     except ImportError as error:
+        if forced:  # who asks for one instruction set wants no other path
+            raise ImportError(f"LOSSLESS_ISA={forced}: {error}") from None
         why = str(error)

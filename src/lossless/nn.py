@@ -13,7 +13,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     Example:
         >>> criterion = CrossEntropyLoss()
         >>> criterion(torch.tensor([[20.0, 0.0]]), torch.tensor([0])).item()
-        2.061153651971767e-09
+        2.06115369216775e-09
     """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

@@ -387,7 +387,7 @@ POINTWISE = {
 def root_mean_square(d: Array, axis: tuple[int, ...]) -> Array:
     """sqrt(mean d^2), scaled by the largest |d| so that no square overflows or vanishes; its gradient at 0 is 0."""
     xp = namespace(d)
-    count = prod(d.shape[a] for a in axis)
+    count = prod([d.shape[a] for a in axis])
     if not count:
         return xp.sum(d, axis=axis) + xp.nan
     s = _constant(xp.max(xp.abs(d), axis=axis, keepdims=True))
@@ -455,15 +455,16 @@ def _sum_words(xp: Any, a: Array, exact: bool) -> tuple[Array, Any]:
     """Sum over the classes and what it lacks. Exact: by halves, carrying what each addition rounds away."""
     if not exact:
         return xp.sum(a, axis=-1, keepdims=True), 0.0
-    lost = 0.0
-    while a.shape[-1] > 1:
-        half = (a.shape[-1] + 1) // 2
-        left, right = a[..., :half], a[..., half:]
-        if right.shape[-1] < half:
-            right = xp.concat([right, xp.zeros_like(left[..., :1])], axis=-1)
+    odd = lost = 0.0
+    while (n := a.shape[-1]) > 1:
+        left, right = a[..., : n // 2], a[..., n // 2 : n // 2 * 2]
+        if n % 2:
+            last = a[..., -1:]
+            lost = lost + _addition_rest(xp, last, odd, last + odd)
+            odd = last + odd
         a = left + right
         lost = lost + xp.sum(_addition_rest(xp, left, right, a), axis=-1, keepdims=True)
-    return a, lost
+    return a + odd, lost + _addition_rest(xp, a, odd, a + odd)
 
 
 def _addition_rest(xp: Any, a: Array, b: Array, s: Array) -> Array:

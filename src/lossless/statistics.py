@@ -61,7 +61,7 @@ def row_statistics(
         >>> s.nll
         array([2.0611537e-09, 6.9314718e-01], dtype=float32)
         >>> s.entropy
-        array([4.3284227e-08, 6.9314718e-01], dtype=float32)
+        array([4.3284228e-08, 6.9314718e-01], dtype=float32)
         >>> s.correct
         array([ True, False])
     """

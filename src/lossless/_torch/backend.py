@@ -147,6 +147,7 @@ def nll(plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None) -> Tens
     if watched() or x.is_meta:
         loss, divisor = reference.nll(_classes_last(x, plan.dim), target, weight, plan.ignore_index)
         return reduce_rows(loss, divisor, plan.reduction).to(x.dtype)
+    dtype, x = x.dtype, x.float() if x.dtype in HALVES else x  # so that a half's gradient is rounded once
     weight = None if weight is None else weight.to(x.dtype)
     ignored = -100 if plan.ignore_index is None else plan.ignore_index
     try:
@@ -154,14 +155,14 @@ def nll(plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None) -> Tens
     except IndexError:
         raise _index_error(plan, target) from None
     if plan.reduction == "none":
-        return loss
+        return loss.to(dtype)
     total = loss.sum(dtype=torch.float64)
     if plan.reduction == "mean":
         kept = target != ignored
         w_y = kept if weight is None else torch.where(kept, weight[torch.where(kept, target, 0)], 0.0)
         divisor = w_y.sum(dtype=torch.float64)
         total = total / torch.where(divisor == 0.0, torch.nan, divisor)
-    return total.to(x.dtype)
+    return total.to(dtype)
 
 
 def pointwise(

@@ -45,6 +45,14 @@ def _apply(cls: Any, *args: Any) -> Any:
     return super(Function, cls).apply(*args)
 
 
+def _scalar(total: float, x: Tensor) -> Tensor:
+    """`total` rounded to x's dtype; infinite where it is too large, which `scalar_tensor` refuses to do."""
+    try:
+        return torch.scalar_tensor(total, dtype=x.dtype, device=x.device)
+    except RuntimeError:
+        return torch.scalar_tensor(total, dtype=torch.float64, device=x.device).to(x.dtype)
+
+
 def _rows_last(a: Tensor, rows: Rows) -> Tensor:
     """(outer, C, inner) as (outer, inner, C), the reference's order."""
     return a.reshape(rows.outer, rows.classes, rows.inner).transpose(1, 2)
@@ -134,7 +142,7 @@ class _RowStatistics(_KernelFunction):
             for wanted in (target is not None, True, not only_lse, prior is not None)
         )
         correct = None if target is None else x.new_empty(plan.shape, dtype=torch.bool)
-        state = None if ctx is None else _state(plan)
+        state = None if ctx is None else _state(x, plan)
         bad = native.row_statistics(
             x, *plan.rows, target, None, prior, plan.ignore_index, nll, lse, entropy, prior_cost, correct, state
         )
@@ -177,7 +185,7 @@ class _CrossEntropy(_KernelFunction):
     def forward(ctx: Any, x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> Tensor:
         _, _, rows, shape, _, ignore_index, smoothing, reduction = plan
         loss = x.new_empty(shape) if reduction == "none" else None
-        state = None if ctx is None else _state(plan)
+        state = None if ctx is None else _state(x, plan)
         bad, total, divisor = native.row_loss(
             x, *rows, target, weight, ignore_index, 1.0 - smoothing, smoothing / rows.classes, loss, state
         )
@@ -189,7 +197,7 @@ class _CrossEntropy(_KernelFunction):
         if ctx is not None:
             ctx.save_for_backward(x, target, weight, state)
             ctx.plan, ctx.scale = plan, scale
-        return torch.scalar_tensor(total, dtype=x.dtype) if loss is None else loss
+        return _scalar(total, x) if loss is None else loss
 
     @staticmethod
     def by_kernel(ctx: Any, g: Tensor) -> Any:
@@ -238,7 +246,7 @@ class _Pointwise(_KernelFunction):
         if ctx is not None:
             ctx.save_for_backward(x, target, weight, pos_weight)
             ctx.kind, ctx.scale = kind, scale
-        return torch.scalar_tensor(total, dtype=x.dtype) if loss is None else loss
+        return _scalar(total, x) if loss is None else loss
 
     @staticmethod
     def by_kernel(ctx: Any, g: Tensor) -> Any:
@@ -263,9 +271,9 @@ def _of_both(ctx: Any, dx: Tensor) -> Any:
 # ---------------------------------------------------------------- shared by the row functions
 
 
-def _state(plan: RowPlan) -> Tensor:
+def _state(x: Tensor, plan: RowPlan) -> Tensor:
     """What backward needs to know of every row."""
-    return torch.empty((native.STATE_ROWS, plan.rows.count), dtype=torch.float64)
+    return x.new_empty((native.STATE_ROWS, plan.rows.count), dtype=torch.float64)
 
 
 def _raise_bad(bad: int, target: Tensor | None, plan: RowPlan) -> None:
