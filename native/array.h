@@ -26,9 +26,6 @@ class Array {
             from_buffer(object, output);
         if (!data && size > 0) throw nb::type_error((name + ": holds no data (a fake or meta tensor?)").c_str());
     }
-    ~Array() {
-        if (buffer.obj) PyBuffer_Release(&buffer);
-    }
     Array(const Array&) = delete;
 
     explicit operator bool() const { return given; }
@@ -77,9 +74,10 @@ class Array {
         if (!capsule.is_none()) {
             api = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
             if (!api) nb::raise_python_error();
-            if (api->major != 1) api = nullptr;
+            if (api->major != 1 || !api->borrow) api = nullptr;
         }
-        if (api) { // types of tensors live as long as the process
+        if (api) {
+            Py_INCREF(type); // so that no other type can take its address
             last_type = type;
             last_api = api;
         }
@@ -121,7 +119,7 @@ class Array {
         data = buffer.buf;
         size = buffer.itemsize ? buffer.len / buffer.itemsize : 0;
         const char* format = buffer.format ? buffer.format : "B";
-        if (std::strchr("@=<", *format)) format++;
+        if (*format && std::strchr("@=<", *format)) format++;
         switch (*format) {
         case 'e': element = Element::f16; break;
         case 'H': element = Element::bf16; break; // the bits of ml_dtypes.bfloat16
@@ -137,7 +135,13 @@ class Array {
             throw nb::type_error((name + ": unsupported dtype").c_str());
     }
 
-    Py_buffer buffer = {};
+    // Released also when a constructor refuses the array.
+    struct Buffer : Py_buffer {
+        Buffer() : Py_buffer{} {}
+        ~Buffer() {
+            if (obj) PyBuffer_Release(this);
+        }
+    } buffer;
 };
 
 } // namespace lossless

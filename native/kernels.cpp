@@ -30,15 +30,16 @@ template <class D> struct Data<ClassLanes<D>> {
     Buffer spare;
     bool no_memory = false;
 
-    Pack<Compute<D>> limit_where_infinite(const ClassLanes<D>& view, Pack<Compute<D>> peak) {
-        if (lane(peak, 0) != Compute<D>(INF)) return peak;
+    Pack<Compute<D>> limit_where_infinite(const ClassLanes<D>& view, Pack<Compute<D>> peak, Column& reported) {
+        const double m = lane(peak, 0);
+        if (m != INF && m != -INF) return peak;
         D* limited = spare.template get<D>(view.classes);
         if (!limited) {
             no_memory = true;
             return peak;
         }
-        limit(limited, x, view.classes, 1);
-        x = limited;
+        reported[view.row] = limit(limited, x, view.classes, 1, m);
+        if (m == INF && reported[view.row] == INF) x = limited;
         return view.maximum(x);
     }
 };
@@ -46,13 +47,13 @@ template <class D> struct Data<ClassLanes<D>> {
 template <class T> struct Data<RowLanes<T>> {
     T *x = nullptr, *t = nullptr, *cotangent = nullptr, *out = nullptr;
 
-    Pack<T> limit_where_infinite(const RowLanes<T>& view, Pack<T> peak) {
+    Pack<T> limit_where_infinite(const RowLanes<T>& view, Pack<T> peak, Column& reported) {
         T lanes[LANES];
         store(lanes, peak);
         bool any = false;
         for (int i = 0; i < LANES; i++)
-            if (lanes[i] == T(INF)) {
-                limit(x + i, x + i, view.classes, LANES);
+            if (lanes[i] == T(INF) || lanes[i] == T(-INF)) {
+                reported[i] = limit(x + i, x + i, view.classes, LANES, lanes[i]);
                 any = true;
             }
         return any ? view.maximum(x) : peak;
@@ -226,6 +227,19 @@ template <class D> void read(const Upstream& u, double scale, const Group& g, Co
 
 CrossEntropyLink link_of(const RowProblem& p, const Group& g) { return {load(g.weight), p.nll_scale, p.prior_scale}; }
 
+// The first of the largest logits, for rows that the pass cannot tell it of (several +inf, nothing but -inf); -1 if the
+// row holds a NaN, which no target equals.
+template <class D> int64_t largest_class(const RowProblem& p, int64_t row) {
+    const D* x = static_cast<const D*>(p.x) + row / p.inner * p.classes * p.inner + row % p.inner;
+    int64_t largest = 0;
+    for (int64_t j = 0; j < p.classes; j++) {
+        const auto value = to_compute(x[j * p.inner]), best = to_compute(x[largest * p.inner]);
+        if (value != value) return -1;
+        if (value > best) largest = j;
+    }
+    return largest;
+}
+
 // ---------------------------------------------------------------------------------------------- the kernels
 
 template <class D, Target target, bool extra>
@@ -240,14 +254,20 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
         Pack<double> nll = zero, prior = zero, mean_below = zero;
         if (target == Target::index) nll = (m - load(g.x_target)) + log_sum;
         if (target == Target::soft) nll = load(g.soft_cost) + load(g.soft_total) * log_sum;
-        if (extra && p.prior) prior = load(g.prior_cost) + broadcast(p.prior_total) * log_sum;
+        if (extra && p.prior)
+            prior = (load(g.prior_cost) + broadcast(p.prior_total) * log_sum) * broadcast(p.prior_unit);
         if (extra) mean_below = load(g.below) / load(g.all);
         write<D>(p.nll, g, nll);
-        write<D>(p.lse, g, load(g.peak) + log_sum);
+        const Pack<double> peak = load(g.peak);
+        write<D>(p.lse, g, select(abs(peak) == broadcast(INF), peak, peak + log_sum));
         write<D>(p.entropy, g, log_sum + mean_below);
         write<D>(p.prior_cost, g, prior);
         if (p.correct)
-            for (int i = 0; i < g.rows; i++) p.correct[g.first_row + i] = !g.ignored[i] && g.correct[i] != 0;
+            for (int i = 0; i < g.rows; i++)
+                p.correct[g.first_row + i] =
+                    !g.ignored[i] &&
+                    (g.log_sum[i] == g.log_sum[i] ? g.correct[i] != 0
+                                                  : g.target[i] == largest_class<D>(p, g.first_row + i));
         const Pack<double> loss = link_of(p, g).value(nll, prior);
         write<D>(p.loss, g, loss);
         const Pack<double> counts = load(g.counts);
@@ -283,7 +303,7 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
         read<D>(p.d_prior, p.scale, g, s.d);
         const CrossEntropyLink link = link_of(p, g);
         store(s.a, link.d_nll(load(s.a)));
-        store(s.d, link.d_prior(load(s.d)));
+        store(s.d, link.d_prior(load(s.d)) * broadcast(p.prior_unit));
         for (int i = 0; i < g.rows; i++) {
             const double* state = p.state + g.first_row + i;
             g.peak[i] = state[0];
@@ -293,13 +313,17 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
             g.but_top[i] = state[3 * n];
             s.mean_below[i] = state[4 * n];
         }
+        if (target == Target::soft) {
+            rows.each(g, [&](const auto& view, auto& data)
+                             __attribute__((always_inline)) { prepare_soft<target>(p, view, data, s); });
+            store(s.a, load(s.a) * to_f64(unit_below(narrow<Compute<D>>(load(s.soft_size))).first));
+        }
         plain ? prepare_plain<Compute<D>>(g, s) : prepare_general<Compute<D>>(g, s);
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-            view.put(g.m, data.limit_where_infinite(view, view.get(g.peak)));
+            view.put(g.m, data.limit_where_infinite(view, view.get(g.peak), g.peak));
             if constexpr (plain) {
                 sweep_plain<false>(view, data.x, data.out, g, s);
             } else {
-                prepare_soft<target>(p, view, data, s);
                 sweep_general<target>(p, view, data, g, s);
             }
         });
@@ -317,7 +341,7 @@ template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, 
         prepare_plain<Compute<D>>(g, s);
         store(s.top_value, load(g.top) / load(g.all));
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-            data.limit_where_infinite(view, view.get(g.peak));
+            data.limit_where_infinite(view, view.get(g.peak), g.peak);
             sweep_plain<true>(view, data.x, data.out, g, s);
         });
         rows.close(g);
@@ -330,7 +354,7 @@ template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t beg
                          __attribute__((always_inline)) { reduce<Target::none, false>(p, view, data, g); });
         finish<Target::none>(g);
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-            data.limit_where_infinite(view, view.get(g.peak));
+            data.limit_where_infinite(view, view.get(g.peak), g.peak);
             const auto m = view.get(g.m), log_sum = view.get(g.log_sum);
             view.each([&](Block b) __attribute__((always_inline)) {
                 view.store(data.out, b, (view.load(data.x, b, 0) - m) - log_sum);
@@ -344,25 +368,29 @@ template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t beg
 // confident row leaves of them is not lost in g_k.
 template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     return over_rows<D>(p, begin, end, true, [&](Group& g, auto& rows) {
-        Column g_top, mean;
+        Column size, g_top, mean;
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             using View = std::remove_cvref_t<decltype(view)>;
             using T = typename View::T;
             reduce<Target::none, false>(p, view, data, g);
             const Pack<T> m = view.get(g.m), zero = broadcast(T(0));
             typename View::First first;
-            Pack<T> at_top = zero;
+            Pack<T> at_top = zero, largest = zero;
             view.each([&](Block b) __attribute__((always_inline)) {
-                const Pack<T> x = view.load(data.x, b, T(-INF));
-                if (first.may_be_in(b, x, m))
-                    at_top = select(first.in(b, x, m), view.load(data.cotangent, b, T(0)), at_top);
+                const Pack<T> x = view.load(data.x, b, T(-INF)), cotangent = view.load(data.cotangent, b, T(0));
+                largest = max(abs(cotangent), largest);
+                if (first.may_be_in(b, x, m)) at_top = select(first.in(b, x, m), cotangent, at_top);
             });
-            view.put(g_top, View::only(at_top));
+            largest = View::largest(largest);
+            view.put(size, largest);
+            const Pack<T> down = unit_below(largest).second;
+            view.put(g_top, View::only(at_top * down));
             at_top = view.get(g_top);
             const Frame<T> exponentials(m);
             typename View::Total sum(view);
             view.each([&](Block b) __attribute__((always_inline)) {
-                sum.add(b, exponentials(view.load(data.x, b, T(-INF))) * (view.load(data.cotangent, b, T(0)) - at_top));
+                sum.add(b, exponentials(view.load(data.x, b, T(-INF))) *
+                               (view.load(data.cotangent, b, T(0)) * down - at_top));
             });
             view.put(mean, sum.value());
         });
@@ -372,13 +400,14 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
         store(mean, load(mean) / load(g.all));
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             using T = typename std::remove_cvref_t<decltype(view)>::T;
-            data.limit_where_infinite(view, view.get(g.peak));
+            data.limit_where_infinite(view, view.get(g.peak), g.peak);
             const Probabilities<T> probabilities(view, g, s);
             const Pack<T> at_top = view.get(g_top), average = view.get(mean);
+            const auto unit = unit_below(view.get(size));
             view.each([&](Block b) __attribute__((always_inline)) {
                 const Parts<T> p2 = probabilities(view.load(data.x, b, T(-INF)));
-                const Pack<T> slope = (view.load(data.cotangent, b, T(0)) - at_top) - average;
-                view.store(data.out, b, fma(slope, p2.high, slope * p2.low) * broadcast(T(0x1p-64)));
+                const Pack<T> slope = (view.load(data.cotangent, b, T(0)) * unit.second - at_top) - average;
+                view.store(data.out, b, fma(slope, p2.high, slope * p2.low) * broadcast(T(0x1p-64)) * unit.first);
             });
         });
         rows.close(g);

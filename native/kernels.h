@@ -34,7 +34,8 @@ struct RowProblem {
 
     // The prior u shared by all rows, its sums over the other classes, and its total. Null: no prior.
     const void *prior = nullptr, *prior_others = nullptr; // (classes), compute type
-    double prior_total = 0;
+    double prior_total = 0,
+           prior_unit = 1; // the table is the prior over this power of two, so that its largest is near 1
 
     // The cross-entropy link: loss = nll_scale * w[y] * nll + prior_scale * prior_cost.
     double nll_scale = 1, prior_scale = 1;
@@ -55,7 +56,7 @@ struct RowProblem {
     void* out = nullptr;             // like x: dx, or the result of softmax and log_softmax
     const void* cotangent = nullptr; // like x: g of the softmax VJP
 
-    int64_t rows() const { return outer * inner; }
+    __attribute__((always_inline)) int64_t rows() const { return outer * inner; }
 };
 
 enum class Pointwise : int { bce_with_logits, squared_error };

@@ -13,7 +13,8 @@ struct CrossEntropyLink {
     double nll_scale, prior_scale;
 
     Pack<double> value(Pack<double> nll, Pack<double> prior) const {
-        return broadcast(nll_scale) * weight * nll + broadcast(prior_scale) * prior;
+        const Pack<double> smooth = broadcast(prior_scale) * prior; // all of it at nll_scale = 0, even where nll is inf
+        return nll_scale == 0 ? smooth : broadcast(nll_scale) * weight * nll + smooth;
     }
     Pack<double> d_nll(Pack<double> g) const { return g * broadcast(nll_scale) * weight; }
     Pack<double> d_prior(Pack<double> g) const { return g * broadcast(prior_scale); }

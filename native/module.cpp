@@ -10,6 +10,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <optional>
 #include <tuple>
@@ -113,9 +114,15 @@ struct Rows {
     Array x;
     RowProblem p;
     Rows(nb::handle logits, int64_t outer, int64_t classes, int64_t inner) : x(logits, "x") {
-        if (outer < 0 || classes < 1 || inner < 0) throw nb::value_error("outer, inner >= 0 and classes >= 1 expected");
+        constexpr int64_t MOST_CLASSES = int64_t(1) << 40;
+        if (outer < 0 || classes < 1 || classes > MOST_CLASSES || inner < 0)
+            throw nb::value_error("outer, inner >= 0 and classes in [1, 2^40] expected");
         x.required();
-        if (x.size != outer * classes * inner) throw nb::value_error("x: size is not outer * classes * inner");
+        int64_t rows = 0, size = 0;
+        if (__builtin_mul_overflow(outer, inner, &rows) || __builtin_mul_overflow(rows, classes, &size) ||
+            x.size != size)
+            throw nb::value_error("x: size is not outer * classes * inner");
+        if (rows > x.size) throw nb::value_error("x: more rows than numbers");
         p = {};
         p.dtype = dtype_of(x);
         p.x = x.data;
@@ -166,7 +173,10 @@ class Prior {
         const int64_t n = p.classes;
         table.resize(size_t(2 * n));
         std::vector<Wide> after(size_t(n) + 1, Wide(0));
-        for (int64_t j = 0; j < n; j++) table[size_t(j)] = weights ? weights[j] : T(1);
+        T largest = 0;
+        for (int64_t j = 0; weights && j < n; j++) largest = std::fmax(largest, std::fabs(weights[j]));
+        if (largest > 0 && std::isfinite(largest)) p.prior_unit = std::ldexp(1.0, std::ilogb(largest));
+        for (int64_t j = 0; j < n; j++) table[size_t(j)] = weights ? T(double(weights[j]) / p.prior_unit) : T(1);
         for (int64_t j = n; j-- > 0;) after[size_t(j)] = after[size_t(j) + 1] + Wide(table[size_t(j)]);
         Wide before = 0;
         for (int64_t j = 0; j < n; j++) {
@@ -430,7 +440,7 @@ NB_MODULE(_native, m) {
     m.def(
         "set_num_threads",
         [](int threads) {
-            if (threads < 0) throw nb::value_error("threads: expected a number >= 0 (0: the default)");
+            if (threads < 0 || threads > 4096) throw nb::value_error("threads: expected 0 (the default) to 4096");
             set_num_threads(threads);
         },
         arg("threads"));

@@ -29,20 +29,24 @@ template <class T> struct BinaryCrossEntropy {
         return select(weight == zero, zero, weight * value);
     }
     LOSSLESS_INLINE_MEMBER Pack<T> value(Pack<T> x) const {
-        const Pack<T> zero = broadcast(T(0)), e = tail(x), up = broadcast(HEADROOM), down = broadcast(T(1) / HEADROOM);
-        const Pack<T> l = select(e < broadcast(T(16)), e, log1p(e * down) * up); // log1p(e) = e below 2^-60
-        return times(negative, max(zero, x)) + times(positive, max(zero, zero - x)) + (positive + negative) * l * down;
+        const Pack<T> zero = broadcast(T(0)), e = tail(x), down = broadcast(T(1) / HEADROOM),
+                      weight = positive + negative;
+        const Pack<T> l =
+            select(e < broadcast(T(16)), weight * e * down, weight * log1p(e * down)); // log1p(e) = e below 2^-60
+        return times(negative, max(zero, x)) + times(positive, max(zero, zero - x)) + l;
     }
     // B sigmoid(x) - A sigmoid(-x)
     LOSSLESS_INLINE_MEMBER Pack<T> slope(Pack<T> x, Pack<T> factor) const {
-        const Pack<T> e = tail(x), down = broadcast(T(1) / HEADROOM), whole = broadcast(T(1)) + e * down;
-        const Pack<T> large = broadcast(HEADROOM) / whole, small = e / whole;
-        const auto right = x > broadcast(T(0));
-        return (negative * select(right, large, small) - positive * select(right, small, large)) * factor * down;
+        const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1)), down = broadcast(T(1) / HEADROOM);
+        const Pack<T> e = tail(x), whole = one + e * down;
+        const auto right = x > zero, tiny = e < broadcast(T(16));
+        const Pack<T> most = select(right, negative, zero - positive) * factor,
+                      least = select(right, zero - positive, negative) * factor;
+        return most / whole + least * (select(tiny, e, e * down) / whole) * select(tiny, down, one);
     }
 };
 
-// w (x - t)^2, in f64: the difference and its square are exact for f32 data.
+// w (x - t)^2, in f64.
 template <class T> struct SquaredError {
     using Term = double;
     Pack<double> target, weight;

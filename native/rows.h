@@ -105,18 +105,22 @@ LOSSLESS_INLINE Pack<T> soft_target(const RowProblem& p, const View& view, const
     return p.weight ? soft * view.load_class(static_cast<const T*>(p.weight), b) : soft;
 }
 
-// A row whose maximum is +inf has the limit of ever larger x there: all mass on that class, or NaN if there are
-// several.
-template <class D> static void limit(D* target, const D* source, int64_t classes, int64_t stride) {
+// A row whose maximum is +inf is replaced by the limit of ever larger x there: all mass on that class, or NaN if there
+// are several. Returns the maximum that lse reports: the infinite one, or NaN if the row holds a NaN.
+template <class D> static double limit(D* target, const D* source, int64_t classes, int64_t stride, double peak) {
     using T = Compute<D>;
     int64_t infinite = 0;
-    for (int64_t j = 0; j < classes; j++) infinite += to_compute(source[j * stride]) == T(INF);
-    if (!infinite) return; // done before, in place
     for (int64_t j = 0; j < classes; j++) {
         const T x = to_compute(source[j * stride]);
-        const T limited = x == T(INF) ? (infinite == 1 ? T(0) : T(__builtin_nan(""))) : x != x ? x : T(-INF);
+        if (x != x) return x;
+        infinite += x == T(INF);
+    }
+    for (int64_t j = 0; infinite && j < classes; j++) { // none left: done before, in place
+        const T x = to_compute(source[j * stride]);
+        const T limited = x != T(INF) ? T(-INF) : infinite == 1 ? T(0) : T(__builtin_nan(""));
         target[j * stride] = from_compute<D>(limited);
     }
+    return peak;
 }
 
 // The data of a group as a view reads it, and the scratch that it may need.
@@ -128,7 +132,7 @@ LOSSLESS_INLINE void reduce(const RowProblem& p, const View& view, Data<View>& d
     const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
     const Pack<T> peak = view.maximum(data.x);
     view.put(g.peak, peak);
-    const Pack<T> m = data.limit_where_infinite(view, peak);
+    const Pack<T> m = data.limit_where_infinite(view, peak, g.peak);
     const auto* x = data.x;
     const Frame<T> exponentials(m);
     const auto y = view.get_class(g.target);
@@ -200,6 +204,21 @@ template <Target target> static void finish(Group& g) {
     store(g.log_sum, log1p(but_top / top));
 }
 
+// The power of two next below a size, and its inverse; 1 where the size is 0 or not finite. Both are normal numbers.
+template <class T> struct Unit {
+    Pack<T> first, second;
+};
+template <class T> LOSSLESS_INLINE Unit<T> unit_below(Pack<T> size) {
+    const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1)), low = broadcast(T(2) - Float<T>::bias);
+    const Pack<T> high = zero - low, huge = broadcast(T(INF));
+    const auto usable = (size > zero) & (size < huge);
+    const auto biased = shift_right(bit_cast<Bits<T>>(abs(size)), Float<T>::mantissa_bits);
+    const Pack<T> magic = broadcast(Float<T>::magic);
+    const Pack<T> n = bit_cast<T>(biased + bit_cast<Bits<T>>(magic)) - magic - broadcast(Float<T>::bias);
+    const Pack<T> exponent = select(usable, select(n < low, low, select(n > high, high, n)), zero);
+    return {select(usable, power_of_two(exponent), one), select(usable, power_of_two(zero - exponent), one)};
+}
+
 // ---------------------------------------------------------------------------------------------- the sweep
 
 // The gradient of any link, in the one form that does not cancel (a, b, c, d: partials of nll, lse, entropy, prior):
@@ -212,7 +231,7 @@ struct Slopes {
     Column factor, factor_low;
     Column target_value, top_value; // plain
     // general
-    Column q_top, q_target, mean_below, rest_total, rest_largest;
+    Column q_top, q_target, mean_below, soft_size, rest_total, rest_largest;
     Indices largest;
     // both: 2^exponent inside the exponentials, 2^final at the end
     Column exponent, final;
@@ -252,7 +271,8 @@ template <class T> struct Probabilities {
 template <class T> static void prepare_plain(const Group& g, Slopes& s) {
     const Pack<double> zero = broadcast(0.0), a = load(s.a);
     prepare_probabilities<T>(a + load(s.b), g, s);
-    const Pack<double> exponent = load(s.exponent), inside = select(exponent < zero, exponent, zero);
+    const Pack<double> exponent = load(s.exponent), most = broadcast(60.0);
+    const Pack<double> inside = select(exponent < most, exponent, most); // what fits beside the headroom
     store(s.exponent, inside);
     store(s.final, exponent - inside - broadcast(double(HEADROOM)));
     store(s.target_value, zero - a * (load(g.but_target) / load(g.all)));
@@ -277,7 +297,7 @@ LOSSLESS_INLINE void sweep_plain(const View& view, const typename View::Element*
     });
 }
 
-// The largest |t| with the sum of the other t.
+// The largest |t| with the sum of the other t, in units of its power of two (which goes into the row's coefficient a).
 template <Target target, class View>
 LOSSLESS_INLINE void prepare_soft(const RowProblem& p, const View& view, const Data<View>& data, Slopes& s) {
     if constexpr (target == Target::soft) {
@@ -286,12 +306,15 @@ LOSSLESS_INLINE void prepare_soft(const RowProblem& p, const View& view, const D
         view.each([&](Block b)
                       __attribute__((always_inline)) { size = max(abs(soft_target(p, view, data.t, b)), size); });
         size = View::largest(size);
+        view.put(s.soft_size, size);
+        const Pack<T> down = unit_below(size).second;
         typename View::First first;
         typename View::Total total(view), rest(view);
         view.each([&](Block b) __attribute__((always_inline)) {
-            Pack<T> t = soft_target(p, view, data.t, b);
+            const Pack<T> soft = soft_target(p, view, data.t, b);
+            Pack<T> t = soft * down;
             total.add(b, t);
-            if (first.may_be_in(b, abs(t), size)) t = select(first.in(b, abs(t), size), broadcast(T(0)), t);
+            if (first.may_be_in(b, abs(soft), size)) t = select(first.in(b, abs(soft), size), broadcast(T(0)), t);
             rest.add(b, t);
         });
         view.put_class(s.largest, first.found);
@@ -318,9 +341,12 @@ template <class T> static void prepare_general(const Group& g, Slopes& s) {
 template <Target target, class View> LOSSLESS_INLINE void
 sweep_general(const RowProblem& p, const View& view, const Data<View>& data, const Group& g, const Slopes& s) {
     using T = typename View::T;
-    const Pack<T> zero = broadcast(T(0)), whole = broadcast(T(0x1p64));
+    const Pack<T> zero = broadcast(T(0)), whole = broadcast(T(0x1p64)), up = broadcast(T(0x1p32)),
+                  down = broadcast(T(0x1p-32));
     const T *prior = static_cast<const T*>(p.prior), *prior_others = static_cast<const T*>(p.prior_others);
     const bool entropy = p.d_entropy.values;
+    Pack<T> soft_down = zero;
+    if constexpr (target == Target::soft) soft_down = unit_below(view.get(s.soft_size)).second;
     const Pack<T> m = view.get(g.m);
     const Probabilities<T> probabilities(view, g, s);
     const Pack<T> a = view.get(s.a), b_ = view.get(s.b), c = view.get(s.c), d = view.get(s.d);
@@ -334,24 +360,25 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, con
         const Pack<T> x = view.load(data.x, b, T(-INF));
         const Parts<T> p2 = probabilities(x);
         const Pack<T> P = p2.high + p2.low;
-        Pack<T> Q = select(x == m, q_top, whole - P), t = zero, slope = b_; // slope: b + tau - t, then + c (m - x - D)
+        Pack<T> Q = select(x == m, q_top, whole - P), t = zero,
+                slope = b_; // t 2^32; slope: b + tau - t + c (m - x - D)
         if constexpr (target == Target::index) {
             const Mask<T> is_target = y.in(b);
             Q = select(is_target, q_target, Q);
-            t = select(is_target, a, zero);
+            t = select(is_target, a * up, zero);
             slope = slope + select(is_target, zero, a);
         }
         if constexpr (target == Target::soft) {
-            const Pack<T> soft = soft_target(p, view, data.t, b);
-            t = a * soft;
+            const Pack<T> soft = soft_target(p, view, data.t, b) * soft_down;
+            t = (a * up) * soft;
             slope = fma(a, select(largest.in(b), rest_largest, rest_total - soft), slope);
         }
         if (prior) {
-            t = fma(d, view.load_class(prior, b), t);
+            t = fma(d * up, view.load_class(prior, b), t);
             slope = fma(d, view.load_class(prior_others, b), slope);
         }
         if (entropy) slope = fma(c, select(P == zero, zero, m - x - mean_below), slope);
-        const Pack<T> dx = fma(slope, p2.high, fma(slope, p2.low, zero - t * Q));
+        const Pack<T> dx = fma(slope, p2.high, fma(slope, p2.low, zero - t * (Q * down)));
         view.store(data.out, b, scale(dx));
     });
 }

@@ -99,7 +99,7 @@ template <class T, int W> LOSSLESS_INLINE void store(T* target, Pack<T, W> a) {
     }
 }
 
-// Lane numbers 0 .. W-1, plus `first`.
+// Lane numbers 0 .. W-1.
 template <class T, int W = LANES> LOSSLESS_INLINE Pack<T, W> iota(T first = 0) {
     if constexpr (Pack<T, W>::fits) {
         typename Register<T>::type v;

@@ -53,6 +53,24 @@ int own_threads() {
     return threads;
 }
 
+// Rounding and flush-to-zero modes: a worker computes as its caller would.
+struct FloatMode {
+#if defined(__x86_64__)
+    unsigned control = __builtin_ia32_stmxcsr();
+    void set() const { __builtin_ia32_ldmxcsr(control); }
+#elif defined(__aarch64__)
+    uint64_t control = read();
+    static uint64_t read() {
+        uint64_t word;
+        __asm__ volatile("mrs %0, fpcr" : "=r"(word));
+        return word;
+    }
+    void set() const { __asm__ volatile("msr fpcr, %0" : : "r"(control)); }
+#else
+    void set() const {}
+#endif
+};
+
 // A parallel loop. Whoever claims a chunk runs it; the caller waits only for chunks that were claimed, so a worker that
 // wakes up late finds nothing to do and harms nobody.
 struct Job {
@@ -60,11 +78,14 @@ struct Job {
     const Body body;
     void* const context;
     const int64_t chunks;
+    const FloatMode mode;
     std::atomic<int64_t> next{0}, done{0};
     std::mutex mutex;
     std::condition_variable finished;
 
     void work() {
+        const FloatMode own;
+        mode.set();
         inside = true;
         for (int64_t chunk; (chunk = next.fetch_add(1)) < chunks;) {
             body(context, chunk);
@@ -74,6 +95,7 @@ struct Job {
             }
         }
         inside = false;
+        own.set();
     }
     void wait() {
         std::unique_lock<std::mutex> lock(mutex);
@@ -86,7 +108,7 @@ class Pool {
     void run(const std::shared_ptr<Job>& job, int helpers) {
         {
             std::lock_guard<std::mutex> lock(mutex);
-            while (int(threads) < helpers) {
+            while (threads < helpers) {
                 try {
                     std::thread([this] { serve(); }).detach();
                 } catch (...) { // no more threads to be had: the caller does the work

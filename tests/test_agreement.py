@@ -79,10 +79,16 @@ def everything(x, inner_last=False):
 
 @pytest.fixture(autouse=True)
 def restore():
-    isa, threads = native.isa(), native.get_num_threads()
+    isa = native.isa()
     yield
     native.use_isa(isa)
-    native.set_num_threads(threads)
+    native.set_num_threads(0)  # the default
+
+
+def assert_same_bits(one, other, what=""):
+    """Also -0 is not +0, and a NaN keeps its payload."""
+    assert one.dtype == other.dtype
+    np.testing.assert_array_equal(one.view(f"u{one.itemsize}"), other.view(f"u{one.itemsize}"), err_msg=what)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -93,7 +99,7 @@ def test_instruction_sets(dtype, classes):
     for isa in native.available_isas():
         native.use_isa(isa)
         for one, other in zip(everything(x), expected, strict=True):
-            np.testing.assert_array_equal(one, other, err_msg=isa)
+            assert_same_bits(one, other, isa)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -101,7 +107,7 @@ def test_instruction_sets(dtype, classes):
 def test_class_dimension_first_or_last(dtype, classes):
     x = logits(classes, dtype)
     for one, other in zip(everything(x), everything(x, inner_last=True), strict=True):
-        np.testing.assert_array_equal(one, other)
+        assert_same_bits(one, other)
 
 
 @pytest.mark.parametrize("classes", [10, 100])
@@ -112,7 +118,7 @@ def test_thread_counts(classes):
     for threads in (2, 3, 7):
         native.set_num_threads(threads)
         for one, other in zip(everything(x), expected, strict=True):
-            np.testing.assert_array_equal(one, other, err_msg=f"{threads} threads")
+            assert_same_bits(one, other, f"{threads} threads")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -124,7 +130,7 @@ def test_a_row_does_not_depend_on_its_batch(dtype, classes):
     for row in range(ROWS):
         alone = np.empty_like(bits(x[row : row + 1]))
         native.softmax(bits(x[row : row + 1]), 1, classes, 1, alone)
-        np.testing.assert_array_equal(alone[0], together[row])
+        assert_same_bits(alone[0], together[row])
 
 
 @pytest.mark.parametrize("classes", [10, 100])
@@ -136,7 +142,7 @@ def test_alignment(classes):
         moved = memory[offset : offset + x.nbytes].view(np.float32).reshape(x.shape)
         moved[:] = x
         for one, other in zip(everything(moved), expected, strict=True):
-            np.testing.assert_array_equal(one, other, err_msg=f"offset {offset}")
+            assert_same_bits(one, other, f"offset {offset}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -157,5 +163,5 @@ def test_pointwise(dtype, size):
     for kind, total, value, dx in results[2:]:
         expected = next(r for r in results if r[0] == kind)
         assert total == expected[1]
-        np.testing.assert_array_equal(value, expected[2])
-        np.testing.assert_array_equal(dx, expected[3])
+        assert_same_bits(value, expected[2])
+        assert_same_bits(dx, expected[3])

@@ -50,6 +50,9 @@ def read_only(array):
         ({"outer": N + 1}, ValueError),
         ({"outer": -N, "inner": -1}, ValueError),
         ({"classes": 0, "x": np.zeros((N, 0), np.float32)}, ValueError),
+        ({"outer": 2**62 + N}, ValueError),  # the size would wrap around to the right one
+        ({"outer": 2**32, "inner": 2**32, "x": np.zeros((0, C), np.float32)}, ValueError),
+        ({"outer": 0, "classes": 2**60, "x": np.zeros((0, C), np.float32)}, ValueError),
         ({"target": np.zeros(N, np.int32)}, TypeError),
         ({"target": np.zeros(N + 1, np.int64)}, ValueError),
         ({"target": np.zeros((N, C), np.float64)}, TypeError),
@@ -68,12 +71,45 @@ def test_refuses_arguments_it_cannot_use(changes, error):
         native.row_loss(**arguments(**changes))
 
 
-def test_reports_the_first_index_out_of_range_and_touches_nothing_else():
+def test_reports_the_first_index_out_of_range():
     target = np.array([0, 1, 99, 4, -1, 0])
-    loss = np.full(N, 7.0, np.float32)
-    assert native.row_loss(**arguments(target=target, loss=loss))[0] == 2
+    assert native.row_loss(**arguments(target=target))[0] == 2
     assert native.row_loss(**arguments(target=target, ignore_index=99))[0] == 4
     assert native.row_loss(**arguments(target=np.array([2**62, 0, 0, 0, 0, 0])))[0] == 0
+
+
+def test_a_refused_array_is_let_go():
+    memory = bytearray(8)
+    with pytest.raises(TypeError):
+        native.advise_huge_pages(memoryview(memory).cast("b"))
+    memory.append(0)  # raises BufferError while somebody holds on to it
+
+
+def test_refuses_a_number_of_threads_no_machine_has():
+    for threads in (-1, 5000):
+        with pytest.raises(ValueError, match="threads"):
+            native.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e20, 1e30])
+@pytest.mark.parametrize("kernel", ["softmax_backward", "log_softmax_backward"])
+@pytest.mark.parametrize("classes", [7, 100])
+def test_gradients_of_any_size_pass_through(kernel, classes, scale):
+    rng = np.random.default_rng(0)
+    x, g = (rng.normal(size=(5, classes)).astype(np.float32) for _ in range(2))
+    small, large = np.empty_like(x), np.empty_like(x)
+    getattr(native, kernel)(x, 5, classes, 1, g, small)
+    getattr(native, kernel)(x, 5, classes, 1, g * np.float32(scale), large)
+    np.testing.assert_allclose(large / np.float32(scale), small, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_of_any_size_pass_through():
+    x, t, w = (np.full(3, v, np.float32) for v in (0.5, 0.25, 1e25))
+    plain, weighted, value = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
+    native.pointwise_backward("bce_with_logits", x, t, None, None, np.ones(1), 1.0, plain)
+    native.pointwise_backward("bce_with_logits", x, t, w, None, np.ones(1), 1e-25, weighted)
+    np.testing.assert_allclose(weighted, plain, rtol=1e-6)
+    assert np.isfinite(native.pointwise("bce_with_logits", x, t, w, None, value))
 
 
 def test_refuses_tensors_without_data():
@@ -130,6 +166,36 @@ def test_calls_from_many_threads_at_once():
     for thread in threads:
         thread.join(timeout=60)
     assert results == [True] * 8
+
+
+@pytest.mark.parametrize("classes", [3, 70])  # both views
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_special_rows_are_those_of_the_reference(classes, dtype):
+    from lossless import reference
+
+    inf, nan = np.inf, np.nan
+    heads = [
+        [inf, inf, 0],
+        [0, inf, inf],
+        [-inf] * 3,
+        [nan, 1, 0],
+        [nan, inf, 0],
+        [0, inf, 1],
+        [1, 1, 0],
+        [-inf, nan, 0],
+    ]
+    x = np.full((len(heads), classes), -inf, dtype)
+    x[:, :3] = heads
+    for label in range(3):
+        y = np.full(len(heads), label)
+        nll, lse, entropy = (np.empty(len(heads), dtype) for _ in range(3))
+        correct = np.empty(len(heads), bool)
+        native.row_statistics(x, *x.shape, 1, y, None, None, None, nll, lse, entropy, None, correct, None)
+        expected = reference.row_statistics(x, y)
+        np.testing.assert_array_equal(correct, expected.correct)
+        np.testing.assert_allclose(lse, expected.lse.astype(dtype), rtol=1e-6)
+        np.testing.assert_allclose(nll, expected.nll.astype(dtype), rtol=1e-6)
+        np.testing.assert_allclose(entropy, expected.entropy.astype(dtype), rtol=1e-6)
 
 
 FORK = """

@@ -338,6 +338,15 @@ def test_compile_keeps_the_digits_and_takes_any_size():
         assert g.tolist() == [[-np.float32(2.0611537e-09), np.float32(2.0611537e-09)]] * rows
 
 
+def test_the_first_call_of_a_process_may_be_compiled():
+    code = (
+        "import torch, lossless\n"
+        "f = torch.compile(lossless.cross_entropy, backend='eager', fullgraph=True)\n"
+        "assert f(torch.tensor([[20.0, 0.0]]), torch.tensor([0])).item() == 2.06115369216775e-09"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_compiled_bad_labels_give_nan():
     torch.compiler.reset()
     loss = torch.compile(lossless.cross_entropy, backend="aot_eager", fullgraph=True)

@@ -4,8 +4,7 @@ A framework is imported only if one of its arrays arrived, which means that the 
 """
 
 import sys
-from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from lossless._numpy.arrays import to_array
 from lossless._plan import RowPlan
@@ -60,16 +59,23 @@ _backends: dict[str, Backend] = {}
 
 
 def _backend(framework: str) -> Backend:
-    """The backend's module, imported when the first of its arrays arrives."""
+    """The backend's module, imported when the first of its arrays arrives (by a statement: torch.compile reads it)."""
     if framework not in _backends:
-        _backends[framework] = cast(Backend, import_module(f"lossless._{framework}.backend"))
+        if framework == "torch":
+            from lossless._torch import backend as torch_backend
+
+            _backends[framework] = torch_backend
+        else:
+            from lossless._numpy import backend as numpy_backend
+
+            _backends[framework] = numpy_backend
     return _backends[framework]
 
 
 def select(function: str, **arrays: Array) -> tuple[Backend, *tuple[Any, ...]]:
     """(backend, *arrays as the backend's arrays); None stays None. All arrays must be of one framework."""
     torch = sys.modules.get("torch")
-    tensor = getattr(torch, "Tensor", ())
+    tensor: Any = getattr(torch, "Tensor", ())
     tensors = others = False
     for array in arrays.values():
         if isinstance(array, tensor):

@@ -19,8 +19,8 @@ class Rows(NamedTuple):
     inner: int
 
     @property
-    def count(self) -> int:
-        """Number of rows."""
+    def number(self) -> int:
+        """Of rows."""
         return self.outer * self.inner
 
 

@@ -1,8 +1,8 @@
 """The accurate formulas, written once in array-API operations, for NumPy, for PyTorch on any device, and for reading.
 
 This is what the compiled kernels are compared with, and what runs where there is none. Classes are the last axis;
-arithmetic is float64, and the caller rounds the result once. Values never
-contain a rounded `1 + tail` inside a logarithm, and gradients never a `p - 1`:
+arithmetic is float64, and the caller rounds the result once. Values never contain a rounded `1 + tail` inside a
+logarithm, and gradients never a `p - 1`:
 
     k = argmax x,   m = x_k,   E_j = exp(x_j - m),   tail = sum_{j != k} E_j,   L = log1p(tail)
     lse = m + L,   -log p_j = (m - x_j) + L,   p_j = E_j / (1 + tail),   q_j = 1 - p_j = sum_{i != j} E_i / (1 + tail)
@@ -20,7 +20,6 @@ import array_api_compat
 Array = Any
 """A NumPy array or a PyTorch tensor."""
 
-
 HEADROOM = 2.0**64
 LOG_HEADROOM = 64.0 * 0.6931471805599453
 LOG_HEADROOM_REST = 64.0 * 2.3190468138462996e-17
@@ -30,11 +29,11 @@ LOG_HEADROOM_REST = 64.0 * 2.3190468138462996e-17
 class Statistics(NamedTuple):
     """One number a row, unrounded; None where there was nothing to compute it from."""
 
-    nll: Array | None
+    nll: Array
     lse: Array
     entropy: Array
-    prior: Array | None
-    correct: Array | None
+    prior: Array
+    correct: Array
 
 
 class Softmax(NamedTuple):
@@ -90,7 +89,7 @@ def softmax_parts(x: Array, temperature: float = 1.0) -> Softmax:
     # -inf, has no limit: those rows become NaN by the subtraction itself.
     certain = top & (m > -xp.inf)
     d = xp.where(certain, 0.0, x - m)
-    rest = _addition_rest(xp, x, 0.0 - m, d) if exact else 0.0 * k
+    rest = _addition_rest(xp, x, 0.0 - m, d) if exact else xp.zeros_like(m)
     if temperature != 1.0:
         d, rest = _divide(xp, d, rest, temperature)
     unit, E = 1.0, xp.exp(d)
@@ -146,16 +145,17 @@ def row_statistics(
     # p = 0 where the gap is infinite; 0 * inf is 0 here, as the limit says.
     entropy = _last(s.L + _sum(xp, s.E * _finite_where(xp, s.E, s.gap), exact) / s.S)
     prior_cost = None if prior is None else _last(_weighted_cost(xp, s, wide(prior), exact))
-    nll = correct = None
+    nll: Any = None
+    correct: Any = None
     labels = target is not None and target.ndim < x.ndim
     if target is not None and not labels:
         nll = _last(_weighted_cost(xp, s, wide(target), exact))
-        correct = xp.argmax(x, axis=-1) == xp.argmax(target, axis=-1)
+        correct = (xp.argmax(x, axis=-1) == xp.argmax(target, axis=-1)) & ~_last(xp.isnan(s.m))
     elif labels:
         valid = _valid(x, target)
         y = xp.where(valid, target, 0)[..., None]
         nll = xp.where(valid, _last(xp.take_along_axis(cost, y, axis=-1)), xp.nan)
-        correct = xp.argmax(x, axis=-1) == target
+        correct = (xp.argmax(x, axis=-1) == target) & ~_last(xp.isnan(s.m))
     if labels and ignore_index is not None:
         kept = target != ignore_index
         nll, lse, entropy = (xp.where(kept, v, 0.0) for v in (nll, lse, entropy))
@@ -188,7 +188,7 @@ def row_statistics_backward(
     g = xp.zeros_like(s.E)
     if labels and d_nll is not None:
         g = _col(d_nll) * xp.where(_onehot(xp, _col(target), s.E), 0.0 - s.others, s.E)
-    elif d_nll is not None:
+    elif target is not None and d_nll is not None:
         t = wide(target)
         g = _col(d_nll) * (sum_of_others(t) * s.E - t * s.others)
     if prior is not None and d_prior is not None:
@@ -224,11 +224,11 @@ def cross_entropy(x: Array, target: Array, weight: Array | None, ignore_index: i
     Probabilities: target weights w_j ((1 - e) t_j + e / C), and a mean divides by the number of rows.
     """
     xp = namespace(x)
-    share = smoothing / x.shape[-1] if x.shape[-1] else 0.0
+    share = smoothing / x.shape[-1]
     w = None if weight is None else wide(weight)
     if target.ndim == x.ndim:
         t = (1.0 - smoothing) * wide(target) + share if smoothing else wide(target)
-        one = xp.ones_like(t[..., 0]) if x.shape[-1] else xp.zeros(t.shape[:-1], dtype=t.dtype, device=x.device) + 1.0
+        one = xp.ones_like(t[..., 0])
         return Link(t if w is None else w * t, None, one, 0.0, one)
     prior = None
     if smoothing:

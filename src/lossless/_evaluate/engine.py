@@ -6,12 +6,12 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossless._config import get_num_threads, set_num_threads
 
@@ -19,7 +19,7 @@ from .accumulators import Accumulator, Count, standard
 from .errors import about
 from .plan import Partition, Plan
 from .readers import open_reader
-from .rows import RawBatch, ScoredRows, block_rows, score_rows
+from .rows import Integers, RawBatch, ScoredRows, block_rows, score_rows
 
 Factories = Mapping[str, Callable[[], Accumulator]]
 Progress = Callable[[int, int], None]
@@ -46,8 +46,8 @@ class Screening:
         self.least = min((v for v in (self.least, other.least) if v is not None), default=None)
         self.greatest = max((v for v in (self.greatest, other.greatest) if v is not None), default=None)
 
-    def labels(self, batch: RawBatch, plan: Plan) -> np.ndarray:
-        """Count what is wrong with the labels of a batch; which rows can be scored."""
+    def labels(self, batch: RawBatch, plan: Plan) -> tuple[Integers, NDArray[np.bool_]]:
+        """Count what is wrong with the labels of a batch; their class indices, and which rows can be scored."""
         row = batch.first_row + np.arange(len(batch.labels))
         present = np.ones(len(row), bool) if batch.missing is None else ~batch.missing
         self.no_value.add(batch.file, row[~present])
@@ -60,13 +60,14 @@ class Screening:
             low, high = int(labels.min()), int(labels.max())
             self.least = low if self.least is None else min(self.least, low)
             self.greatest = high if self.greatest is None else max(self.greatest, high)
-            if low < 0 or high >= plan.classes:
-                outside = present & ((batch.labels < 0) | (batch.labels >= plan.classes))
-                if not self.outside.rows:
-                    self.outside_label = int(batch.labels[outside][0])
-                self.outside.add(batch.file, row[outside])
-                present &= ~outside
-        return present
+        index = class_index(batch.labels, plan.columns.class_values)
+        outside = present & ((index < 0) | (index >= plan.classes))
+        if outside.any():
+            if not self.outside.rows:
+                self.outside_label = int(batch.labels[outside][0])
+            self.outside.add(batch.file, row[outside])
+            present &= ~outside
+        return index, present
 
     def distributions(self, rows: ScoredRows) -> ScoredRows:
         """Count and leave out the rows whose scores give no distribution."""
@@ -91,6 +92,16 @@ class Partial:
             metric.merge(other.metrics[name])
 
 
+def class_index(labels: Integers, class_values: tuple[int, ...] | None) -> Integers:
+    """Labels as indices of scores; -1 for one that is none of the class values."""
+    if class_values is None:
+        return labels
+    values = np.array(class_values, np.int64)
+    order = np.argsort(values)
+    found = order[np.minimum(np.searchsorted(values, labels, sorter=order), len(values) - 1)]
+    return np.where(values[found] == labels, found, -1)
+
+
 class Cancelled(Exception):
     """The run has ended elsewhere."""
 
@@ -108,8 +119,8 @@ def run_partition(plan: Plan, partition: Partition, extra: Factories, tick: Call
     reader = open_reader(partition.path, partition.file)
     with about(partition.path):
         for batch in reader.batches(partition.part, plan.columns, plan.classes):
-            usable = screening.labels(batch, plan)
-            row, scores, labels = batch.first_row + np.arange(len(usable)), batch.scores, batch.labels
+            labels, usable = screening.labels(batch, plan)
+            row, scores = batch.first_row + np.arange(len(usable)), batch.scores
             if not usable.all():
                 row, scores, labels = row[usable], scores[usable], labels[usable]
             if screening.outside.rows:
@@ -137,7 +148,7 @@ def run(
         for partition in plan.partitions:
             total.merge(run_partition(plan, partition, extra, clock.tick))
         return total
-    with one_native_thread(), ThreadPoolExecutor(workers, thread_name_prefix="lossless") as pool:
+    with one_native_thread, ThreadPoolExecutor(workers, thread_name_prefix="lossless") as pool:
         waiting: deque[Future[Partial]] = deque()
         partitions = iter(plan.partitions)
         try:
@@ -175,12 +186,28 @@ def default_workers() -> int:
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
 
 
-@contextmanager
-def one_native_thread() -> Iterator[None]:
-    """Partitions are the parallelism here; kernels that split rows as well would only get in each other's way."""
-    before = get_num_threads()
-    set_num_threads(1)
-    try:
-        yield
-    finally:
-        set_num_threads(before)
+class _OneNativeThread:
+    """Partitions are the parallelism here; kernels that split rows as well would only get in each other's way.
+
+    The number of kernel threads is one for the whole process: the first run to enter sets it, the last to leave
+    sets it back.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = threading.Lock(), 0, 1
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.before = get_num_threads()
+                set_num_threads(1)
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                set_num_threads(self.before)
+
+
+one_native_thread = _OneNativeThread()

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from lossless.errors import EvaluationError
 
+from .text import printable
+
 
 @contextmanager
 def about(path: str) -> Iterator[None]:
@@ -12,4 +14,4 @@ def about(path: str) -> Iterator[None]:
     try:
         yield
     except EvaluationError as error:
-        raise EvaluationError(f"{path}: {error}") from None
+        raise EvaluationError(f"{printable(path)}: {error}") from None

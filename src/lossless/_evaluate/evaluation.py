@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from lossless.errors import EvaluationError
+from lossless.errors import EvaluationError, ParameterError
 
 from .accumulators import CalibrationBin, ClassFigures, Count, HistogramBin, MeanResult, RankedRow
 from .engine import Factories, Partial, Screening, run
+from .errors import about
 from .plan import Plan, make_plan
 from .readers import open_reader
-from .roles import Request
+from .roles import Request, detail_columns
 from .rows import Kind
 from .strict_json import dumps, plain
+from .text import enumerated, safe, shown
 
 SCHEMA = "lossless.evaluation/1"
 _MAX_DETAIL = 200  # characters of a detail value that are kept
@@ -56,11 +58,16 @@ class SurprisingRow:
 
 @dataclass(frozen=True)
 class Average:
-    """Precision, recall and F1 averaged over the classes that occur."""
+    """Figures of the classes, averaged.
+
+    Precision, recall and F1 over the classes that occur as a label or a prediction, where an undefined one counts as 0
+    as in scikit-learn; the loss over those that occur as a label, since no other class has one.
+    """
 
     precision: float
     recall: float
     f1: float
+    nll: float
 
 
 @dataclass(frozen=True)
@@ -68,8 +75,7 @@ class Evaluation:
     """Figures of saved predictions; plain data, unrounded. Losses and entropies are in nats.
 
     `brier` is the sum over classes, in [0, 2]. `calibration_error` is the expected calibration error of 15 equal-width
-    bins, those of `reliability`. Undefined figures (the precision of a class that is never predicted) are nan. In the
-    averages they count as 0, as in scikit-learn, and classes that neither occur nor are predicted are left out.
+    bins, those of `reliability`. Undefined figures (the precision of a class that is never predicted) are nan.
     """
 
     source: Source
@@ -138,7 +144,8 @@ def evaluate(
         files: a path, or several whose rows are taken together.
         logits, probs, log_probs: the column of scores, which also says what they are. By default it is found by name
             and checked against its values. In Parquet a column of lists or the prefix of one column per class.
-        label: the column of true classes, 0..C-1 or class names.
+        label: the column of true classes: 0..C-1, class names, or the values of an NPZ array `classes`, one for each
+            score, as scikit-learn's models have it.
         class_names: names of the classes in score order.
         ignore_index: rows with this label are left out; None if no label means that.
         surprising: how many of the rows of largest loss to keep.
@@ -150,7 +157,9 @@ def evaluate(
         for any number of workers.
 
     Raises:
-        EvaluationError: a ValueError; columns, labels or values that cannot be evaluated as they are.
+        EvaluationError: a ValueError; columns, labels or values that cannot be evaluated as they are, or more than
+            2^24 classes.
+        ParameterError: a ValueError; `surprising` below 0 or `workers` below 1.
         MissingExtraError: an ImportError; the package that reads the format is not installed.
 
     Edges:
@@ -165,6 +174,10 @@ def evaluate(
         >>> round(e.nll, 9), e.accuracy
         (0.720094849, 0.5)
     """
+    if surprising < 0:
+        raise ParameterError(f"evaluate: surprising got {surprising}, expected 0 or more")
+    if workers is not None and workers < 1:
+        raise ParameterError(f"evaluate: workers got {workers}, expected 1 or more")
     paths = [files] if isinstance(files, str | os.PathLike) else list(files)
     request = Request(logits, probs, log_probs, label)
     plan = make_plan(paths, request, class_names=class_names, ignore_index=ignore_index, surprising=surprising)
@@ -190,20 +203,26 @@ def _check_labels(plan: Plan, screening: Screening) -> None:
     outside = screening.outside
     if not outside.rows:
         return
-    low, high, classes = screening.least, screening.greatest, plan.classes
-    if low == 1 and high == classes:
+    low, high, classes, values = screening.least, screening.greatest, plan.classes, plan.columns.class_values
+    scores, label = f"'{shown(plan.columns.scores.name)}'", f"'{shown(plan.columns.label.name)}'"
+    expected = f"0..{classes - 1}"
+    if values is not None:
+        expected = f"those of the array 'classes' ({enumerated([str(value) for value in values])})"
+        fix = "Check that 'classes' names the label of each score"
+    elif low == 1 and high == classes:
         fix = "The labels look 1-based: subtract 1"
     elif high == classes and low == 0:
-        fix = f"Either the labels have one class more than '{plan.columns.scores.name}', or one of them is not a class"
+        fix = f"Either the labels have one class more than {scores}, or one of them is not a class"
     elif screening.outside_label < 0:
         fix = f"If {screening.outside_label} marks rows to be left out, pass --ignore-index={screening.outside_label}"
     else:
         fix = "Check that the labels number the classes of the scores from 0"
-    raise EvaluationError(
-        f"{plan.paths[outside.file]}: label column '{plan.columns.label.name}' runs from {low} to {high}, expected "
-        f"0..{classes - 1} ({classes} scores per row in '{plan.columns.scores.name}'): {outside.rows} of {plan.rows} "
-        f"rows are outside, first {screening.outside_label} at row {outside.row}. {fix}"
-    )
+    with about(plan.paths[outside.file]):
+        raise EvaluationError(
+            f"label column {label} runs from {low} to {high}, expected {expected} ({classes} scores per row in "
+            f"{scores}): {outside.rows} of {plan.rows} rows are outside, first {screening.outside_label} at row "
+            f"{outside.row}. {fix}"
+        )
 
 
 def _evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Evaluation:
@@ -214,7 +233,7 @@ def _evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Eva
     classes: tuple[ClassFigures, ...] = results["classes"]
     return Evaluation(
         source=Source(
-            files=plan.paths,
+            files=tuple(safe(path) for path in plan.paths),
             format=plan.format,
             scores=plan.columns.scores.name,
             kind=plan.kind.value,
@@ -233,8 +252,8 @@ def _evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Eva
         confidence=results["confidence"].value,
         brier=results["brier"].value,
         calibration_error=results["calibration"].error,
-        macro=_average(classes, [1] * len(classes)),
-        weighted=_average(classes, [c.support for c in classes]),
+        macro=_average(classes, [1] * len(classes), _mean([c.nll for c in classes if c.support])),
+        weighted=_average(classes, [c.support for c in classes], nll.value),
         reliability=results["calibration"].bins,
         loss_histogram=results["loss_histogram"],
         classes=classes,
@@ -249,18 +268,22 @@ def _evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Eva
     )
 
 
-def _average(classes: Sequence[ClassFigures], weights: Sequence[int]) -> Average:
+def _average(classes: Sequence[ClassFigures], weights: Sequence[int], nll: float) -> Average:
     total = sum(weights)
 
     def mean(name: str) -> float:
         values = (getattr(c, name) for c in classes)
         return math.fsum(w * (0.0 if math.isnan(v) else v) for w, v in zip(weights, values, strict=True)) / total
 
-    return Average(mean("precision"), mean("recall"), mean("f1"))
+    return Average(mean("precision"), mean("recall"), mean("f1"), nll)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def _first(plan: Plan, count: Count) -> str:
-    return f"first: row {count.row} of {plan.paths[count.file]}"
+    return f"first: row {count.row} of {shown(plan.paths[count.file])}"
 
 
 def _left_out_notes(plan: Plan, screening: Screening) -> list[str]:
@@ -294,8 +317,8 @@ def _notes(plan: Plan, results: Mapping[str, Any]) -> list[str]:
         )
     if results["accuracy"] == 1.0 and nll.rows >= 20:
         notes.append(
-            f"the label is the largest score in every row; if '{plan.columns.label.name}' holds predictions, name the "
-            "column of true labels by --label"
+            f"the label is the largest score in every row; if '{shown(plan.columns.label.name)}' holds predictions, "
+            "name the column of true labels by --label"
         )
     return notes
 
@@ -306,12 +329,15 @@ def _with_details(plan: Plan, ranked: Sequence[RankedRow]) -> tuple[SurprisingRo
     if plan.columns.details:
         for file in {r.file for r in ranked}:
             reader = open_reader(plan.paths[file], file)
-            values = reader.details(sorted(r.row for r in ranked if r.file == file), plan.columns.details)
+            rows = next(c.rows for c in reader.table.scores if c.name == plan.columns.scores.name)
+            here = [name for name in plan.columns.details if name in detail_columns(reader.table, rows)]
+            with about(reader.path):
+                values = reader.details(sorted(r.row for r in ranked if r.file == file), here) if here else {}
             for row, found in values.items():
-                details[file, row] = {name: str(value)[:_MAX_DETAIL] for name, value in found.items()}
+                details[file, row] = {name: safe(str(value)[:_MAX_DETAIL]) for name, value in found.items()}
     return tuple(
         SurprisingRow(
-            plan.paths[r.file], r.row, r.label, r.predicted, r.nll, r.confidence, details.get((r.file, r.row), {})
+            safe(plan.paths[r.file]), r.row, r.label, r.predicted, r.nll, r.confidence, details.get((r.file, r.row), {})
         )
         for r in ranked
     )

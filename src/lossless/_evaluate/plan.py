@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,15 +12,17 @@ from lossless.errors import EvaluationError
 
 from .errors import about
 from .readers import Part, Reader, open_reader
-from .roles import SAMPLE_ROWS, Columns, Request, choose_columns, decide_kind
+from .roles import SAMPLE_ROWS, Columns, Holds, Request, choose_columns, decide_kind
 from .rows import SUM_TOLERANCE, Kind
+from .text import safe, shown
+
+MOST_CLASSES = 1 << 24  # a row of float64 numbers is then 128 MiB, and a run holds several
 
 
 @dataclass(frozen=True)
 class Partition:
-    """What one task reads; partitions are merged in the order of `number`."""
+    """What one task reads; partitions are merged in the order of the plan."""
 
-    number: int
     file: int
     path: str
     part: Part
@@ -60,44 +61,40 @@ def make_plan(
     first = readers[0]
     with about(first.path):
         columns = choose_columns(first.table, request)
-    rows = sum(reader.rows for reader in readers)
-    if not rows:
-        raise EvaluationError(f"{first.path}: holds no rows")
-    filled = next(reader for reader in readers if reader.rows)
+    rows = [_rows(first, reader, columns) for reader in readers]
+    filled = next((reader for reader, held in zip(readers, rows, strict=True) if held), None)
+    if filled is None:
+        with about(first.path):
+            raise EvaluationError("holds no rows")
     with about(filled.path):
         classes = filled.classes(columns.scores)
-    if classes < 2:
-        raise EvaluationError(
-            f"{filled.path}: '{columns.scores.name}' has {classes} score per row, expected one per class. "
-            "For a two-class model with one probability p, save the two columns 1 - p and p"
-        )
-    for reader in readers[1:]:
-        _check_alike(first, reader, columns, classes, given_names=class_names is not None)
+        _check_classes(columns, classes)
+    for reader, held in zip(readers[1:], rows[1:], strict=True):
+        _check_alike(first, reader, columns, classes if held else None, given_names=class_names is not None)
     notes = list(dict.fromkeys(note for reader in readers for note in reader.notes(columns)))
-    names = tuple(class_names) if class_names is not None else first.table.class_names
+    given = None if class_names is None else tuple(safe(name) for name in class_names)
+    names = first.table.names_of(columns.label) if given is None else given
     if names is not None and (len(names) != classes or len(set(names)) != classes):
         what = f"{len(names)} class names ({len(set(names))} different) for {classes} scores per row"
-        if class_names is not None or columns.label.text:
-            raise EvaluationError(f"{first.path}: got {what}, expected one for each")
+        if given is not None or columns.label.text:
+            with about(first.path):
+                raise EvaluationError(f"got {what}, expected one for each")
         notes.append(f"the file has {what}; its names are not used")
         names = None
     columns = replace(columns, class_names=names)
     sample = _sample(readers, columns, classes)
     with about(filled.path):
         kind, reason = decide_kind(columns.scores, sample, request)
-    numbers = itertools.count()
     return Plan(
         paths=tuple(reader.path for reader in readers),
         format=first.format,
-        rows=rows,
+        rows=sum(rows),
         columns=columns,
         kind=kind,
         kind_reason=reason,
         classes=classes,
         partitions=tuple(
-            Partition(next(numbers), reader.file, reader.path, part)
-            for reader in readers
-            for part in reader.parts(classes)
+            Partition(reader.file, reader.path, part) for reader in readers for part in reader.parts(columns, classes)
         ),
         notes=tuple(notes),
         ignore_index=ignore_index,
@@ -105,34 +102,68 @@ def make_plan(
     )
 
 
-def _check_alike(first: Reader, other: Reader, columns: Columns, classes: int, *, given_names: bool) -> None:
-    """Every file has the columns of the first one."""
+def _rows(first: Reader, other: Reader, columns: Columns) -> int:
+    """The rows of a file that has the columns of the first one."""
     scores = {c.name: c for c in other.table.scores}
-    values = {c.name: c for c in other.table.values}
+    values = {c.name for c in other.table.values}
     if columns.scores.name not in scores or columns.label.name not in values:
+        with about(other.path):
+            raise EvaluationError(
+                f"lacks the columns of {shown(first.path)} ('{shown(columns.scores.name)}', "
+                f"'{shown(columns.label.name)}'). It has: {other.table.describe()}"
+            )
+    return scores[columns.scores.name].rows
+
+
+def _check_classes(columns: Columns, classes: int) -> None:
+    """Raise if there is no telling what so many scores per row are."""
+    scores, label = f"'{shown(columns.scores.name)}'", f"'{shown(columns.label.name)}'"
+    if classes < 2:
         raise EvaluationError(
-            f"{other.path}: lacks the columns of {first.path} ('{columns.scores.name}', '{columns.label.name}'). "
-            f"It has: {other.table.describe()}"
+            f"{scores} has {classes} score per row, expected one per class. "
+            "For a two-class model with one probability p, save the two columns 1 - p and p"
         )
-    label = values[columns.label.name]
+    if classes > MOST_CLASSES:
+        raise EvaluationError(f"{scores} has {classes} scores per row, expected at most {MOST_CLASSES}")
+    if columns.label.holds is Holds.BOOLEANS and classes > 2:
+        raise EvaluationError(
+            f"label column {label} holds booleans, but {scores} has {classes} classes. If it says whether the model "
+            "was right, it is not the truth: name the column of true labels by --label"
+        )
+    values = columns.class_values
+    if values is not None and (len(values) != classes or len(set(values)) != classes):
+        raise EvaluationError(
+            f"array 'classes' holds {len(values)} labels ({len(set(values))} different) for {classes} scores per row, "
+            "expected one for each"
+        )
+
+
+def _check_alike(first: Reader, other: Reader, columns: Columns, classes: int | None, *, given_names: bool) -> None:
+    """Raise if the columns of another file mean something else; `classes` is None if it has no rows."""
+    scores = {c.name: c for c in other.table.scores}[columns.scores.name]
+    label = {c.name: c for c in other.table.values}[columns.label.name]
+    by_name = columns.label.text and not given_names
     alike = (
-        scores[columns.scores.name].members == columns.scores.members
+        scores.members == columns.scores.members
         and label.text == columns.label.text
-        and (not other.rows or other.classes(scores[columns.scores.name]) == classes)
-        and (given_names or not columns.label.text or other.table.class_names == first.table.class_names)
+        and label.holds is not Holds.OTHER
+        and (classes is None or other.classes(scores) == classes)
+        and (not by_name or other.table.names_of(label) == first.table.names_of(columns.label))
+        and other.table.class_values == columns.class_values
     )
     if not alike:
-        raise EvaluationError(
-            f"{other.path}: differs from {first.path} in the number of classes, their names or the type of the label; "
-            "evaluate them one by one"
-        )
+        with about(other.path):
+            raise EvaluationError(
+                f"differs from {shown(first.path)} in the number of classes, their names or the type of the label; "
+                "evaluate them one by one"
+            )
 
 
 def _sample(readers: Sequence[Reader], columns: Columns, classes: int) -> np.ndarray:
     """Scores of the first rows of the input, those without scores left out."""
     for reader in readers:
         with about(reader.path):
-            for part in reader.parts(classes):
+            for part in reader.parts(columns, classes):
                 for batch in reader.batches(part, columns, classes):
                     scores = batch.scores if batch.missing is None else batch.scores[~batch.missing]
                     if len(scores):

@@ -8,8 +8,10 @@ probabilities taken for all of them) it is an error that asks for the flag.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,21 @@ from numpy.typing import NDArray
 from lossless.errors import EvaluationError
 
 from .rows import SUM_TOLERANCE, Kind
+from .text import enumerated, quoted, shown
 
 SAMPLE_ROWS = 1024
 _SAMPLE_SUM_TOLERANCE = 1e-2
 _RANKED_ROWS = 20  # so many rows in falling order are no accident from three classes on
+
+
+class Holds(StrEnum):
+    """What a column of one value per row holds."""
+
+    INTEGERS = "integers"
+    BOOLEANS = "booleans"
+    FLOATS = "floats"
+    TEXT = "text"
+    OTHER = "other"  # nothing that could be a label
 
 
 @dataclass(frozen=True)
@@ -31,17 +44,25 @@ class ScoreColumn:
     name: str  # the column, or the prefix of `members`
     members: tuple[str, ...]  # columns to read, in class order
     type: str  # as the file says it, for messages
+    rows: int
+    unnamed: bool = False  # columns called 0, 1, ... and nothing else
 
 
 @dataclass(frozen=True)
 class ValueColumn:
-    """A column of one value per row."""
+    """Any other column."""
 
     name: str
     type: str
-    integral: bool  # holds integers, or floats that may be
-    text: bool
+    rows: int
+    holds: Holds
     listed: bool = False  # each row holds a list, or a row of an (N, k) array
+    class_names: tuple[str, ...] | None = None  # what the file says about the classes of this column
+
+    @property
+    def text(self) -> bool:
+        """Whether the values are class names and not indices."""
+        return self.holds is Holds.TEXT
 
 
 @dataclass(frozen=True)
@@ -50,12 +71,20 @@ class Table:
 
     scores: tuple[ScoreColumn, ...]
     values: tuple[ValueColumn, ...]
-    class_names: tuple[str, ...] | None
+    class_names: tuple[str, ...] | None = None  # in score order
+    class_values: tuple[int, ...] | None = None  # the label of each score, where they are not 0..C-1
+    numbered_from_one: tuple[str, ...] = ()  # prefixes of columns that would be scores if they began at 0
 
     def describe(self) -> str:
         """The columns, for messages."""
         columns: list[ScoreColumn | ValueColumn] = [*self.scores, *self.values]
-        return ", ".join(f"{c.name} ({c.type})" for c in columns) or "none"
+        return enumerated([f"{shown(c.name)} ({shown(c.type)})" for c in columns]) or "none"
+
+    def names_of(self, label: ValueColumn) -> tuple[str, ...] | None:
+        """Names of the classes in score order, if the file has them."""
+        if self.class_names is None and label.class_names is None and self.class_values is not None:
+            return tuple(str(value) for value in self.class_values)
+        return self.class_names or label.class_names
 
 
 @dataclass(frozen=True)
@@ -87,6 +116,7 @@ class Columns:
     label: ValueColumn
     details: tuple[str, ...] = ()  # shown with the most surprising rows
     class_names: tuple[str, ...] | None = None  # in score order
+    class_values: tuple[int, ...] | None = None  # the label of each score; None for 0..C-1
 
 
 # ---------------------------------------------------------------- scores
@@ -122,20 +152,38 @@ def choose_scores(table: Table, request: Request) -> ScoreColumn:
             if name in (column.name, column.name + "_"):
                 return column
         raise EvaluationError(
-            f"--{kind.value} names '{name}', expected a column of lists of floats or one float column per class "
-            f"({name}_0, {name}_1, ...). Columns: {table.describe()}"
+            f"--{kind.value} names '{shown(name)}', expected a column of lists of floats or one float column per class "
+            f"({shown(name)}_0, {shown(name)}_1, ...).{_no_scores(table, lambda other: other in (name, name + '_'))} "
+            f"Columns: {table.describe()}"
         )
-    known = [c for c in table.scores if kind_by_name(c.name) or _NEUTRAL_NAMES.fullmatch(_plain(c.name))]
+    known = [c for c in table.scores if _promises_scores(c.name)] or [c for c in table.scores if c.unnamed]
     if len(known) == 1:
         return known[0]
     fix = "name it by --logits, --probs or --log-probs"
     if not known:
         raise EvaluationError(
-            f"found no column named like scores (logits, log_probs, probs, scores, ...); {fix}. "
-            f"Columns: {table.describe()}"
+            f"found no column named like scores (logits, log_probs, probs, scores, ...) with a float per class; {fix}."
+            f"{_no_scores(table, _promises_scores)} Columns: {table.describe()}"
         )
-    names = ", ".join(f"'{c.name}'" for c in known)
-    raise EvaluationError(f"several columns are named like scores: {names}; {fix}")
+    raise EvaluationError(f"several columns are named like scores: {quoted([c.name for c in known])}; {fix}")
+
+
+def _promises_scores(name: str) -> bool:
+    return kind_by_name(name) is not None or _NEUTRAL_NAMES.fullmatch(_plain(name)) is not None
+
+
+def _no_scores(table: Table, meant: Callable[[str], bool]) -> str:
+    """Why the columns that were meant are no scores, as sentences for the end of a message."""
+    why = []
+    for prefix in table.numbered_from_one:
+        if meant(prefix) or prefix[0].isdigit():
+            why.append(f" The columns '{shown(prefix)}' are numbered from 1, expected from 0")
+    for column in table.values:
+        if meant(column.name):
+            why.append(f" '{shown(column.name)}' holds {shown(column.type)}, expected float, one per class")
+            if column.holds is Holds.FLOATS:
+                why[-1] += ". For a two-class model save two columns: 1 - p and p, or 0 and the logit"
+    return "".join(f"{sentence}." for sentence in why[:3])
 
 
 def decide_kind(column: ScoreColumn, sample: NDArray[Any], request: Request) -> tuple[Kind, str]:
@@ -144,7 +192,7 @@ def decide_kind(column: ScoreColumn, sample: NDArray[Any], request: Request) -> 
     if named is not None:
         return named[1], f"by --{named[1].value}"
     x = sample[(sample < np.inf).all(axis=1)].astype(np.float64)  # -inf is a masked class; NaN and +inf say nothing
-    name, kind = column.name, kind_by_name(column.name)
+    name, kind = shown(column.name), kind_by_name(column.name)
     if not len(x):
         if kind is None:
             raise EvaluationError(
@@ -209,9 +257,12 @@ def _look_ranked(x: NDArray[np.float64]) -> bool:
 
 # ---------------------------------------------------------------- label
 
+# A bare `correct` says whether the model was right; with a noun behind it, it is the truth.
+_NOUN, _NUMBER = "(y|label|target|class|answer)s?", "(_?(ids?|idx|index))?"
 _TRUTH = re.compile(
-    r"(true|gold|gt|actual|ground_?truth|correct)_?(y|label|target|class|answer)?s?(_?(id|idx|index))?"
-    r"|(y|label|target|class|truth)s?(_?(true|gold|gt|id|idx|index|test))?"
+    rf"(true|gold|gt|actual|ground_?truth)(_?{_NOUN})?{_NUMBER}"
+    rf"|correct_?{_NOUN}{_NUMBER}"
+    r"|(y|label|target|class|truth)s?(_?(true|gold|gt|ids?|idx|index|test))?"
 )
 
 
@@ -220,22 +271,23 @@ def choose_label(table: Table, request: Request) -> ValueColumn:
 
     Names of predictions (pred, y_pred, argmax, ...) do not match, whatever their type.
     """
+    usable = [c for c in table.values if c.holds is not Holds.OTHER]
     if request.label is not None:
-        for column in table.values:
-            if column.name == request.label and (column.integral or column.text):
+        for column in usable:
+            if column.name == request.label:
                 return column
         raise EvaluationError(
-            f"--label names '{request.label}', expected a column of one integer (or class name) per row. "
-            f"Columns: {table.describe()}"
+            f"--label names '{shown(request.label)}', expected a column of one integer (or class name) per row."
+            f"{_no_label(table, lambda name: name == request.label)} Columns: {table.describe()}"
         )
-    known = [c for c in table.values if (c.integral or c.text) and _TRUTH.fullmatch(_plain(c.name))]
+    known = [c for c in usable if _promises_truth(c.name)]
     if not known:
         raise EvaluationError(
             "found no column named like a true label (label, target, y_true, ...); name it by --label, and never a "
-            f"column of predictions. Columns: {table.describe()}"
+            f"column of predictions.{_no_label(table, _promises_truth)} Columns: {table.describe()}"
         )
     if len(known) > 1:
-        names = ", ".join(f"'{c.name}'" for c in known)
+        names = quoted([c.name for c in known])
         raise EvaluationError(f"several columns are named like a true label: {names}; name the truth by --label")
     column = known[0]
     if column.name == "label" and _looks_written_by_timm(table):
@@ -247,6 +299,18 @@ def choose_label(table: Table, request: Request) -> ValueColumn:
     return column
 
 
+def _promises_truth(name: str) -> bool:
+    return _TRUTH.fullmatch(_plain(name)) is not None
+
+
+def _no_label(table: Table, meant: Callable[[str], bool]) -> str:
+    every: list[ScoreColumn | ValueColumn] = [*table.scores, *table.values]
+    columns = [c for c in every if meant(c.name)]
+    return "".join(
+        f" '{shown(c.name)}' holds {shown(c.type)}, expected one integer or class name per row." for c in columns[:3]
+    )
+
+
 def _looks_written_by_timm(table: Table) -> bool:
     names = {c.name for c in table.values}
     return "filename" in names and any(c.name in ("prob", "logit") for c in table.scores)
@@ -255,51 +319,65 @@ def _looks_written_by_timm(table: Table) -> bool:
 def choose_columns(table: Table, request: Request, details: int = 3) -> Columns:
     """The columns to read; `details` other columns of text or integers go with the most surprising rows."""
     scores, label = choose_scores(table, request), choose_label(table, request)
-    names = [*(c.name for c in table.scores if len(c.members) == 1), *(c.name for c in table.values)]
+    names = Counter([*(c.name for c in table.scores if len(c.members) == 1), *(c.name for c in table.values)])
     for name in (*scores.members, label.name):
-        if names.count(name) > 1:
-            raise EvaluationError(f"two columns are called '{name}'; write the file with different names")
-    others = [c for c in table.values if c.name != label.name and c.name not in scores.members]
-    others = [c for c in others if not c.listed and (c.text or "int" in c.type)]
-    return Columns(scores, label, tuple(c.name for c in others[:details]))
+        if names[name] > 1:
+            raise EvaluationError(f"two columns are called '{shown(name)}'; write the file with different names")
+    others = [name for name in detail_columns(table, scores.rows) if names[name] == 1 and name != label.name]
+    return Columns(scores, label, tuple(others[:details]), class_values=table.class_values)
+
+
+def detail_columns(table: Table, rows: int) -> list[str]:
+    """Columns with something to show about each of the `rows` rows."""
+    return [c.name for c in table.values if c.holds in (Holds.TEXT, Holds.INTEGERS) and not c.listed and c.rows == rows]
 
 
 # ---------------------------------------------------------------- values of the label column
 
 
-def label_indices(values: NDArray[Any], column: str, first_row: int) -> NDArray[np.int64]:
-    """Integer labels as int64; floats are taken if they are whole numbers."""
+def label_indices(values: NDArray[Any], column: str, first_row: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Integer labels as int64, and which are missing; floats are taken if they are whole numbers, NaN is no label."""
+    missing = np.zeros(len(values), bool)
+    unfit = missing
     if values.dtype.kind == "f":
-        whole = np.isfinite(values) & (values == np.rint(values)) & (np.abs(values) < 2**53)
-        if not whole.all():
-            i = int(np.flatnonzero(~whole)[0])
-            raise EvaluationError(
-                f"label column '{column}' holds {values[i]!s} at row {first_row + i}, expected whole numbers 0..C-1. "
-                "If it is a regression target, this command does not evaluate it yet"
-            )
-    return values.astype(np.int64)
+        missing = np.isnan(values)
+        unfit = ~missing & ~((values == np.rint(values)) & (np.abs(values) < 2**53))
+        values = np.where(missing, 0, values)
+    elif values.dtype == np.uint64:
+        unfit = values > np.iinfo(np.int64).max
+    if unfit.any():
+        i = int(np.flatnonzero(unfit)[0])
+        regression = (
+            ""
+            if values.dtype.kind == "u"
+            else (". If it is a regression target, this command does not evaluate it yet")
+        )
+        raise EvaluationError(
+            f"label column '{shown(column)}' holds {values[i]!s} at row {first_row + i}, expected whole numbers 0..C-1"
+            f"{regression}"
+        )
+    return values.astype(np.int64), missing
 
 
 def name_indices(
     names: Sequence[str | None], column: str, first_row: int, class_names: tuple[str, ...] | None
-) -> NDArray[np.int64]:
-    """Labels given as class names, as indices."""
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Labels given as class names as indices, and which are missing."""
     if class_names is None:
         raise EvaluationError(
-            f"label column '{column}' holds text, and the file does not say which class is which score. "
+            f"label column '{shown(column)}' holds text, and the file does not say which class is which score. "
             'Add the class names in score order (Parquet: schema metadata "class_names", a JSON list; NPZ: an array '
             "class_names), or save integer labels. A text label that a tool wrote may be its prediction, not the truth"
         )
-    index = {name: i for i, name in enumerate(class_names)}
-    out = np.empty(len(names), np.int64)
+    index: dict[str | None, int] = {name: i for i, name in enumerate(class_names)}
+    index[None] = 0
     for i, name in enumerate(names):
-        if name is None:
-            out[i] = 0  # the reader marks the row as missing
-        elif name in index:
-            out[i] = index[name]
-        else:
+        if name not in index:
             raise EvaluationError(
-                f"label column '{column}' holds '{name}' at row {first_row + i}, which is none of the "
-                f"{len(class_names)} class names ('{class_names[0]}', '{class_names[-1]}', ...)"
+                f"label column '{shown(column)}' holds '{shown(name)}' at row {first_row + i}, which is none of the "
+                f"{len(class_names)} class names ('{shown(class_names[0])}', '{shown(class_names[-1])}', ...)"
             )
-    return out
+    return (
+        np.fromiter((index[name] for name in names), np.int64, len(names)),
+        np.fromiter((name is None for name in names), bool, len(names)),
+    )

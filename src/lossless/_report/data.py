@@ -96,6 +96,7 @@ class Page:
     classes: Table
     surprising: Table | None
     footer: str
+    generator: str  # the command that wrote the page
 
 
 def number(value: float) -> str:
@@ -113,7 +114,13 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
-def build_page(evaluation: Evaluation, *, title: str | None = None, panels: Sequence[Panel] = ()) -> Page:
+def build_page(
+    evaluation: Evaluation,
+    *,
+    title: str | None = None,
+    panels: Sequence[Panel] = (),
+    generator: str = "lossless evaluate",
+) -> Page:
     """The page of an evaluation, with further `panels` after the headline figures."""
     e, source = evaluation, evaluation.source
     rows = f"{count(e.rows)} rows" if e.rows == source.rows else f"{count(e.rows)} of {count(source.rows)} rows"
@@ -139,6 +146,7 @@ def build_page(evaluation: Evaluation, *, title: str | None = None, panels: Sequ
         surprising=_surprising(e),
         footer=f"Written by lossless {__version__}. Losses are natural logarithms (nats), computed in float64 without "
         "cancellation; every mean is exact before its one rounding.",
+        generator=generator,
     )
 
 
@@ -154,7 +162,7 @@ def _headline(e: Evaluation) -> tuple[Figure, ...]:
         Figure("Confidence", share(e.confidence), "mean probability of the predicted class"),
         Figure("Brier", share(e.brier), "squared error of the probabilities, 0 to 2"),
         Figure("Entropy", number(e.entropy), "nats, mean over rows"),
-        Figure("Macro F1", share(e.macro.f1), "mean over the classes that occur"),
+        Figure("Macro F1", share(e.macro.f1), "mean over the classes that occur or are predicted"),
     )
 
 
@@ -197,7 +205,8 @@ def _losses_caption(e: Evaluation) -> str:
 
 def _classes(e: Evaluation) -> Table:
     listed = e.classes if len(e.classes) <= CLASSES_IN_ORDER else e.worst_classes()[:CLASS_ROWS]
-    caption = "Support counts the rows of a class, predicted the rows given to it; the mean loss is over its own rows."
+    caption = "Support counts the rows of a class, predicted the rows given to it; the mean loss is over its own rows,"
+    caption += " and its macro average over the classes that have any."
     if len(e.classes) > CLASSES_IN_ORDER:
         caption += " Lowest F1 first, classes without rows last."
     if len(listed) < len(e.classes):
@@ -223,7 +232,7 @@ def _classes(e: Evaluation) -> Table:
             for c in listed
         ),
         footer=tuple(
-            (f"{name} average", share(a.precision), share(a.recall), share(a.f1), count(e.rows), "", number(e.nll))
+            (f"{name} average", share(a.precision), share(a.recall), share(a.f1), count(e.rows), "", number(a.nll))
             for name, a in (("macro", e.macro), ("weighted", e.weighted))
         ),
     )

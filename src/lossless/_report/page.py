@@ -14,6 +14,8 @@ import vl_convert
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from lossless._evaluate.text import printable
+
 from . import charts
 from .data import Page
 
@@ -28,7 +30,9 @@ for (const data of document.querySelectorAll('script[type="application/json"]'))
 
 def render(page: Page) -> str:
     """The page as HTML; whatever text came from data is escaped, in the markup and in the chart specifications."""
-    environment = Environment(loader=PackageLoader(__package__ or "lossless._report"), autoescape=True)
+    environment = Environment(
+        loader=PackageLoader(__package__ or "lossless._report"), autoescape=True, finalize=_finalize
+    )
     scripts = [Markup(text) for text in (_bundle(), _DRAW)]  # ours and Vega's, not data
     return environment.get_template("page.html.j2").render(
         page=page,
@@ -41,6 +45,11 @@ def render(page: Page) -> str:
         losses=_json(charts.losses(page.losses)),
         curves=[[_json(charts.curve(c)) for c in panel.curves] for panel in page.panels],
     )
+
+
+def _finalize(value: Any) -> Any:
+    """Text from data stays in its cell: bidirectional and control characters are shown as escapes."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @cache

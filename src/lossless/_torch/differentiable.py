@@ -44,7 +44,7 @@ def row_gradient(
     if watched() or forward_ad._current_level >= 0 or not torch.is_grad_enabled():
         named = dict(zip(PARTIALS, partials, strict=True))
         return reference.row_statistics_backward(x, target, prior, ignore_index, **named)
-    return _RowGradient.apply(x, target, prior, ignore_index, *partials)  # type: ignore[no-any-return]
+    return _RowGradient.apply(x, target, prior, ignore_index, *partials)
 
 
 class _RowGradient(Function):

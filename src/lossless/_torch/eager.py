@@ -84,11 +84,11 @@ class _KernelFunction(Function):
 
 
 def softmax(x: Tensor, plan: RowPlan) -> Tensor:
-    return _call(_Softmax, x, plan.rows)  # type: ignore[no-any-return]
+    return _call(_Softmax, x, plan.rows)
 
 
 def log_softmax(x: Tensor, plan: RowPlan) -> Tensor:
-    return _call(_LogSoftmax, x, plan.rows)  # type: ignore[no-any-return]
+    return _call(_LogSoftmax, x, plan.rows)
 
 
 class _Softmax(_KernelFunction):
@@ -177,7 +177,7 @@ class _RowStatistics(_KernelFunction):
 
 def cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> Tensor:
     """The loss, reduced and rounded."""
-    return _call(_CrossEntropy, x, target, weight, plan)  # type: ignore[no-any-return]
+    return _call(_CrossEntropy, x, target, weight, plan)
 
 
 class _CrossEntropy(_KernelFunction):
@@ -273,7 +273,7 @@ def _of_both(ctx: Any, dx: Tensor) -> Any:
 
 def _state(x: Tensor, plan: RowPlan) -> Tensor:
     """What backward needs to know of every row."""
-    return x.new_empty((native.STATE_ROWS, plan.rows.count), dtype=torch.float64)
+    return x.new_empty((native.STATE_ROWS, plan.rows.number), dtype=torch.float64)
 
 
 def _raise_bad(bad: int, target: Tensor | None, plan: RowPlan) -> None:
@@ -295,7 +295,7 @@ def _row_gradient(
 def _of_rows(a: Tensor, plan: RowPlan) -> Tensor:
     """One number a row, or one for all rows, as (outer, inner)."""
     shape = plan.rows.outer, plan.rows.inner
-    return a.reshape(shape) if a.numel() == plan.rows.count else a.expand(shape)
+    return a.reshape(shape) if a.numel() == plan.rows.number else a.expand(shape)
 
 
 def _target_rows(target: Tensor | None, plan: RowPlan) -> Tensor | None:

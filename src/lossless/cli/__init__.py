@@ -1,7 +1,7 @@
 """The `lossless` command. Each command is one module with `SUMMARY`, `add_arguments` and `run`.
 
 Commands raise; this module alone turns an error into a line on stderr and an exit code: 0 done, 2 misuse (of the
-command or of a file), 130 interrupted.
+command or of a file), 130 interrupted, 141 nobody reads stdout any more (as a shell says of SIGPIPE).
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(args.command, str(MissingExtraError(str(error.name), extra)))
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except MemoryError:
         return _fail(args.command, "not enough memory: the input has too many scores per row")
     except KeyboardInterrupt:
@@ -62,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(command: str, message: str) -> int:
-    from ._console import printable
+    from lossless._evaluate.text import printable
 
-    lines = [printable(line) for line in message.splitlines()]
-    print(f"lossless {command}:", "\n".join(lines), file=sys.stderr)
+    print(f"lossless {command}: {printable(message)}", file=sys.stderr)
     return 2

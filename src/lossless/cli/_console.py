@@ -6,17 +6,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from lossless.errors import LosslessError
+from lossless._evaluate.text import printable
 
 Progress = Callable[[int, int], None]
-
-
-def printable(text: str) -> str:
-    """Text from data made harmless to a terminal: no escape sequences, no line breaks."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def figure(value: float) -> str:
@@ -27,21 +21,6 @@ def figure(value: float) -> str:
 def share(value: float) -> str:
     """A fraction in a table."""
     return "-" if value != value else f"{value:.4f}"
-
-
-class UsageError(LosslessError, ValueError):
-    """Arguments that do not go together."""
-
-
-def check_output(flag: str, path: str | None, inputs: Sequence[str]) -> None:
-    """Raise before the work what writing its result would raise after it."""
-    if path is None or path == "-":
-        return
-    target = Path(path)
-    if target.is_dir() or not target.parent.is_dir():
-        raise UsageError(f"{flag} got {path}, expected a file in a folder that exists")
-    if target.exists() and any(target.samefile(name) for name in inputs if os.path.exists(name)):
-        raise UsageError(f"{flag} got {path}, which is an input and would be overwritten")
 
 
 class Output:

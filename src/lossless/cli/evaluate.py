@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,12 +56,15 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate the files and show, write or print the figures."""
     from lossless._evaluate import evaluate
 
-    from ._console import Output, check_output, progress
+    from ._console import Output, progress
+    from ._files import UsageError, check_outputs, write_text
 
+    if args.out == "-":
+        raise UsageError("--out got -, expected a file: a page is not for a terminal (--json - is)")
     if args.out is not None:
         from lossless._report import build_page, render
-    check_output("--json", args.json, args.files)
-    check_output("--out", args.out, args.files)
+    to_stdout = args.json == "-"
+    check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, args.files)
     with progress("rows") as bar:
         evaluation = evaluate(
             args.files,
@@ -75,16 +77,17 @@ def run(args: argparse.Namespace) -> None:
             workers=args.workers,
             progress=bar,
         )
-    if args.json == "-":
+    # Files first: whoever reads stdout may leave at any line.
+    if args.json is not None and not to_stdout:
+        write_text(args.json, evaluation.to_json())
+    if args.out is not None:
+        write_text(args.out, render(build_page(evaluation)))
+    if to_stdout:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 whatever the terminal speaks
         print(evaluation.to_json(), end="")
     else:
         show(evaluation, Output())
-    if args.json not in (None, "-"):
-        Path(args.json).write_text(evaluation.to_json(), "utf-8")
-    if args.out is not None:
-        Path(args.out).write_text(render(build_page(evaluation)), "utf-8")
 
 
 def show(evaluation: Evaluation, output: Output) -> None:
@@ -154,7 +157,7 @@ def _show_classes(e: Evaluation, output: Output) -> None:
         for c in (e.worst_classes()[:_CLASS_ROWS] if some else e.classes)
     ]
     averages = [
-        (f"{name} average", share(a.precision), share(a.recall), share(a.f1), str(e.rows), "", figure(e.nll))
+        (f"{name} average", share(a.precision), share(a.recall), share(a.f1), str(e.rows), "", figure(a.nll))
         for name, a in (("macro", e.macro), ("weighted", e.weighted))
     ]
     output.table(("class", "precision", "recall", "f1-score", "support", "predicted", "mean loss"), rows + averages)

@@ -34,14 +34,13 @@ class Reader(Protocol):
     format: str
     path: str
     file: int  # number of the file in the input
-    rows: int
     table: Table
 
     def classes(self, scores: ScoreColumn) -> int:
         """Number of scores per row."""
 
-    def parts(self, classes: int) -> Sequence[Part]:
-        """The file cut into parts, the same whoever asks."""
+    def parts(self, columns: Columns, classes: int) -> Sequence[Part]:
+        """The rows of these columns cut into parts, the same whoever asks."""
 
     def notes(self, columns: Columns) -> list[str]:
         """What the reader does to these columns that their owner should know."""
@@ -54,6 +53,7 @@ class Reader(Protocol):
 
 
 _BATCH_SCORES = 1 << 20  # scores per batch: 4 MB in float32
+_BATCH_BYTES = 1 << 22  # of other columns, whose rows may be long texts
 
 # (first bytes, module, class)
 _FORMATS = (
@@ -63,9 +63,9 @@ _FORMATS = (
 _PICKLE = b"\x80"
 
 
-def batch_rows(classes: int) -> int:
-    """How many rows a reader yields at once."""
-    return max(1, _BATCH_SCORES // classes)
+def batch_rows(classes: int, other_bytes: float = 0) -> int:
+    """How many rows a reader reads at once: of so many scores, and of other columns that take so many bytes a row."""
+    return int(max(1, min(_BATCH_SCORES // max(classes, 1), _BATCH_BYTES // max(other_bytes, 1))))
 
 
 def open_reader(path: str, file: int) -> Reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import shutil
 import tempfile
@@ -18,12 +19,14 @@ from numpy.typing import NDArray
 
 from lossless.errors import EvaluationError
 
-from ..roles import Columns, ScoreColumn, Table, ValueColumn, label_indices, name_indices
+from ..roles import Columns, Holds, ScoreColumn, Table, ValueColumn, label_indices, name_indices
 from ..rows import RawBatch
+from ..text import safe, shown
 from . import Part, batch_rows
 
 _NAMES = ("class_names", "classes")
 _MAX_NAMES = 1 << 24  # bytes of class names that are read
+_MAX_HEADER = 1 << 16  # bytes of a header; those of plain arrays have a hundred
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,18 @@ class _Member:
         return self.dtype.kind == "f" and len(self.shape) == 2 and self.shape[1] > 1
 
     @property
-    def is_one_hot(self) -> bool:
-        return self.dtype.kind in "iub" and len(self.shape) == 2
+    def rows(self) -> int:
+        return self.shape[0] if self.shape else 0
+
+    @property
+    def holds(self) -> Holds:
+        """What it holds as a column; a one-hot array counts as integers, so that it is refused for what it is."""
+        if self.dtype.kind == "U" and len(self.shape) == 1:
+            return Holds.TEXT
+        if not self.shape or (self.row_shape not in ((), (1,)) and (len(self.shape) != 2 or self.dtype.kind == "f")):
+            return Holds.OTHER
+        kinds = {"i": Holds.INTEGERS, "u": Holds.INTEGERS, "b": Holds.BOOLEANS, "f": Holds.FLOATS}
+        return kinds.get(self.dtype.kind, Holds.OTHER)
 
     def __str__(self) -> str:
         pickled = ", pickled and not read" if self.dtype.hasobject else ""
@@ -69,38 +82,36 @@ class NpzReader:
             if not names:
                 raise EvaluationError("a zip file without NumPy arrays; expected an archive by numpy.savez")
             self._members = {m.name: m for m in (_header(archive, n) for n in names)}
-            class_names = self._class_names(archive)
+            class_names, class_values = self._class_names(archive), self._class_values(archive)
         self.table = Table(
-            scores=tuple(ScoreColumn(m.name, (m.name,), str(m)) for m in self._members.values() if m.holds_scores),
+            scores=tuple(
+                ScoreColumn(m.name, (m.name,), str(m), m.rows) for m in self._members.values() if m.holds_scores
+            ),
             values=tuple(
-                ValueColumn(
-                    m.name,
-                    str(m),
-                    integral=m.is_one_hot or (m.dtype.kind in "iubf" and m.row_shape in ((), (1,))),
-                    text=m.dtype.kind == "U" and len(m.shape) == 1,
-                    listed=len(m.shape) > 1,
-                )
+                ValueColumn(m.name, str(m), m.rows, m.holds, listed=len(m.shape) > 1)
                 for m in self._members.values()
                 if m.name not in _NAMES and not m.holds_scores
             ),
             class_names=class_names,
+            class_values=class_values,
         )
-        # Every candidate has the same length in a sound file; `batches` checks the two that were chosen.
-        self.rows = max((self._members[c.name].shape[0] for c in self.table.scores), default=0)
 
     def classes(self, scores: ScoreColumn) -> int:
         """Number of scores per row."""
         return self._members[scores.name].shape[1]
 
-    def parts(self, classes: int) -> Sequence[Part]:
+    def parts(self, columns: Columns, classes: int) -> Sequence[Part]:
         """The whole file."""
-        return [Part(0, self.rows)] if self.rows else []
+        rows = self._members[columns.scores.name].rows
+        return [Part(0, rows)] if rows else []
 
     def notes(self, columns: Columns) -> list[str]:
         """(N, 1) labels are squeezed."""
         label = self._members[columns.label.name]
         if label.row_shape == (1,):
-            return [f"label array '{label.name}' has shape {label.shape}; it was squeezed to ({label.shape[0]},)"]
+            return [
+                f"label array '{shown(label.name)}' has shape {label.shape}; it was squeezed to ({label.shape[0]},)"
+            ]
         return []
 
     def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
@@ -108,25 +119,25 @@ class NpzReader:
         scores, label = self._members[columns.scores.name], self._members[columns.label.name]
         if label.row_shape not in ((), (1,)):
             raise EvaluationError(
-                f"label array '{label.name}' is {label}, expected one label per row; "
+                f"label array '{shown(label.name)}' is {label}, expected one label per row; "
                 "a one-hot or soft target is not a label, save its argmax"
             )
-        if label.shape[0] != scores.shape[0]:
+        if label.rows != scores.rows:
             raise EvaluationError(
-                f"'{scores.name}' is {scores} and '{label.name}' is {label}: {scores.shape[0]} rows of scores "
-                f"but {label.shape[0]} labels"
+                f"'{shown(scores.name)}' is {scores} and '{shown(label.name)}' is {label}: {scores.rows} rows of "
+                f"scores but {label.rows} labels"
             )
-        rows = batch_rows(classes)
+        rows = batch_rows(classes, label.row_bytes)
         with self._archive() as archive:
             streams = zip(_stream(archive, scores, rows), _stream(archive, label, rows), strict=True)
             row = part.first_row
             for x, y in streams:
                 y = y.reshape(len(y))
                 if columns.label.text:
-                    labels = name_indices(y.tolist(), label.name, row, columns.class_names)
+                    labels, missing = name_indices(_texts(y), label.name, row, columns.class_names)
                 else:
-                    labels = label_indices(y, label.name, row)
-                yield RawBatch(self.file, row, x, labels)
+                    labels, missing = label_indices(y, label.name, row)
+                yield RawBatch(self.file, row, x, labels, missing if missing.any() else None)
                 row += len(x)
 
     def details(self, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
@@ -134,11 +145,13 @@ class NpzReader:
         found: dict[int, dict[str, Any]] = {row: {} for row in rows}
         with self._archive() as archive:
             for name in columns:
-                first = 0
-                for values in _stream(archive, self._members[name], 8192):
-                    for row in rows:
-                        if first <= row < first + len(values):
-                            found[row][name] = values[row - first].item()
+                first, member = 0, self._members[name]
+                for values in _stream(archive, member, batch_rows(1, member.row_bytes)):
+                    here = [row for row in rows if first <= row < first + len(values)]
+                    picked = values[[row - first for row in here]]
+                    texts = _texts(picked) if member.dtype.kind == "U" else picked.tolist()
+                    for row, value in zip(here, texts, strict=True):
+                        found[row][name] = value
                     first += len(values)
         return found
 
@@ -157,28 +170,46 @@ class NpzReader:
             if member and member.dtype.kind == "U" and len(member.shape) == 1:
                 if member.shape[0] * member.row_bytes > _MAX_NAMES:
                     return None
-                return tuple(str(n) for part in _stream(archive, member, 8192) for n in part.tolist())
+                return tuple(name for part in _stream(archive, member, 8192) for name in _texts(part))
         return None
+
+    def _class_values(self, archive: zipfile.ZipFile) -> tuple[int, ...] | None:
+        """Labels in score order: `classes` as scikit-learn's models have it, numbers and not names."""
+        member = self._members.get("classes")
+        if not member or member.dtype.kind not in "iufb" or len(member.shape) != 1:
+            return None
+        if member.rows * member.row_bytes > _MAX_NAMES:
+            raise EvaluationError(f"array 'classes' is {member}, expected the label of each score")
+        found: list[int] = []
+        for part in _stream(archive, member, 8192):
+            values, missing = label_indices(part, "classes", len(found))
+            if missing.any():
+                raise EvaluationError("array 'classes' holds nan, expected the label of each score")
+            found += values.tolist()
+        return None if found == list(range(len(found))) else tuple(found)
 
 
 def _header(archive: zipfile.ZipFile, entry: str) -> _Member:
     """Shape and dtype of an array, without its data."""
     name = entry.removesuffix(".npy")
     with archive.open(entry) as stream:
-        try:
-            version = npy.read_magic(stream)
-            read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-            shape, fortran, dtype = read(stream)
-        except (ValueError, KeyError) as error:
-            raise EvaluationError(f"array '{name}' has no header that can be read: {error}") from None
-        member = _Member(name, shape, fortran, dtype, stream.tell())
+        start = io.BytesIO(stream.read(_MAX_HEADER))  # a longer header is cut short here, and so refused unread
+    try:
+        version = npy.read_magic(start)
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+        shape, fortran, dtype = read(start)
+    except (ValueError, KeyError, RecursionError, MemoryError) as error:
+        why = str(error).partition("\n")[0]
+        raise EvaluationError(f"array '{shown(name)}' has no header that can be read: {shown(why)}") from None
+    member = _Member(safe(name), shape, fortran, dtype, start.tell())
     if dtype.hasobject:
         # A header is enough to refuse it: unpickling runs code. Other arrays of the file stay usable.
         return member
     expected = member.header + math.prod(shape) * dtype.itemsize
     if archive.getinfo(entry).file_size != expected or min(shape, default=0) < 0:
         raise EvaluationError(
-            f"array '{name}' is cut short or damaged: {archive.getinfo(entry).file_size} bytes, expected {expected}"
+            f"array '{shown(name)}' is cut short or damaged: {archive.getinfo(entry).file_size} bytes, "
+            f"expected {expected}"
         )
     return member
 
@@ -216,10 +247,18 @@ def _read_exactly(stream: IO[bytes], size: int, member: _Member) -> bytes:
     while size:
         part = stream.read(size)
         if not part:
-            raise EvaluationError(f"array '{member.name}' is cut short")
+            raise EvaluationError(f"array '{shown(member.name)}' is cut short")
         parts.append(part)
         size -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _texts(values: NDArray[Any]) -> list[str]:
+    """Strings; NumPy keeps any 32 bits as a character, Python and UTF-8 do not."""
+    codes = np.ascontiguousarray(values).view(np.uint32)
+    if (codes > 0x10FFFF).any():
+        values = np.where(codes > 0x10FFFF, 0xFFFD, codes).astype(np.uint32).view(values.dtype)
+    return [safe(text) for text in values.tolist()]
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:

@@ -3,11 +3,14 @@
 (a) A classifier on scikit-learn's digits with lossless.cross_entropy and a regressor on its diabetes data with
 lossless.mse_loss. (b) py3langid, a language classifier, on the translations that ship with Django: scores, labels and
 texts go to predictions.parquet, which is evaluated as `lossless evaluate` would. Writes report.html and results.json.
+Files of these names that another program wrote are not overwritten.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from .training import Training
 
 SUMMARY = "the whole of it on real input: train, score, evaluate, report"
+SCHEMA = "lossless.demo/1"  # of results.json
+GENERATOR = "lossless demo"  # in report.html and predictions.parquet
 NO_TORCH = "training is skipped, because PyTorch is not installed: pip install torch"
 
 
@@ -41,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from lossless._report import build_page, render
 
     from .._console import Output, progress
+    from .._files import replacing, write_text
     from ..evaluate import show
     from . import languages
 
@@ -48,14 +54,15 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(args.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     predictions, report, results = (folder / n for n in ("predictions.parquet", "report.html", "results.json"))
+    _refuse_to_overwrite(predictions, report, results)
 
     output.heading("(a) training with lossless")
     trainings = _train(args.epochs, output)
 
     output.heading("(b) a pretrained model's predictions")
     texts = languages.collect(every=args.every)
-    with progress("texts") as bar:
-        languages.score(texts, predictions, progress=bar)
+    with progress("texts") as bar, replacing(predictions) as part:
+        languages.score(texts, part, written_by=GENERATOR, progress=bar)
     output.text(texts.summary())
     output.text(f"Their scores by py3langid, the true languages and the texts are saved in {predictions}.")
     plan = make_plan([predictions], Request())
@@ -67,19 +74,44 @@ def run(args: argparse.Namespace) -> None:
     for sentence in lost.sentences():
         output.text(sentence)
 
-    page = build_page(evaluation, title="lossless demo", panels=[*_training_panel(trainings), lost.panel()])
-    report.write_text(render(page), "utf-8")
+    page = build_page(
+        evaluation, title="lossless demo", panels=[*_training_panel(trainings), lost.panel()], generator=GENERATOR
+    )
+    write_text(report, render(page))
     found = {
-        "schema": "lossless.demo/1",
+        "schema": SCHEMA,
         "lossless": __version__,
         "training": {t.name: t for t in trainings} if trainings else NO_TORCH,
         "languages": texts.facts(),
         "lost": lost.facts(),
         "evaluation": evaluation.to_dict(),
     }
-    results.write_text(dumps(found), "utf-8")
+    write_text(results, dumps(found))
     output.text()
     output.text(f"Look at {report} in a browser; every figure, unrounded, is in {results}.")
+
+
+def _refuse_to_overwrite(predictions: Path, report: Path, results: Path) -> None:
+    """The names are ordinary ones: a file that is not an earlier demo's is somebody's work."""
+    from lossless.errors import EvaluationError
+
+    from .languages import writer_of
+
+    def start(path: Path) -> str:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            return stream.read(4096)
+
+    own: tuple[tuple[Path, Callable[[Path], bool]], ...] = (
+        (predictions, lambda path: writer_of(path) == GENERATOR),
+        (report, lambda path: f'<meta name="generator" content="{GENERATOR}">' in start(path)),
+        (results, lambda path: re.match(rf'{{\s*"schema": "{SCHEMA}"', start(path)) is not None),
+    )
+    for path, ours in own:
+        if path.exists() and not (path.is_file() and ours(path)):
+            raise EvaluationError(
+                f"{path}: exists and was not written by the demo, which would overwrite it; name another folder by "
+                "--out-dir"
+            )
 
 
 def _train(epochs: int, output: Output) -> list[Training]:

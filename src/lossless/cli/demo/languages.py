@@ -23,6 +23,7 @@ from .._console import Progress
 
 MIN_CHARACTERS = 20
 _ROW_GROUP = 4096
+_WRITER = "written_by"  # in the schema metadata
 # Django names a locale by language, script and country (pt_BR, sr_Latn, zh_Hans); the model has one class per
 # language: its zh, pt, sr, es, ar and en cover those variants (it was trained with Serbian in both scripts, and its
 # Cantonese and Wu are languages of their own). Norwegian Bokmål, Django's nb, is its class no; nn is a class.
@@ -94,12 +95,12 @@ def _catalogue(path: Path) -> list[tuple[str, str]]:
     return [(source, text) for source, text in sources if source]
 
 
-def score(texts: Texts, path: Path, *, progress: Progress | None = None) -> None:
+def score(texts: Texts, path: Path, *, written_by: str, progress: Progress | None = None) -> None:
     """Write the model's scores (logits) with label and text; class names go into the schema."""
     model, classes = _model(), len(texts.languages)
     schema = pa.schema(
         {"logits": pa.list_(pa.float32(), classes), "label": pa.int64(), "text": pa.string()},
-        metadata={"class_names": json.dumps(texts.languages)},
+        metadata={"class_names": json.dumps(texts.languages), _WRITER: written_by},
     )
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for start in range(0, len(texts.texts), _ROW_GROUP):
@@ -114,6 +115,16 @@ def score(texts: Texts, path: Path, *, progress: Progress | None = None) -> None
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
             if progress is not None:
                 progress(start + len(group), len(texts.texts))
+
+
+def writer_of(path: Path) -> str | None:
+    """The `written_by` of a file by `score`; None for any other file."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    writer: bytes | None = metadata.get(_WRITER.encode())
+    return None if writer is None else writer.decode("utf-8", "replace")
 
 
 class Lost:
