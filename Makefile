@@ -44,7 +44,7 @@ check: $(VENV)/.checkers ## formatting, lint, types, imports, spelling
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror native/*.h native/*.cpp
 	$(BIN)/lint-imports
-	$(BIN)/codespell README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md docs native src tests
+	$(BIN)/codespell README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md native src tests benchmarks
 
 format: $(VENV)/.checkers ## rewrite the sources in the house format
 	$(BIN)/ruff format .

@@ -405,9 +405,9 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
             const Pack<T> at_top = view.get(g_top), average = view.get(mean);
             const auto unit = unit_below(view.get(size));
             view.each([&](Block b) __attribute__((always_inline)) {
-                const Parts<T> p2 = probabilities(view.load(data.x, b, T(-INF)));
+                const Parts<T> parts = probabilities(view.load(data.x, b, T(-INF)));
                 const Pack<T> slope = (view.load(data.cotangent, b, T(0)) * unit.second - at_top) - average;
-                view.store(data.out, b, fma(slope, p2.high, slope * p2.low) * broadcast(T(0x1p-64)) * unit.first);
+                view.store(data.out, b, fma(slope, parts.high, slope * parts.low) * broadcast(T(0x1p-64)) * unit.first);
             });
         });
         rows.close(g);

@@ -289,8 +289,8 @@ LOSSLESS_INLINE void sweep_plain(const View& view, const typename View::Element*
     const auto y = view.get_class(g.target);
     view.each([&](Block b) __attribute__((always_inline)) {
         const Pack<T> v = view.load(x, b, T(-INF));
-        const Parts<T> p = probabilities(v);
-        Pack<T> dx = scale(p.high + p.low);
+        const Parts<T> parts = probabilities(v);
+        Pack<T> dx = scale(parts.high + parts.low);
         if constexpr (has_top_value) dx = select(v == m, top_value, dx);
         if (y.may_be_in(b)) dx = select(y.in(b), target_value, dx);
         view.store(out, b, dx);
@@ -358,10 +358,11 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, con
     const auto largest = view.get_class(s.largest);
     view.each([&](Block b) __attribute__((always_inline)) {
         const Pack<T> x = view.load(data.x, b, T(-INF));
-        const Parts<T> p2 = probabilities(x);
-        const Pack<T> P = p2.high + p2.low;
-        Pack<T> Q = select(x == m, q_top, whole - P), t = zero,
-                slope = b_; // t 2^32; slope: b + tau - t + c (m - x - D)
+        const Parts<T> parts = probabilities(x);
+        const Pack<T> P = parts.high + parts.low;     // p 2^64
+        Pack<T> Q = select(x == m, q_top, whole - P); // q 2^64
+        Pack<T> t = zero;                             // t 2^32
+        Pack<T> slope = b_;                           // b + tau - t + c (m - x - D)
         if constexpr (target == Target::index) {
             const Mask<T> is_target = y.in(b);
             Q = select(is_target, q_target, Q);
@@ -378,7 +379,7 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, con
             slope = fma(d, view.load_class(prior_others, b), slope);
         }
         if (entropy) slope = fma(c, select(P == zero, zero, m - x - mean_below), slope);
-        const Pack<T> dx = fma(slope, p2.high, fma(slope, p2.low, zero - t * (Q * down)));
+        const Pack<T> dx = fma(slope, parts.high, fma(slope, parts.low, zero - t * (Q * down)));
         view.store(data.out, b, scale(dx));
     });
 }

@@ -99,15 +99,11 @@ template <class T, int W> LOSSLESS_INLINE void store(T* target, Pack<T, W> a) {
     }
 }
 
-// Lane numbers 0 .. W-1.
-template <class T, int W = LANES> LOSSLESS_INLINE Pack<T, W> iota(T first = 0) {
-    if constexpr (Pack<T, W>::fits) {
-        typename Register<T>::type v;
-        for (int i = 0; i < W; i++) v[i] = first + T(i);
-        return {v};
-    } else {
-        return {iota<T, W / 2>(first), iota<T, W / 2>(first + T(W / 2))};
-    }
+// Lane numbers 0 .. 15.
+template <class T> LOSSLESS_INLINE Pack<T> iota() {
+    T lanes[LANES];
+    for (int i = 0; i < LANES; i++) lanes[i] = T(i);
+    return load(lanes);
 }
 
 #define LOSSLESS_BINARY(op)                                                                                            \

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import lossless
+from lossless._evaluate.text import printable
 from lossless.cli import COMMANDS, main
-from lossless.cli._console import figure, printable
+from lossless.cli._console import figure
+from lossless.cli._files import write_text
 
 RNG = np.random.default_rng(3)
 SCORES = RNG.normal(size=(200, 4)).astype(np.float32)
@@ -86,6 +88,38 @@ def test_json_and_page_files(predictions, tmp_path, capsys):
     assert (tmp_path / "e.html").read_text().startswith("<!DOCTYPE html>")
 
 
+def test_a_closed_pipe_loses_no_file(predictions, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    files = [tmp_path / "e.json", tmp_path / "e.html"]
+    command = [sys.executable, "-m", "lossless", "evaluate", predictions, "--json", files[0], "--out", files[1]]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+    assert strict(files[0].read_text())["rows"] == 200
+    assert files[1].read_text().rstrip().endswith("</html>")
+
+
+def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
+    path, link = tmp_path / "e.json", tmp_path / "link"
+    path.write_text("old")
+    path.chmod(0o640)
+    link.symlink_to(path)
+    write_text(link, "new")
+    assert (path.read_text(), link.is_symlink(), path.stat().st_mode & 0o777) == ("new", True, 0o640)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_text(path, "half")
+    assert error.value.filename == str(path)
+    assert path.read_text() == "new"
+    assert {p.name for p in tmp_path.iterdir()} == {"e.json", "link"}
+    write_text("/dev/null", "what cannot be replaced is written")
+
+
 def test_numbers_that_json_lacks(tmp_path, capsys):
     # label 1 has probability 0; class 2 is never predicted, so its precision is undefined
     np.savez(tmp_path / "p.npz", probs=np.array([[1.0, 0, 0], [1, 0, 0], [0.9, 0.05, 0.05]]), label=[0, 1, 2])
@@ -103,9 +137,12 @@ def test_numbers_that_json_lacks(tmp_path, capsys):
         (["{path}", "--probs", "logits"], "no probability"),
         (["{path}", "--json", "nowhere/e.json"], "--json got nowhere/e.json, expected a file in a folder that exists"),
         (["{path}", "--out", "{path}"], "is an input and would be overwritten"),
+        (["{path}", "--out", "-"], "--out got -, expected a file"),
+        (["{path}", "--out", "e.x", "--json", "./e.x"], "--json and --out both got e.x, expected two files"),
     ],
 )
-def test_misuse_of_a_file_ends_with_2_and_one_line(predictions, arguments, message, capsys):
+def test_misuse_of_a_file_ends_with_2_and_one_line(predictions, arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert main(["evaluate", *(a.format(path=predictions) for a in arguments)]) == 2
     out, err = capsys.readouterr()
     assert out == ""

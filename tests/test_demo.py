@@ -10,6 +10,7 @@ for package in ("torch", "sklearn", "py3langid", "django", "pyarrow", "altair", 
     pytest.importorskip(package)
 
 import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
 import lossless  # noqa: E402
@@ -85,6 +86,42 @@ def test_texts_and_their_languages():
     held = {names[i] for i in texts.labels}
     assert {"zh", "pt", "sr", "no", "nn", "es", "en"} <= held
     assert "nb" not in names
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("predictions.parquet", None),
+        ("predictions.parquet", b"PAR1 damaged"),
+        ("results.json", b'{"accuracy": 0.5}'),
+        ("report.html", b"<!DOCTYPE html><p>mine"),
+    ],
+)
+def test_files_of_others_are_not_overwritten(tmp_path, name, content, capsys):
+    path = tmp_path / name
+    if content is None:
+        pq.write_table(pa.table({"label": [0, 1]}), path)
+    else:
+        path.write_bytes(content)
+    before = path.read_bytes()
+    assert main(["demo", "--out-dir", str(tmp_path), "--epochs", "1", "--every", "400"]) == 2
+    err = capsys.readouterr().err
+    assert str(path) in err
+    assert "--out-dir" in err
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_its_own_files_are(demo, monkeypatch):
+    folder, _, results = demo
+    monkeypatch.setattr("lossless.cli.demo.find_spec", lambda name: None)
+    kept = {name: (folder / name).read_bytes() for name in ("predictions.parquet", "results.json", "report.html")}
+    try:
+        assert main(["demo", "--out-dir", str(folder), "--every", "400"]) == 0
+        assert json.loads((folder / "results.json").read_text("utf-8"))["evaluation"]["rows"] < results["lost"]["rows"]
+    finally:
+        for name, content in kept.items():
+            (folder / name).write_bytes(content)
 
 
 def test_without_torch_training_is_skipped_and_said(tmp_path, monkeypatch, capsys):

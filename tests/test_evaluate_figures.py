@@ -1,5 +1,6 @@
 """Every figure against scikit-learn and SciPy on real predictions, and the same bits however the work is cut."""
 
+import contextlib
 import json
 import math
 import pickle
@@ -16,8 +17,10 @@ from sklearn.naive_bayes import GaussianNB
 
 import lossless._evaluate.readers as readers
 import lossless._evaluate.rows as rows
+from lossless._config import get_num_threads, set_num_threads
 from lossless._evaluate import evaluate
 from lossless._evaluate.accumulators import MostSurprising
+from lossless._evaluate.engine import one_native_thread
 from lossless._evaluate.rows import Kind, score_rows
 
 pa = pytest.importorskip("pyarrow")
@@ -80,6 +83,9 @@ def test_undefined_figures_of_a_class(tmp_path):
     assert math.isnan(e.classes[2].nll)
     expected = precision_recall_fscore_support([0, 1, 0], [0, 0, 2], average="macro", zero_division=0)[:3]
     assert (e.macro.precision, e.macro.recall, e.macro.f1) == pytest.approx(expected)
+    # a loss have only the classes that occur as labels
+    assert e.macro.nll == pytest.approx((e.classes[0].nll + e.classes[1].nll) / 2, rel=1e-15)
+    assert e.weighted.nll == e.nll != e.macro.nll
 
 
 def test_reliability_bins(tmp_path, digits):
@@ -173,6 +179,23 @@ def test_same_bits_for_any_workers_batches_and_partitions(tmp_path, digits, monk
         monkeypatch.setattr(readers, "_BATCH_SCORES", scores)
         monkeypatch.setattr(rows, "_BLOCK_SCORES", max(10, scores // 3))
         assert evaluate(tmp_path / "p.parquet", workers=2).to_dict() == reference
+
+
+def test_the_number_of_threads_comes_back_when_the_last_run_leaves():
+    before = get_num_threads()
+    set_num_threads(3)
+    try:
+        with one_native_thread:
+            with one_native_thread:
+                assert get_num_threads() == 1
+            assert get_num_threads() == 1
+            first = contextlib.ExitStack()
+            first.enter_context(one_native_thread)
+        assert get_num_threads() == 1  # the first to enter has left, another has not
+        first.close()
+        assert get_num_threads() == 3
+    finally:
+        set_num_threads(before)
 
 
 def test_several_files_are_one_input(tmp_path, digits):

@@ -5,12 +5,13 @@ import json
 import math
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
-from lossless._evaluate import evaluate
+from lossless._evaluate import evaluate, readers
 from lossless.errors import LosslessError
 
 pa = pytest.importorskip("pyarrow")
@@ -104,7 +105,9 @@ def test_class_names_of_hugging_face_datasets(tmp_path, data):
     assert evaluate(path).source.class_names == ("a", "b", "c", "d", "e")
 
 
-@pytest.mark.parametrize("names", ['["a", "b"]', '["a", "a", "b", "c", "d"]', "not json", "7", '{"a": 1}'])
+@pytest.mark.parametrize(
+    "names", ['["a", "b"]', '["a", "a", "b", "c", "d"]', "not json", "7", '{"a": 1}', '"abcde"', "[0, 1, 2, 3, 4]"]
+)
 def test_class_names_that_do_not_fit_are_not_used(tmp_path, data, names):
     scores, labels = data
     path = parquet(tmp_path / "p.parquet", {"logits": fixed(scores), "label": labels}, {"class_names": names})
@@ -130,6 +133,111 @@ def test_npz_byte_order_names_and_details(tmp_path, data, expected):
     e = evaluate(tmp_path / "p.npz")
     assert e.scalars() == expected
     assert all(r.details == {"id": str(1000 + r.row)} for r in e.surprising)
+
+
+def test_class_names_of_another_column_are_not_those_of_the_label(tmp_path, data):
+    scores, labels = data
+    features = {"topic": {"names": list("abcde"), "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    columns = {"logits": fixed(scores), "label": labels, "topic": labels}
+    assert evaluate(parquet(tmp_path / "p.parquet", columns, metadata)).source.class_names is None
+    e = evaluate(parquet(tmp_path / "p.parquet", {"logits": fixed(scores), "topic": labels}, metadata), label="topic")
+    assert e.source.class_names == tuple("abcde")
+
+
+def test_npz_arrays_of_other_shapes_are_no_details(tmp_path, data):
+    scores, labels = data
+    others = {"epoch": 3, "seed": np.arange(4), "matrix": np.ones((900, 2)), "id": np.arange(ROWS)}
+    np.savez(tmp_path / "p.npz", logits=scores, label=labels, **others)
+    e = evaluate(tmp_path / "p.npz")
+    assert e.source.rows == ROWS
+    assert all(r.details == {"id": str(r.row)} for r in e.surprising)
+
+
+def test_details_that_a_further_file_lacks(tmp_path, data):
+    scores, labels = data
+    np.savez(tmp_path / "a.npz", logits=scores, label=labels, id=np.arange(ROWS))
+    np.savez(tmp_path / "b.npz", logits=scores, label=labels, id=np.arange(3))
+    e = evaluate([tmp_path / "a.npz", tmp_path / "b.npz"])
+    assert all(bool(r.details) == r.file.endswith("a.npz") for r in e.surprising)
+
+
+def test_npz_classes_are_the_label_of_each_score(tmp_path, data, expected):
+    scores, labels = data
+    values = np.array([30, 7, 1, 255, -4])
+    np.savez(tmp_path / "p.npz", logits=scores, label=values[labels], classes=values)
+    e = evaluate(tmp_path / "p.npz")
+    assert e.scalars() == expected
+    assert e.source.class_names == ("30", "7", "1", "255", "-4")
+    np.savez(tmp_path / "p.npz", logits=scores, label=labels, classes=np.arange(CLASSES))
+    assert evaluate(tmp_path / "p.npz").scalars() == expected
+    assert evaluate(tmp_path / "p.npz").source.class_names is None
+    ignored = values[labels]
+    ignored[3] = -100
+    np.savez(tmp_path / "p.npz", logits=scores, label=ignored, classes=values)
+    assert evaluate(tmp_path / "p.npz").left_out["ignored"] == 1
+    ignored[3] = 2
+    np.savez(tmp_path / "p.npz", logits=scores, label=ignored, classes=values)
+    refused(tmp_path / "p.npz", "'classes' (30, 7, 1, 255, -4)", "first 2 at row 3", "1 of 57")
+    np.savez(tmp_path / "p.npz", logits=scores, label=labels, classes=values[:4])
+    refused(tmp_path / "p.npz", "'classes' holds 4 labels", "5 scores per row")
+
+
+def test_details_columns_of_one_name_are_left_out(tmp_path, data):
+    scores, labels = data
+    arrays = [fixed(scores), pa.array(labels), pa.array(labels), pa.array(labels), pa.array(labels + 1)]
+    pq.write_table(pa.Table.from_arrays(arrays, ["logits", "label", "id", "id", "n"]), tmp_path / "p.parquet")
+    assert all(r.details == {"n": str(r.label + 1)} for r in evaluate(tmp_path / "p.parquet").surprising)
+
+
+def test_text_that_is_no_text(tmp_path, data):
+    scores, labels = data
+    names = np.array(["a", "\ud800", "c", "d", "e"])
+    names.view(np.uint32)[2] = 0x7FFFFFFF
+    path = tmp_path / "p\udce9.npz"  # as a Latin-1 name arrives
+    np.savez(path, logits=scores, label=labels, class_names=names, note=names[labels])
+    e = evaluate(path)
+    assert e.source.class_names == ("a", "\\ud800", "\ufffd", "d", "e")
+    e.to_json().encode("utf-8")
+    with pytest.raises(LosslessError) as error:
+        evaluate(path, label="nothing")
+    str(error.value).encode("utf-8")
+    raw = pa.array([b"\xff\xfe"] * ROWS, pa.binary()).view(pa.string())
+    e = evaluate(parquet(tmp_path / "p.parquet", {"logits": fixed(scores), "label": labels, "text": raw}))
+    assert e.surprising[0].details == {"text": "\\xff\\xfe"}
+
+
+def test_details_are_read_a_few_rows_at_a_time(tmp_path, data, monkeypatch):
+    scores, labels = data
+    text = [f"{i} " + "long " * 20_000 for i in range(ROWS)]
+    path = parquet(tmp_path / "p.parquet", {"logits": fixed(scores), "label": labels, "text": text}, group=ROWS)
+    seen = []
+    whole = pq.ParquetFile.iter_batches
+
+    def watched(self, rows, *arguments, columns, **options):
+        if columns == ["text"]:
+            seen.append(rows)
+        return whole(self, rows, *arguments, columns=columns, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+    monkeypatch.setattr("lossless._evaluate.readers._BATCH_BYTES", 1 << 18)
+    e = evaluate(path)
+    assert all(r.details["text"].startswith(f"{r.row} long") for r in e.surprising)
+    assert 1 <= max(seen) <= 256
+    assert readers.batch_rows(CLASSES, 1 << 17) == 2
+
+
+def test_a_long_header_is_refused_unread(tmp_path, data):
+    scores, labels = data
+    np.savez(tmp_path / "p.npz", logits=scores, label=labels)
+    length = 1 << 26
+    header = b"\x93NUMPY\x02\x00" + length.to_bytes(4, "little") + b" " * length
+    with zipfile.ZipFile(tmp_path / "p.npz", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.npy", header)
+    tracemalloc.start()
+    refused(tmp_path / "p.npz", "'bomb' has no header that can be read")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
 
 
 def test_details_of_surprising_rows(tmp_path, data):

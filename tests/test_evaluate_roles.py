@@ -69,7 +69,20 @@ def test_what_a_name_promises(name, kind):
 
 
 @pytest.mark.parametrize(
-    "name", ["label", "labels", "target", "y", "y_true", "true_label", "ground_truth", "gt", "y_test"]
+    "name",
+    [
+        "label",
+        "labels",
+        "target",
+        "y",
+        "y_true",
+        "true_label",
+        "ground_truth",
+        "gt",
+        "y_test",
+        "label_ids",
+        "correct_label",
+    ],
 )
 def test_names_of_the_truth(table, name):
     assert table({"logits": SCORES, name: LABELS}).source.label == name
@@ -130,7 +143,98 @@ def test_columns_that_do_not_exist(table):
 
 
 def test_integer_scores_are_no_scores(table):
-    refused(table, {"logits": np.rint(SCORES).astype(int), "label": LABELS}, "no column named like scores", "int64")
+    refused(
+        table,
+        {"logits": np.rint(SCORES).astype(int), "label": LABELS},
+        "no column named like scores",
+        "'logits' holds fixed_size_list<element: int64>[3], expected float",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("logits", SCORES.astype(complex), "'logits' holds complex128 of shape (40, 3), expected float"),
+        ("logits", np.zeros((40, 3), object), "'logits' holds object of shape (40, 3), pickled"),
+        ("logits", SCORES.reshape(20, 2, 3), "'logits' holds float64 of shape (20, 2, 3), expected float"),
+        ("prob", PROBS[:, 0], "'prob' holds float64 of shape (40,), expected float, one per class. For a two-class"),
+        ("label", np.array(1), "'label' holds int64 of shape (), expected one integer"),
+        ("label", LABELS.astype(complex), "'label' holds complex128 of shape (40,), expected one integer"),
+    ],
+)
+def test_columns_of_a_type_that_cannot_be_used_are_said_to_be(tmp_path, name, values, message):
+    arrays = {"label": LABELS, name: values} if name != "label" else {"scores": SCORES, name: values}
+    np.savez(tmp_path / "p.npz", **arrays)
+    flag = {"label": name} if name == "label" else {"logits": name}
+    for options in ({}, flag):
+        with pytest.raises(LosslessError) as error:
+            evaluate(tmp_path / "p.npz", **options)
+        assert message in str(error.value)
+
+
+def test_whether_the_model_was_right_is_not_the_truth(table):
+    right = SCORES.argmax(1) == LABELS
+    assert table({"logits": SCORES, "label": LABELS, "correct": right}).source.label == "label"
+    refused(table, {"logits": SCORES, "correct": right}, "no column named like a true label", "correct (bool)")
+    refused(table, {"logits": SCORES, "label": right}, "holds booleans", "3 classes", "--label")
+    assert table({"logits": SCORES[:, :2], "label": LABELS > 0}).rows == 40
+
+
+def test_columns_called_by_their_numbers(table):
+    wide = np.hstack([PROBS] * 4) / 4
+    labels = LABELS
+    numbered = {str(j): wide[:, j] for j in range(12)}
+    e = table({**numbered, "label": labels})
+    assert (e.source.scores, e.source.classes, e.source.kind) == ("0..11", 12, "probs")
+    assert "sum to 1" in e.source.kind_reason
+    assert e.nll == pytest.approx(table({"probs": wide, "label": labels}).nll, rel=1e-14)
+    # a name is a better reason than a number
+    assert table({**numbered, "logits": SCORES, "label": labels}).source.scores == "logits"
+    ten = {f"logit_{j}": wide[:, j] for j in range(12)}
+    assert table({**ten, "label": labels}, probs="logit").source.classes == 12
+
+
+@pytest.mark.parametrize(("prefix", "said"), [("logit_", "'logit'"), ("", "'1..3'")])
+def test_columns_numbered_from_one(table, prefix, said):
+    columns = {f"{prefix}{j + 1}": SCORES[:, j] for j in range(3)}
+    refused(table, {**columns, "label": LABELS}, f"The columns {said} are numbered from 1, expected from 0")
+
+
+def test_a_float_label_that_is_nan_is_missing(table, tmp_path):
+    labels = LABELS.astype(float)
+    labels[7] = np.nan
+    assert table({"logits": SCORES, "label": labels}).left_out["missing"] == 1
+    np.savez(tmp_path / "p.npz", logits=SCORES, label=labels)
+    assert evaluate(tmp_path / "p.npz").left_out["missing"] == 1
+
+
+def test_labels_beyond_int64_are_reported_as_they_are(table):
+    labels = LABELS.astype(np.uint64)
+    labels[5] = 2**64 - 3
+    refused(table, {"logits": SCORES, "label": labels}, "holds 18446744073709551613 at row 5")
+
+
+def test_messages_stay_short_and_in_place(table):
+    columns = {f"column {j}": LABELS for j in range(50)}
+    refused(table, columns, "and 30 more")
+    with pytest.raises(LosslessError) as error:
+        table({"logits": SCORES, "label": ["\x1b[2J" + "long " * 1000] * 40}, class_names=["a", "b", "\u202ec"])
+    assert len(str(error.value)) < 600
+    assert "\x1b" not in str(error.value)
+    assert "\u202e" not in str(error.value)
+
+
+@pytest.mark.parametrize(("option", "value"), [("surprising", -1), ("workers", -1), ("workers", 0)])
+def test_numbers_out_of_range(table, option, value):
+    with pytest.raises(ValueError, match=f"{option} got {value}, expected") as error:
+        table({"logits": SCORES, "label": LABELS}, **{option: value})
+    assert isinstance(error.value, LosslessError)
+
+
+def test_too_many_classes_are_refused_before_they_are_read(table, monkeypatch):
+    monkeypatch.setattr("lossless._evaluate.plan.MOST_CLASSES", 2)
+    monkeypatch.setattr("lossless._evaluate.plan._sample", lambda *_: pytest.fail("read"))
+    refused(table, {"logits": SCORES, "label": LABELS}, "has 3 scores per row, expected at most 2")
 
 
 def test_one_score_is_no_distribution(table):
@@ -229,7 +333,7 @@ def test_other_labels_outside(table):
 
 def test_labels_that_are_no_labels(table, tmp_path):
     refused(table, {"logits": SCORES, "label": LABELS + 0.5}, "at row 0", "expected whole numbers")
-    refused(table, {"logits": SCORES, "label": np.full(40, np.nan)}, "holds nan at row 0")
+    refused(table, {"logits": SCORES, "label": np.full(40, np.inf)}, "holds inf at row 0")
     refused(table, {"logits": SCORES, "label": np.eye(3, dtype=int)[LABELS]}, "3 values at row 0", "argmax")
     np.savez(tmp_path / "one_hot.npz", logits=SCORES, label=np.eye(3, dtype=int)[LABELS])
     with pytest.raises(LosslessError, match=r"int64 of shape \(40, 3\), expected one label per row.*argmax"):

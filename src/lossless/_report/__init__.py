@@ -1,6 +1,8 @@
-"""Evaluation -> one self-contained HTML page. `build_page` decides what is said, `render` draws it."""
+"""Evaluation -> one self-contained HTML page. `data` decides what is said, and `page.render` draws it.
 
-from .data import Curve, Figure, Page, Panel, Series, build_page
-from .page import render
+The terminal prints the tables of `data` too, so `page`, with all that it needs for drawing, is imported by itself.
+"""
 
-__all__ = ["Curve", "Figure", "Page", "Panel", "Series", "build_page", "render"]
+from .data import Curve, Figure, Page, Panel, Series, Table, build_page, class_table, surprising_table
+
+__all__ = ["Curve", "Figure", "Page", "Panel", "Series", "Table", "build_page", "class_table", "surprising_table"]

@@ -101,12 +101,12 @@ class Page:
 
 def number(value: float) -> str:
     """Six significant digits; a dash for what is undefined."""
-    return "–" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.6g}"
+    return "-" if math.isnan(value) else f"{value:.6g}"
 
 
 def share(value: float) -> str:
     """Four decimals."""
-    return "–" if math.isnan(value) else f"{value:.4f}"
+    return "-" if math.isnan(value) else f"{value:.4f}"
 
 
 def count(value: int) -> str:
@@ -142,8 +142,8 @@ def build_page(
         ),
         losses=_losses(e.loss_histogram),
         losses_caption=_losses_caption(e),
-        classes=_classes(e),
-        surprising=_surprising(e),
+        classes=class_table(e, CLASS_ROWS),
+        surprising=surprising_table(e, len(e.surprising)),
         footer=f"Written by lossless {__version__}. Losses are natural logarithms (nats), computed in float64 without "
         "cancellation; every mean is exact before its one rounding.",
         generator=generator,
@@ -203,14 +203,15 @@ def _losses_caption(e: Evaluation) -> str:
     return text
 
 
-def _classes(e: Evaluation) -> Table:
-    listed = e.classes if len(e.classes) <= CLASSES_IN_ORDER else e.worst_classes()[:CLASS_ROWS]
+def class_table(e: Evaluation, most: int) -> Table:
+    """At most `most` classes: all in order if they are few, else the worst first."""
+    listed = e.classes if len(e.classes) <= CLASSES_IN_ORDER else e.worst_classes()[:most]
     caption = "Support counts the rows of a class, predicted the rows given to it; the mean loss is over its own rows,"
     caption += " and its macro average over the classes that have any."
     if len(e.classes) > CLASSES_IN_ORDER:
         caption += " Lowest F1 first, classes without rows last."
     if len(listed) < len(e.classes):
-        caption += f" {CLASS_ROWS} of {count(len(e.classes))} classes are listed; the JSON output has all."
+        caption += f" {count(len(listed))} of {count(len(e.classes))} classes are listed; the JSON output has all."
     absent = e.source.classes - len(e.classes)
     if absent:
         caption += f" {count(absent)} classes neither occur nor are predicted."
@@ -238,10 +239,11 @@ def _classes(e: Evaluation) -> Table:
     )
 
 
-def _surprising(e: Evaluation) -> Table | None:
+def surprising_table(e: Evaluation, most: int) -> Table | None:
+    """The first `most` of the most surprising rows, with the details that any of them has."""
     if not e.surprising:
         return None
-    details = list(e.surprising[0].details)
+    details = list(dict.fromkeys(name for r in e.surprising for name in r.details))
     files = ["file"] if len(e.source.files) > 1 else []
     return Table(
         title="Most surprising rows",
@@ -259,6 +261,6 @@ def _surprising(e: Evaluation) -> Table | None:
                 share(r.confidence),
                 *(r.details.get(name, "") for name in details),
             )
-            for r in e.surprising
+            for r in e.surprising[:most]
         ),
     )

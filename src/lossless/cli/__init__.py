@@ -65,5 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(command: str, message: str) -> int:
     from lossless._evaluate.text import printable
 
-    print(f"lossless {command}: {printable(message)}", file=sys.stderr)
+    lines = [printable(line) for line in message.split("\n")]
+    print(f"lossless {command}:", "\n".join(lines), file=sys.stderr)
     return 2

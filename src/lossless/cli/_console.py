@@ -18,11 +18,6 @@ def figure(value: float) -> str:
     return "-" if value != value else f"{value:.6g}"
 
 
-def share(value: float) -> str:
-    """A fraction in a table."""
-    return "-" if value != value else f"{value:.4f}"
-
-
 class Output:
     """What a command prints on stdout."""
 
@@ -50,9 +45,12 @@ class Output:
         else:
             print(f"\n{printable(line)}")
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
-        """A table whose first `left` columns, and a last one named "", are text and the others numbers."""
-        numeric = [i >= left and name != "" for i, name in enumerate(columns)]
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Sequence[bool] | None = None
+    ) -> None:
+        """A table whose `numeric` columns are set right; by default all but the first and those without a name."""
+        if numeric is None:
+            numeric = [i > 0 and name != "" for i, name in enumerate(columns)]
         cells = [[printable(cell) for cell in row] for row in rows]
         if self._rich is not None:
             from rich.box import SIMPLE_HEAD
@@ -61,13 +59,13 @@ class Output:
 
             table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
             for name, right in zip(columns, numeric, strict=True):
-                table.add_column(name, justify="right" if right else "left", no_wrap=right)
+                table.add_column(Text(printable(name)), justify="right" if right else "left", no_wrap=right)
             for row in cells:
                 table.add_row(*(Text(cell) for cell in row))
             self._rich.print(table)
             return
         if any(columns):
-            cells.insert(0, list(columns))
+            cells.insert(0, [printable(name) for name in columns])
         widths = [max((len(row[i]) for row in cells), default=0) for i in range(len(columns))]
         for row in cells:
             aligned = (c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric, strict=True))

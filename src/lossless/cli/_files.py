@@ -34,10 +34,10 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str]) -> N
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A file to write, which takes the place of `path` when the block has ended well."""
-    target = Path(os.path.realpath(path))  # a link stays, and what it points to is written
-    if target.exists() and not target.is_file():  # a device or a pipe cannot be replaced
-        yield target
+    if (os.path.exists(path) and not os.path.isfile(path)) or os.path.abspath(path).startswith("/dev/"):
+        yield Path(path)  # a device or a pipe cannot be replaced, nor can the file that stdout was sent to
         return
+    target = Path(os.path.realpath(path))  # a link stays, and what it points to is written
     part = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
     try:
         yield part

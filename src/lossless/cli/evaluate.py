@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ._console import Output
 
 SUMMARY = "loss, accuracy and calibration of saved predictions"
-_CLASS_ROWS = 20
+_CLASS_ROWS, _SURPRISING_ROWS = 20, 10
+_CELL = 60  # characters of a cell; texts of the data may be long
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
     if args.out == "-":
         raise UsageError("--out got -, expected a file: a page is not for a terminal (--json - is)")
     if args.out is not None:
-        from lossless._report import build_page, render
+        from lossless._report import build_page
+        from lossless._report.page import render
     to_stdout = args.json == "-"
     check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, args.files)
     with progress("rows") as bar:
@@ -92,7 +94,9 @@ def run(args: argparse.Namespace) -> None:
 
 def show(evaluation: Evaluation, output: Output) -> None:
     """The tables of the terminal."""
-    from ._console import figure, share
+    from lossless._report import class_table, surprising_table
+
+    from ._console import figure
 
     e, source = evaluation, evaluation.source
     output.heading(", ".join(source.files))
@@ -105,7 +109,8 @@ def show(evaluation: Evaluation, output: Output) -> None:
     output.heading("figures")
     output.table(
         ("", "value", ""),
-        [
+        numeric=(False, True, False),
+        rows=[
             ("nll", figure(e.nll), "nats, mean -log p of the true class (the cross-entropy loss)"),
             ("bits", figure(e.bits), "the same in bits"),
             ("perplexity", figure(e.perplexity), "exp(nll)"),
@@ -116,48 +121,9 @@ def show(evaluation: Evaluation, output: Output) -> None:
             ("entropy", figure(e.entropy), "nats, mean over rows"),
         ],
     )
-    _show_classes(e, output)
-    if e.surprising:
-        output.heading("most surprising rows")
-        several = len(source.files) > 1
-        output.table(
-            ("row", "label", "predicted", "loss", "confidence", *(["file"] if several else []), ""),
-            [
-                (
-                    str(r.row),
-                    source.class_name(r.label),
-                    source.class_name(r.predicted),
-                    figure(r.nll),
-                    share(r.confidence),
-                    *([r.file] if several else []),
-                    " | ".join(r.details.values())[:60],
-                )
-                for r in e.surprising[:10]
-            ],
-            left=3,
-        )
-
-
-def _show_classes(e: Evaluation, output: Output) -> None:
-    """scikit-learn's classification report with the mean loss; the worst classes where there are many."""
-    from ._console import figure, share
-
-    some = len(e.classes) > _CLASS_ROWS
-    output.heading(f"classes: the {_CLASS_ROWS} of lowest F1 of {len(e.classes)}" if some else "classes")
-    rows = [
-        (
-            e.source.class_name(c.index),
-            share(c.precision),
-            share(c.recall),
-            share(c.f1),
-            str(c.support),
-            str(c.predicted),
-            figure(c.nll),
-        )
-        for c in (e.worst_classes()[:_CLASS_ROWS] if some else e.classes)
-    ]
-    averages = [
-        (f"{name} average", share(a.precision), share(a.recall), share(a.f1), str(e.rows), "", figure(a.nll))
-        for name, a in (("macro", e.macro), ("weighted", e.weighted))
-    ]
-    output.table(("class", "precision", "recall", "f1-score", "support", "predicted", "mean loss"), rows + averages)
+    for table in (class_table(e, _CLASS_ROWS), surprising_table(e, _SURPRISING_ROWS)):
+        if table is not None:
+            output.heading(table.title.lower())
+            output.text(table.caption)
+            cells = [[cell[:_CELL] for cell in row] for row in (*table.rows, *table.footer)]
+            output.table(table.columns, cells, numeric=table.numeric)

@@ -112,7 +112,10 @@ class ParquetReader:
         """How many rows of a row group to read at once; dictionaries hide how long texts are, so never many."""
         metadata = self._parquet.metadata.row_group(group)
         chunks = (metadata.column(i) for i in range(metadata.num_columns))
-        size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in columns)
+        try:
+            size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in columns)
+        except _FAULTS as error:
+            raise EvaluationError(f"cannot be read as Parquet: {_first_line(error)}") from None
         return min(batch_rows(1, size / metadata.num_rows), 256)
 
     @property
