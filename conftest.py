@@ -7,5 +7,5 @@ import lossless
 
 
 @pytest.fixture(autouse=True)
-def names(doctest_namespace):
+def names(doctest_namespace: dict[str, object]) -> None:
     doctest_namespace.update(np=numpy, lossless=lossless)
