@@ -259,3 +259,35 @@ def test_class_weights_of_another_precision():
 def test_tensors_on_different_devices():
     with pytest.raises(RuntimeError, match=r"device|meta"):
         lossless.cross_entropy(X, Y.to("meta"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ignore_index": 1.0}, "argument 'ignore_index' must be int, not float"),
+        ({"ignore_index": [1]}, "argument 'ignore_index' must be int, not list"),
+        ({"ignore_index": 2**70}, "no 64-bit integer"),
+        ({"label_smoothing": None}, "argument 'label_smoothing' must be float, not NoneType"),
+        ({"label_smoothing": torch.tensor(0.1)}, "argument 'label_smoothing' must be float, not Tensor"),
+    ],
+)
+def test_options_of_the_wrong_kind(options, message):
+    x, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
+    lossless.cross_entropy(x, y, ignore_index=1, label_smoothing=0.1)  # a cached plan must not let the next one pass
+    with pytest.raises((TypeError, ValueError), match=message):
+        lossless.cross_entropy(x, y, **options)
+
+
+def test_a_missing_array_is_named():
+    for x in (torch.randn(4, 3), np.zeros((4, 3))):
+        with pytest.raises(TypeError, match=r"argument 'target' \(position 2\) must be Tensor, not NoneType"):
+            lossless.cross_entropy(x, None)
+
+
+def test_weights_that_float32_cannot_hold(path):
+    x, y, w = torch.randn(4, 3), torch.tensor([0, 1, 2, 1]), torch.full((3,), 1e-50, dtype=torch.float64)
+    if path == "reference":  # computes in float64
+        torch.testing.assert_close(lossless.cross_entropy(x, y, w), F.cross_entropy(x, y))
+    else:
+        with pytest.raises(ValueError, match="1e-50, which float32 cannot"):
+            lossless.cross_entropy(x, y, w)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import func
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.func import grad, jacfwd, jacrev
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -434,3 +435,41 @@ def test_numpy_alone_never_imports_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda f: jacfwd(jacfwd(f)),
+        lambda f: jacfwd(jacrev(f)),
+        lambda f: jacrev(jacfwd(f)),
+        lambda f: jacfwd(jacrev(jacfwd(f))),
+    ],
+    ids=["forward-forward", "forward-reverse", "reverse-forward", "three"],
+)
+@pytest.mark.parametrize("name", ["cross_entropy", "softmax", "log_softmax", "logsumexp"])
+def test_nested_forward_mode_is_never_silently_zero(name, second):
+    x, y = torch.randn(3, 4, dtype=torch.float64), torch.tensor([0, 1, 3])
+    functions = {
+        "cross_entropy": lambda library: lambda a: library.cross_entropy(a, y),
+        "softmax": lambda library: lambda a: library.softmax(a, 1).square().sum(),
+        "log_softmax": lambda library: lambda a: library.log_softmax(a, 1).square().sum(),
+        "logsumexp": lambda library: lambda a: library.logsumexp(a, 1).square().sum(),
+    }
+    theirs = torch if name == "logsumexp" else F
+    torch.testing.assert_close(second(functions[name](lossless))(x), second(functions[name](theirs))(x))
+
+
+def test_a_bad_label_is_found_wherever_its_numbers_are_there():
+    x, bad = torch.randn(4, 3), torch.tensor([0, 1, 2, 7])
+    with FlopCounterMode(display=False), pytest.raises(IndexError, match="Target 7 is out of bounds"):
+        lossless.cross_entropy(x, bad)
+    with pytest.raises(IndexError, match="Target 7 is out of bounds"):
+        grad(lambda a: lossless.cross_entropy(a, bad))(x)
+
+
+def test_mse_weight_divides_as_given_before_it_broadcasts():
+    x, t, w = torch.randn(4, 1), torch.randn(4, 3), torch.rand(4, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.testing.assert_close(lossless.mse_loss(x, t, weight=w), F.mse_loss(x, t, weight=w))

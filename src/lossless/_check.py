@@ -3,8 +3,9 @@
 A `check_*` function returns None or raises. The first line of a message is PyTorch's where PyTorch has one.
 """
 
-from math import isfinite
+from math import inf
 from numbers import Real
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -146,16 +147,43 @@ def check_class_vector(
 
 def check_ignore_index(function: str, ignore_index: int, soft: bool) -> None:
     """A label; labels are ignored, probabilities are not."""
-    if not isinstance(ignore_index, int | np.integer):
-        raise UnsupportedArrayError(
-            f"{function}(): argument 'ignore_index' must be int, not {type(ignore_index).__name__}"
-        )
     if soft and ignore_index >= 0:
         raise ParameterError(
             "ignore_index is not supported for floating point target\n"
             f"{function}: target has the shape of input, so it is read as probabilities, and ignore_index is "
             f"{ignore_index}: leave it out, or pass labels."
         )
+
+
+def check_fits_float32(weight: Any) -> None:
+    """float64 class weights of float32 logits: none may vanish or overflow when rounded."""
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = weight.astype(np.float32)
+    lost = ((rounded == 0) != (weight == 0)) | (np.isinf(rounded) != np.isinf(weight))
+    if lost.any():
+        raise ParameterError(
+            f"weight holds {weight[lost][0]}, which float32 cannot: scale the weights, or pass float64 logits"
+        )
+
+
+def to_int(function: str, name: str, value: Any) -> int:
+    """An option as an int, by PyTorch's rule: whatever has an index, and fits 64 bits."""
+    try:
+        value = index(value)
+    except TypeError:
+        raise UnsupportedArrayError(
+            f"{function}(): argument '{name}' must be int, not {type(value).__name__}"
+        ) from None
+    if not -(2**63) <= value < 2**63:
+        raise ParameterError(f"{function}(): argument '{name}' got {value}, which is no 64-bit integer")
+    return value  # type: ignore[no-any-return]
+
+
+def to_float(function: str, name: str, value: Any) -> float:
+    """An option as a float; not an array, through which no gradient would flow."""
+    if isinstance(value, Real):
+        return float(value)
+    raise UnsupportedArrayError(f"{function}(): argument '{name}' must be float, not {type(value).__name__}")
 
 
 def check_label_smoothing(label_smoothing: float) -> None:
@@ -166,7 +194,7 @@ def check_label_smoothing(label_smoothing: float) -> None:
 
 def check_temperature(function: str, temperature: float) -> None:
     """A positive number; not an array, through which no gradient would flow."""
-    if not isinstance(temperature, Real) or not isfinite(temperature) or not temperature > 0:
+    if not isinstance(temperature, Real) or not 0 < temperature < inf:
         raise ParameterError(f"{function}: temperature got {temperature!r}, expected a positive number")
 
 

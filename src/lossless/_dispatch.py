@@ -72,16 +72,25 @@ def _backend(framework: str) -> Backend:
     return _backends[framework]
 
 
-def select(function: str, **arrays: Array) -> tuple[Backend, *tuple[Any, ...]]:
-    """(backend, *arrays as the backend's arrays); None stays None. All arrays must be of one framework."""
+def select(function: str, required: int, /, **arrays: Array) -> tuple[Backend, *tuple[Any, ...]]:
+    """(backend, *arrays as the backend's arrays); None stays None, but for the first `required`.
+
+    All arrays must be of one framework.
+    """
     torch = sys.modules.get("torch")
     tensor: Any = getattr(torch, "Tensor", ())
     tensors = others = False
-    for array in arrays.values():
+    for position, array in enumerate(arrays.values()):
         if isinstance(array, tensor):
             tensors = True
         elif array is not None:
             others = True
+        elif position < required:
+            name = list(arrays)[position]
+            raise UnsupportedArrayError(
+                f"{function}(): argument '{name}' (position {position + 1}) must be Tensor, not NoneType\n"
+                f"{function}: {name} is None, expected an array."
+            )
     if tensors and others:
         raise _mixed(function, arrays, tensor)
     if tensors:

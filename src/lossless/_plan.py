@@ -48,10 +48,9 @@ class RowPlan(NamedTuple):
 
 
 @cached
-def plan_transform(function: str, shape: Shape, dtype: Any, dim: int, temperature: float = 1.0) -> RowPlan:
+def plan_transform(function: str, shape: Shape, dtype: Any, dim: int) -> RowPlan:
     """Softmax and its kin: an array and its class dimension."""
     _check.check_floating(function, _check.dtype_name(dtype))
-    _check.check_temperature(function, temperature)
     dim = to_dim(dim, len(shape))
     return RowPlan(function, dim, to_rows(shape, dim), without_dim(shape, dim))
 

@@ -1,8 +1,8 @@
 """From one number a row to the result: PyTorch's `reduction`, with its legacy spellings."""
 
+import warnings
 from math import nan, prod
 from typing import Literal, get_args
-from warnings import warn
 
 from lossless.errors import LosslessWarning, ParameterError
 from lossless.reference import Array, namespace
@@ -15,14 +15,14 @@ def to_reduction(reduction: str, size_average: bool | None = None, reduce: bool 
     """The reduction that PyTorch would use: the legacy flags win when given."""
     if size_average is not None or reduce is not None:
         legacy: Reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
-        warn(
+        warnings.warn(
             f"size_average and reduce args will be deprecated, please use reduction='{legacy}' instead.",
             LosslessWarning,
             stacklevel=3,
         )
         return legacy
     if reduction == "elementwise_mean":
-        warn(
+        warnings.warn(
             "reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.",
             LosslessWarning,
             stacklevel=3,

@@ -3,7 +3,7 @@
 from math import log
 from typing import Any, Literal
 
-from lossless._check import check_has_classes
+from lossless._check import check_has_classes, to_int
 from lossless._dispatch import select
 from lossless._plan import plan_transform
 from lossless.errors import ParameterError
@@ -52,8 +52,8 @@ def entropy(
         >>> entropy(np.array([20.0, 0.0], np.float32), kind="logits")
         np.float32(4.3284228e-08)
     """
-    backend, p = select("entropy", p=p)
-    plan = plan_transform("entropy", p.shape, p.dtype, dim)
+    backend, p = select("entropy", 1, p=p)
+    plan = plan_transform("entropy", p.shape, p.dtype, to_int("entropy", "dim", dim))
     check_has_classes("entropy", p.shape, plan.dim, "p")
     if kind not in ("probs", "logits", "log_probs"):
         raise ParameterError(f"entropy: kind got {kind!r}, expected 'probs', 'logits' or 'log_probs'")

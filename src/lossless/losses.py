@@ -1,9 +1,10 @@
 """The losses: PyTorch's names, arguments and results, accurate in every regime; `input` first, `target` second."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
-from warnings import warn
 
+from lossless._check import to_float, to_int
 from lossless._dispatch import select
 from lossless._layout import to_dims
 from lossless._plan import plan_binary, plan_class_loss, plan_squared
@@ -60,12 +61,13 @@ def cross_entropy(
         >>> cross_entropy(np.array([[1.0, 2.0, 3.0]]), np.array([[0.0, 0.5, 0.5]])).item()
         0.90760596444438...
     """
-    backend, input, target, weight = select("cross_entropy", input=input, target=target, weight=weight)
+    backend, input, target, weight = select("cross_entropy", 2, input=input, target=target, weight=weight)
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
     plan = plan_class_loss(
         "cross_entropy", input.shape, input.dtype, target.shape, target.dtype, *_meta(weight),
-        ignore_index, label_smoothing, reduction,
+        to_int("cross_entropy", "ignore_index", ignore_index),
+        to_float("cross_entropy", "label_smoothing", label_smoothing), reduction,
     )  # fmt: skip
     return backend.cross_entropy(plan, input, target, weight)
 
@@ -108,12 +110,13 @@ def nll_loss(
         >>> nll_loss(log_p, np.array([0]))
         np.float32(2.0611537e-09)
     """
-    backend, input, target, weight = select("nll_loss", input=input, target=target, weight=weight)
+    backend, input, target, weight = select("nll_loss", 2, input=input, target=target, weight=weight)
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
     plan = plan_class_loss(
-        "nll_loss", input.shape, input.dtype, target.shape, target.dtype, *_meta(weight), ignore_index, 0.0, reduction
-    )
+        "nll_loss", input.shape, input.dtype, target.shape, target.dtype, *_meta(weight),
+        to_int("nll_loss", "ignore_index", ignore_index), 0.0, reduction,
+    )  # fmt: skip
     return backend.nll(plan, input, target, weight)
 
 
@@ -156,7 +159,7 @@ def binary_cross_entropy_with_logits(
     """
     function = "binary_cross_entropy_with_logits"
     backend, input, target, weight, pos_weight = select(
-        function, input=input, target=target, weight=weight, pos_weight=pos_weight
+        function, 2, input=input, target=target, weight=weight, pos_weight=pos_weight
     )
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
@@ -199,12 +202,12 @@ def mse_loss(
         >>> mse_loss(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 2.0])).item()
         1.333333333333333...
     """
-    backend, input, target, weight = select("mse_loss", input=input, target=target, weight=weight)
+    backend, input, target, weight = select("mse_loss", 2, input=input, target=target, weight=weight)
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
     plan_squared("mse_loss", input.shape, input.dtype, target.shape, target.dtype)
     if target.shape != input.shape:
-        warn(
+        warnings.warn(
             f"Using a target size ({target.shape}) that is different to the input size ({input.shape}). "
             "This will likely lead to incorrect results due to broadcasting. "
             "Please ensure they have the same size.",
@@ -249,7 +252,7 @@ def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int 
         >>> rmse_loss(np.array([1e200, 0.0]), np.array([0.0, 0.0])).item()
         7.07106781186547...e+199
     """
-    backend, input, target = select("rmse_loss", input=input, target=target)
+    backend, input, target = select("rmse_loss", 2, input=input, target=target)
     reduction = to_reduction(reduction)
     input = backend.for_loss(input)
     if target.shape != input.shape:

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from lossless._check import to_int
 from lossless._dispatch import select
 from lossless._plan import plan_statistics
 
@@ -65,7 +66,7 @@ def row_statistics(
         >>> s.correct
         array([ True, False])
     """
-    backend, input, target, prior = select("row_statistics", input=input, target=target, prior=prior)
+    backend, input, target, prior = select("row_statistics", 1, input=input, target=target, prior=prior)
     plan = plan_statistics(
         "row_statistics",
         input.shape,
@@ -74,7 +75,7 @@ def row_statistics(
         None if target is None else target.dtype,
         None if prior is None else prior.shape,
         None if prior is None else prior.dtype,
-        dim,
-        ignore_index,
+        to_int("row_statistics", "dim", dim),
+        None if ignore_index is None else to_int("row_statistics", "ignore_index", ignore_index),
     )
     return RowStatistics(*backend.row_statistics(plan, input, target, prior))

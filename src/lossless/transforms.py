@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import inf, prod
 from typing import Any
 
+from lossless._check import check_temperature, to_int
 from lossless._dispatch import select
 from lossless._layout import to_dims
 from lossless._plan import plan_transform
@@ -100,7 +101,7 @@ def logsumexp(input: Array, dim: int | Sequence[int] = -1, keepdim: bool = False
         >>> logsumexp(np.zeros((2, 3)), dim=(0, 1)).item()  # log 6
         1.79175946922805...
     """
-    backend, input = select("logsumexp", input=input)
+    backend, input = select("logsumexp", 1, input=input)
     ndim = len(input.shape)
     dims = to_dims(dim, ndim)
     kept = [d for d in range(ndim) if d not in dims]
@@ -116,10 +117,11 @@ def logsumexp(input: Array, dim: int | Sequence[int] = -1, keepdim: bool = False
 
 
 def _transform(function: str, input: Array, dim: int, temperature: float, dtype: Any) -> Array:
-    backend, input = select(function, input=input)
+    backend, input = select(function, 1, input=input)
     if dtype is not None:
         input = backend.to_dtype(input, dtype)
-    plan = plan_transform(function, input.shape, input.dtype, dim, temperature)
+    check_temperature(function, temperature)
+    plan = plan_transform(function, input.shape, input.dtype, to_int(function, "dim", dim), float(temperature))
     if not plan.rows.classes:
         return input + 0.0  # no classes, no numbers
     verb = backend.softmax if function == "softmax" else backend.log_softmax

@@ -46,7 +46,10 @@ def _accumulated(a: Array | None, dtype: Any) -> Array | None:
     """Class weights in the kernels' accumulation dtype."""
     if a is None:
         return None
-    return np.asarray(a, dtype=np.float64 if dtype == np.float64 else np.float32, order="C")
+    wide = np.float64 if dtype == np.float64 else np.float32
+    if a.dtype == np.float64 and wide is np.float32:
+        _check.check_fits_float32(a)
+    return np.asarray(a, dtype=wide, order="C")
 
 
 # ---------------------------------------------------------------- transforms

@@ -1,7 +1,9 @@
 """The verbs of `lossless._dispatch.Backend` on PyTorch tensors."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -42,7 +44,10 @@ def _promote(x: Tensor, *others: Tensor | None) -> torch.dtype:
 
 def _accumulated(a: Tensor, x: Tensor) -> Tensor:
     """Class weights in the kernels' accumulation dtype."""
-    return in_memory(a.to(torch.float64 if x.dtype is torch.float64 else torch.float32))
+    wide = torch.float64 if x.dtype is torch.float64 else torch.float32
+    if a.dtype is torch.float64 and wide is torch.float32:
+        _check.check_fits_float32(a.detach().numpy())
+    return in_memory(a.to(wide))
 
 
 def _pair(plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -75,7 +80,7 @@ def _target_last(plan: RowPlan, target: Tensor) -> Tensor:
 
 
 def _index_error(plan: RowPlan, target: Tensor) -> Exception:
-    return _check.target_index_error(plan.function, target.cpu().numpy(), plan.rows.classes, plan.ignore_index)
+    return _check.target_index_error(plan.function, np.array(target.tolist()), plan.rows.classes, plan.ignore_index)
 
 
 # ---------------------------------------------------------------- transforms
@@ -175,9 +180,11 @@ def pointwise(
         inner = _promote(x, target, weight, pos_weight) if target.is_floating_point() else torch.float64
         shape = x.shape if target.shape == x.shape else torch.broadcast_shapes(x.shape, target.shape)
         x, target = _as(x, inner, shape), _as(target, inner, shape)
+        by_weight = weight is not None and kind == "squared_error"  # the weight as given, before it is expanded
+        divisor = weight.sum(dtype=torch.float64).item() if by_weight else prod(shape)  # type: ignore[union-attr]
         weight = None if weight is None else _as(weight, inner, shape)
         pos_weight = None if pos_weight is None else _as(pos_weight, inner, shape)
-        loss = eager.pointwise(x, target, weight, pos_weight, kind, reduction)
+        loss = eager.pointwise(x, target, weight, pos_weight, kind, reduction, divisor)
         return loss if inner is dtype else loss.to(dtype)
     check_supported(function, input=x, target=target, weight=weight, pos_weight=pos_weight)
     loss = reference.POINTWISE[kind][0](x, target, weight, pos_weight)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from lossless import reference
-from lossless._torch.modes import watched
+from lossless._torch.modes import forward_levels, watched
 from lossless.reference import Statistics
 
 PARTIALS = ("d_nll", "d_lse", "d_entropy", "d_prior")
@@ -84,7 +84,11 @@ class _RowGradient(Function):
 
 
 def _apply(plain: Any, transforms: Any, *args: Any) -> Any:
-    return (plain if torch.compiler.is_compiling() else transforms).apply(*args)
+    if torch.compiler.is_compiling():
+        return plain.apply(*args)
+    if forward_levels() > 1:  # PyTorch drops the tangent of a forward-mode rule under a second forward level
+        return plain.forward(*args)
+    return transforms.apply(*args)
 
 
 class _Softmax(Function):

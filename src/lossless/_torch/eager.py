@@ -225,23 +225,23 @@ class _CrossEntropy(_KernelFunction):
 
 
 def pointwise(
-    x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, kind: str, reduction: Reduction
-) -> Tensor:
-    """The loss, reduced and rounded; of squared error `target` may need a gradient too."""
-    args = (x, target, weight, pos_weight, kind, reduction)
+    x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, kind: str, reduction: Reduction,
+    divisor: float,
+) -> Tensor:  # fmt: skip
+    """The loss, reduced and rounded, a mean by `divisor`; of squared error `target` may need a gradient too."""
+    args = (x, target, weight, pos_weight, kind, reduction, divisor)
     return _apply(_Pointwise, *args) if needs_grad(x, target) else _Pointwise.forward(None, *args)
 
 
 class _Pointwise(_KernelFunction):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, target: Tensor, weight: Any, pos_weight: Tensor | None, kind: str, reduction: Reduction
-    ) -> Tensor:
+        ctx: Any, x: Tensor, target: Tensor, weight: Any, pos_weight: Tensor | None, kind: str, reduction: Reduction,
+        divisor: float,
+    ) -> Tensor:  # fmt: skip
         loss = _empty_like(x) if reduction == "none" else None
         total, scale = native.pointwise(kind, x, target, weight, pos_weight, loss), 1.0
         if reduction == "mean":
-            by_weight = weight is not None and kind == "squared_error"
-            divisor = weight.sum(dtype=torch.float64).item() if by_weight else x.numel()
             scale, total = (1.0 / divisor, total / divisor) if divisor else (nan, nan)
         if ctx is not None:
             ctx.save_for_backward(x, target, weight, pos_weight)
@@ -265,7 +265,7 @@ class _Pointwise(_KernelFunction):
 def _of_both(ctx: Any, dx: Tensor) -> Any:
     """The gradients over `x` and `target`: only squared error asks for the second, which is the negative."""
     d_target = -dx if ctx.needs_input_grad[1] else None
-    return dx if ctx.needs_input_grad[0] else None, d_target, None, None, None, None
+    return dx if ctx.needs_input_grad[0] else None, d_target, *(None,) * 5
 
 
 # ---------------------------------------------------------------- shared by the row functions

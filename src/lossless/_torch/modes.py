@@ -43,9 +43,32 @@ def kernels_serve(*tensors: Tensor | None) -> bool:
     return True
 
 
+def forward_levels() -> int:
+    """How many forward-mode transforms are nested around this call."""
+    if not _transforms_active():
+        return 0
+    from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+
+    return sum(i.key() == _C._functorch.TransformType.Jvp for i in retrieve_all_functorch_interpreters())
+
+
 def values_known(t: Tensor) -> bool:
-    """Whether its numbers may be looked at, to raise on a bad one; where not, a bad label gives NaN."""
-    return not watched() and not t.is_meta
+    """Whether its numbers may be looked at, to raise on a bad one; where not, a bad label gives NaN.
+
+    A transform or a dispatch mode hides only the tensors that it wraps, or, tracing, all of them.
+    """
+    if t.is_meta or type(t) not in PLAIN or torch.compiler.is_compiling() or _tracing_state() is not None:
+        return False
+    if _transforms_active():
+        return not _C._functorch.is_functorch_wrapped_tensor(t)
+    if _dispatch_modes():
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+        from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+        tracers = (FakeTensorMode, ProxyTorchDispatchMode)
+        return not any(isinstance(mode, tracers) for mode in _get_current_dispatch_mode_stack())
+    return True
 
 
 def in_memory(t: Tensor) -> Tensor:
