@@ -121,7 +121,7 @@ def _transform(function: str, input: Array, dim: int, temperature: float, dtype:
     if dtype is not None:
         input = backend.to_dtype(input, dtype)
     check_temperature(function, temperature)
-    plan = plan_transform(function, input.shape, input.dtype, to_int(function, "dim", dim), float(temperature))
+    plan = plan_transform(function, input.shape, input.dtype, to_int(function, "dim", dim))
     if not plan.rows.classes:
         return input + 0.0  # no classes, no numbers
     verb = backend.softmax if function == "softmax" else backend.log_softmax
