@@ -1,5 +1,5 @@
 # Everything a fresh machine needs is Python 3.11+, make and a C++ compiler (without one the reference path is installed).
-# `make demo` and `make test` do the rest; VENV, PY and TORCH=skip may be given.
+# `make demo` and `make test` do the rest; VENV and PY may be given.
 PY ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ help: ## this list
 # torch first and pinned: a package that names it would otherwise pull the newest build, GPU libraries and all.
 $(READY): pyproject.toml constraints.txt $(NATIVE)
 	test -d $(VENV) || $(PY) -m venv $(VENV)
-	$(if $(filter skip,$(TORCH)),,$(PIP) torch)
+	$(PIP) torch
 	$(PIP) --editable '.[test]'
 	touch $@
 
