@@ -1,14 +1,17 @@
-"""From one number a row to the result: PyTorch's `reduction`, with its legacy spellings."""
+"""From one number a row to the result: PyTorch's `reduction`, with its legacy spellings, and the `denominator` of a mean."""
 
 import warnings
-from math import nan, prod
-from typing import Literal, get_args
+from math import isfinite, nan, prod
+from numbers import Real
+from typing import Any, Literal, get_args
 
 from lossless.errors import LosslessWarning, ParameterError
 from lossless.reference import Array, namespace
 
 Reduction = Literal["none", "mean", "sum"]
 REDUCTIONS = get_args(Reduction)
+Denominator = Literal["weights", "count", "batch", "positives", "given"]
+"""What a mean divides by, if not by PyTorch's rule; "given": a number of the caller's."""
 
 
 def to_reduction(reduction: str, size_average: bool | None = None, reduce: bool | None = None) -> Reduction:
@@ -35,14 +38,46 @@ def to_reduction(reduction: str, size_average: bool | None = None, reduce: bool 
     return reduction  # type: ignore[return-value]  # narrowed by the membership test above
 
 
-def reduce_rows(loss: Array, weights: Array | None, reduction: Reduction) -> Array:
-    """(*batch) losses to the result; a mean divides by the sum of `weights`, or by the count, and by 0 is NaN."""
+def reduce_rows(loss: Array, divisor: Array | float | None, reduction: Reduction) -> Array:
+    """(*batch) losses to the result; a mean divides by `divisor`, by default the count, and by 0 is NaN."""
     if reduction == "none":
         return loss
     total = loss.sum()
     if reduction == "sum":
         return total
-    if weights is None:
-        return total / (float(prod(loss.shape)) or nan)
-    divisor = weights.sum()
+    if divisor is None:
+        divisor = float(prod(loss.shape))
+    if isinstance(divisor, Real):
+        return total / (divisor or nan)
     return total / namespace(divisor).where(divisor == 0.0, nan, divisor)
+
+
+def to_denominator(function: str, denominator: Any, reduction: Reduction, positives: bool) -> tuple[Any, Any]:
+    """`denominator=` as (its name or None, the number if one is given); `positives`: whether the loss has them."""
+    if denominator is None:
+        return None, None
+    if reduction != "mean":
+        raise ParameterError(
+            f"{function}: denominator got {denominator!r} with reduction={reduction!r}, expected reduction='mean': "
+            "nothing else divides"
+        )
+    if isinstance(denominator, str):
+        names = ("weights", "count", "batch", *(("positives",) if positives else ()))
+        if denominator not in names:
+            hint = " ('positives' belongs to focal and binary losses)" if denominator == "positives" else ""
+            raise ParameterError(
+                f"{function}: denominator got {denominator!r}{hint}, expected None, "
+                f"{', '.join(map(repr, names))}, a positive number or a 0-d array"
+            )
+        return denominator, None
+    if isinstance(denominator, Real):
+        if not (denominator > 0 and isfinite(denominator)):
+            raise ParameterError(f"{function}: denominator got {denominator!r}, expected a positive number")
+        return "given", float(denominator)
+    if getattr(denominator, "shape", None) != ():
+        raise ParameterError(
+            f"{function}: denominator got {type(denominator).__name__}"
+            f"{'' if getattr(denominator, 'shape', None) is None else f' of shape {list(denominator.shape)}'}, expected "
+            "a name, a positive number or a 0-d array"
+        )
+    return "given", denominator

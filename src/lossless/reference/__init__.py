@@ -1,0 +1,61 @@
+"""The accurate formulas, written once in array-API operations, for NumPy, for PyTorch on any device, and for reading.
+
+This is what the compiled kernels are compared with, and what runs where there is none. Classes are the last axis;
+arithmetic is float64, and the caller rounds the result once. Values never contain a rounded `1 + tail` inside a
+logarithm, and gradients never a `p - 1`:
+
+    k = argmax x,   m = x_k,   E_j = exp(x_j - m),   tail = sum_{j != k} E_j,   L = log1p(tail)
+    lse = m + L,   -log p_j = (m - x_j) + L,   p_j = E_j / (1 + tail),   q_j = 1 - p_j = sum_{i != j} E_i / (1 + tail)
+
+Where the top class does not enter a sum, nothing is left of it to cancel. All functions are made of differentiable
+operations, so differentiating a gradient once more gives the second derivative.
+
+    arithmetic        sums, differences and quotients that keep what rounding would lose
+    softmax           the softmax of every row in pieces that do not cancel; log-softmax; their gradients
+    rows              the row statistics, their gradient and curvature
+    links             losses as expressions in the statistics
+    pointwise         losses of one number and its target
+    distributions     entropy and divergences
+"""
+
+from lossless.reference.arithmetic import Array, namespace, sum_of_others, wide
+from lossless.reference.distributions import entropy
+from lossless.reference.links import Link, cross_entropy, nll
+from lossless.reference.pointwise import POINTWISE, root_mean_square
+from lossless.reference.rows import (
+    Statistics,
+    masked,
+    row_statistics,
+    row_statistics_backward,
+    row_statistics_curvature,
+)
+from lossless.reference.softmax import (
+    class_costs,
+    log_softmax,
+    log_softmax_backward,
+    softmax,
+    softmax_backward,
+)
+
+__all__ = [
+    "POINTWISE",
+    "Array",
+    "Link",
+    "Statistics",
+    "class_costs",
+    "cross_entropy",
+    "entropy",
+    "log_softmax",
+    "log_softmax_backward",
+    "masked",
+    "namespace",
+    "nll",
+    "root_mean_square",
+    "row_statistics",
+    "row_statistics_backward",
+    "row_statistics_curvature",
+    "softmax",
+    "softmax_backward",
+    "sum_of_others",
+    "wide",
+]
