@@ -257,11 +257,14 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
         if (extra && p.prior)
             prior = (load(g.prior_cost) + broadcast(p.prior_total) * log_sum) * broadcast(p.prior_unit);
         if (extra) mean_below = load(g.below) / load(g.all);
-        write<D>(p.nll, g, nll);
+        const auto write_statistic = [&](void* to, Pack<double> value) {
+            p.wide ? write<double>(to, g, value) : write<D>(to, g, value);
+        };
+        write_statistic(p.nll, nll);
         const Pack<double> peak = load(g.peak);
-        write<D>(p.lse, g, select(abs(peak) == broadcast(INF), peak, peak + log_sum));
-        write<D>(p.entropy, g, log_sum + mean_below);
-        write<D>(p.prior_cost, g, prior);
+        write_statistic(p.lse, select(abs(peak) == broadcast(INF), peak, peak + log_sum));
+        write_statistic(p.entropy, log_sum + mean_below);
+        write_statistic(p.prior_cost, prior);
         if (p.correct)
             for (int i = 0; i < g.rows; i++)
                 p.correct[g.first_row + i] =

@@ -43,6 +43,7 @@ struct RowProblem {
     // Forward. Any pointer may be null.
     void *nll = nullptr, *lse = nullptr, *entropy = nullptr, *prior_cost = nullptr,
          *loss = nullptr;       // (rows), dtype of x
+    bool wide = false;          // the statistics (not the loss) in f64: unrounded, for who computes on with them
     uint8_t* correct = nullptr; // (rows)
     // (STATE_ROWS, rows): the maximum m; with exponentials relative to the power of two next to e^m: their sum S, the
     // sum T without the target (without the maximum where there is no index), the sum without the maximum, and the mean

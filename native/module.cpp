@@ -133,6 +133,8 @@ struct Rows {
     int64_t rows() const { return p.rows(); }
     Array& like(Array& a) { return a.expect(x.element, x.size); }
     Array& per_row(Array& a) { return a.expect(x.element, rows()); }
+    // A statistic of every row: in the dtype of x, or all of them in f64.
+    void* statistic(Array& a) { return a.expect(p.wide ? Element::f64 : x.element, rows()).data; }
     Array& per_class(Array& a) { return a.expect(compute_element(p.dtype), p.classes); }
 
     void set_target(Array& target, std::optional<int64_t> ignore_index) {
@@ -206,10 +208,11 @@ int64_t row_statistics(nb::handle x_, int64_t outer, int64_t classes, int64_t in
     if (p.target == Target::soft) p.weight = rows.per_class(weight).data;
     std::optional<Prior> table;
     if (rows.per_class(prior)) table.emplace(p, prior.data);
-    p.nll = rows.per_row(nll).data;
-    p.lse = rows.per_row(lse).data;
-    p.entropy = rows.per_row(entropy).data;
-    p.prior_cost = rows.per_row(prior_cost).data;
+    for (const Array* a : {&nll, &lse, &entropy, &prior_cost}) p.wide = p.wide || (*a && a->element == Element::f64);
+    p.nll = rows.statistic(nll);
+    p.lse = rows.statistic(lse);
+    p.entropy = rows.statistic(entropy);
+    p.prior_cost = rows.statistic(prior_cost);
     p.correct = correct.expect(Element::byte, rows.rows()).as<uint8_t>();
     p.state = rows.state(state);
     return run_rows(kernels().forward, p);

@@ -202,9 +202,17 @@ def class_weights(spread: str, classes: int, dtype: str) -> np.ndarray:
     return rounded(10.0**exponents, dtype)
 
 
+def sample_weights(name: str, rows: int, dtype: str) -> np.ndarray:
+    """A weight for each row, log-uniform over 1e3."""
+    return rounded(10.0 ** rng("samples", name, dtype).uniform(-1.5, 1.5, size=rows), dtype)
+
+
 # ---- pointwise -----------------------------------------------------------------------------------------------------
 
 BINARY = ("small", "right-1", "right-0", "wrong-1", "wrong-0", "rare", "half", "any", "beyond")
+
+
+SCORES = ("small", "right-1", "right-0", "any", "denormal")  # for functions of the logits alone
 
 
 def binary_logits(name: str, dtype: str) -> tuple[np.ndarray, np.ndarray]:
@@ -222,8 +230,33 @@ def binary_logits(name: str, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         "half": (np.where(coin == 1, near, far), np.full(64, 0.5)),
         "any": (3 * near, draw.random(64)),
         "beyond": (np.where(coin == 1, 1, -1) * draw.uniform(80, 130, size=64), coin),  # denormals, then nothing
+        "denormal": (np.where(coin == 1, 1, -1) * draw.uniform(*LAST_EXPONENTS[dtype], size=64), coin),
     }[name]
     return rounded(x, dtype), rounded(t, dtype)
+
+
+# exp(-x) is the format's last normal number, then a denormal, then nothing.
+LAST_EXPONENTS = {"float32": (85, 107), "float64": (705, 750), "float16": (8, 19), "bfloat16": (85, 96)}
+
+UNIT_INTERVAL = ("ordinary", "soft", "close", "certain", "tiny", "near-one")
+
+
+def binary_probabilities(name: str, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and targets of `binary_cross_entropy`, (64,) each."""
+    draw = rng("unit-interval", name, dtype)
+    ulp = float(2 * np.spacing(rounded(np.array(0.5), dtype)))  # that of 1
+    p, t = draw.uniform(0.02, 0.98, size=64), draw.random(64)
+    coin, steps = draw.integers(0, 2, size=64).astype(np.float64), draw.integers(1, 9, size=64)
+    least = {"float16": -7, "float64": -200}.get(dtype, -37)  # beyond the clamps of PyTorch, 1e-12 and exp(-100)
+    p, t = {
+        "ordinary": (p, coin),
+        "soft": (p, t),
+        "close": (rounded(np.where(coin == 1, 0.5, p), dtype) + ulp * steps / 4, np.where(coin == 1, 0.5, p)),
+        "certain": (coin, np.array([0.0, 0.5, 1.0, 0.25] * 16)),
+        "tiny": (10.0 ** draw.uniform(least, -3, size=64), np.array([1.0, 0.0, 1.0, 0.25] * 16)),
+        "near-one": (1 - ulp * steps / 2, np.array([1.0, 0.0, 1.0, 0.75] * 16)),
+    }[name]
+    return rounded(p, dtype), rounded(t, dtype)
 
 
 REGRESSION = {
@@ -276,3 +309,55 @@ def probabilities(name: str, dtype: str) -> np.ndarray:
     elif name == "sparse":
         p[:, ::2] = 0
     return rounded(p, dtype)
+
+
+PAIRS = {
+    "float32": ("typical", "1e-1", "1e-2", "1e-3", "1e-4", "near-one-hot", "sparse", "gap-20", "gap-80"),
+    "float64": ("typical", "1e-1", "1e-2", "1e-4", "1e-8", "near-one-hot", "sparse", "gap-20", "gap-80"),
+    "float16": ("typical", "1e-1", "1e-2", "near-one-hot", "sparse", "gap-7"),
+    "bfloat16": ("typical", "1e-1", "near-one-hot", "sparse", "gap-20", "gap-80"),
+}
+
+
+def pair(name: str, kind: str, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Two distributions a row, (4, 20) each, as "logits", "log_probs" or "probs". q is nowhere 0."""
+    draw = rng("pair", name, dtype)
+    a, b = draw.normal(size=(4, 20)), draw.normal(size=(4, 20))
+    rows, leaders = np.arange(4), np.array([3, 0, 19, 7])
+    if name[0] == "1":  # q is p, moved by this much
+        b = a + float(name) * b
+    elif name == "near-one-hot":
+        a[rows, leaders], b[rows, leaders] = 9, 8
+    elif name == "sparse":
+        a[:, ::2] = -np.inf
+    elif name.startswith("gap"):  # both sure, of the same class and then of another
+        a[rows, leaders] += float(name[4:])
+        b[rows, leaders[[0, 1, 3, 2]]] += float(name[4:])
+    if kind != "logits":
+        a, b = map(_log_softmax, (a, b))
+    if kind == "probs":
+        a, b = np.exp(a), np.exp(b)
+    return rounded(a, dtype), rounded(b, dtype)
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    """With the tail that a sure row has: its largest number is just below 0."""
+    x = x - x.max(axis=1, keepdims=True)
+    return x - np.log1p(np.sum(np.exp(x), axis=1, keepdims=True, where=x < 0))
+
+
+def log_ratios(dtype: str) -> tuple[str, ...]:
+    """float16 has no number between 0 and 6e-8."""
+    return ("1e-4", "neighbours", "1", "50") if dtype == "float16" else ("1e-10", "1e-4", "neighbours", "1", "50")
+
+
+def log_probabilities(name: str, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities of what was drawn, (64,) each, whose differences are of both signs and about this large."""
+    draw = rng("log-ratios", name, dtype)
+    p = -np.abs(draw.normal(scale=3, size=64))
+    if name == "neighbours":  # a few steps of the format apart
+        p = rounded(p, dtype)
+        return p, p + np.spacing(np.abs(p)) * draw.integers(-4, 5, size=64).astype(p.dtype)
+    size = float(name) * draw.uniform(0.1, 1, size=64)
+    p = -size * draw.uniform(1, 3, size=64)
+    return rounded(p, dtype), rounded(p + size * draw.choice([-1.0, 1.0], size=64), dtype)

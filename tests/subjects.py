@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+import warnings
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -122,6 +123,16 @@ def _selected(dtype: str) -> tuple[str, ...]:
     )
 
 
+def _few(dtype: str) -> tuple[str, ...]:
+    """Fewer still, for options that meet the same arithmetic."""
+    return ("typical-10", *(("gap-20", "gap-80") if dtype in ("float32", "float64") else ("gap-7", "gap-20")), "mixed")
+
+
+def _some(dtype: str) -> tuple[str, ...]:
+    """In between: a few, and what temperature and offset make worse."""
+    return (*_few(dtype), "wide-100", "offset-1e4", "near-uniform-1e-3")
+
+
 def _transforms(dtype: str) -> Cases:
     for regime in (*regimes.logit_regimes(dtype), *_long(dtype)):
         for transform in ("softmax", "log_softmax"):
@@ -131,9 +142,21 @@ def _transforms(dtype: str) -> Cases:
             continue
         yield f"logsumexp/plain/{regime}", partial(_logsumexp, regime, dtype)
         yield f"nll_of_log_softmax/none/{regime}", partial(_nll_of_log_softmax, regime, dtype)
+    for regime in _some(dtype):
+        for transform in ("softmax", "log_softmax"):
+            yield f"{transform}/temperature/{regime}", partial(_transform, transform, "random", regime, dtype, 0.3)
+    for regime in (*regimes.SCORES, "beyond"):
+        for transform in ("sigmoid", "logsigmoid"):
+            yield f"{transform}/plain/{regime}", partial(_sigmoid, transform, regime, dtype)
+    for regime in ("ordinary", "close", "certain", "tiny", "near-one"):
+        yield f"logit/plain/{regime}", partial(_logit, regime, dtype)
+        yield f"logit/eps/{regime}", partial(_logit, regime, dtype, 2.0**-7)
+    for regime in regimes.PROBABILITIES:
+        for center in ("mean", "max", None):
+            yield f"inverse_softmax/{center}/{regime}", partial(_inverse_softmax, center, regime, dtype)
 
 
-def _transform(transform: str, cotangent: str, regime: str, dtype: str) -> Problem:
+def _transform(transform: str, cotangent: str, regime: str, dtype: str, temperature: float = 1.0) -> Problem:
     batch = regimes.logits(regime, dtype)
     g = regimes.onehot(batch) if cotangent == "label" else upstream(regime, batch.x.shape, dtype)
     value, vjp = (
@@ -142,9 +165,52 @@ def _transform(transform: str, cotangent: str, regime: str, dtype: str) -> Probl
     return Problem(
         transform,
         batch.x,
-        lambda x, view: {"value": getattr(lossless, transform)(x, 1)},
-        lambda: {"value": value(batch.x)},
-        lambda: vjp(batch.x, g),
+        lambda x, view: {"value": getattr(lossless, transform)(x, 1, temperature=temperature)},
+        lambda: {"value": value(batch.x, temperature)},
+        lambda: vjp(batch.x, g, temperature),
+        {"value": g},
+    )
+
+
+def _sigmoid(transform: str, regime: str, dtype: str) -> Problem:
+    x, _ = regimes.binary_logits(regime, dtype)
+    g = upstream(regime, x.shape, dtype)
+    return Problem(
+        transform,
+        x,
+        lambda x, view: {"value": getattr(lossless, transform)(x)},
+        lambda: {"value": getattr(oracle, transform)(x)},
+        lambda: getattr(oracle, transform + "_vjp")(x, g),
+        {"value": g},
+        table=False,
+    )
+
+
+def _logit(regime: str, dtype: str, eps: float | None = None) -> Problem:
+    p, _ = regimes.binary_probabilities(regime, dtype)
+    g = upstream(regime, p.shape, dtype)
+    return Problem(
+        "logit",
+        p,
+        lambda p, view: {"value": lossless.logit(p, eps)},
+        lambda: {"value": oracle.logit(p, eps)},
+        lambda: oracle.logit_vjp(p, g, eps),
+        {"value": g},
+        table=False,
+    )
+
+
+def _inverse_softmax(center: str | None, regime: str, dtype: str) -> Problem:
+    p = regimes.probabilities(regime, dtype)
+    g = upstream(regime, p.shape, dtype)
+    # At 0 the slope is infinite, and where the largest are equal that of "max" is anybody's.
+    tied = center == "max" and regime in ("uniform", "coin")
+    return Problem(
+        "inverse_softmax",
+        p,
+        lambda p, view: {"value": lossless.inverse_softmax(p, 1, center=center)},
+        lambda: {"value": oracle.inverse_softmax(p, center)},
+        None if tied or not np.all(p > 0) else lambda: oracle.inverse_softmax_vjp(p, g, center),
         {"value": g},
     )
 
@@ -198,8 +264,8 @@ def _nll_loss(spread: str, reduction: str, dtype: str) -> Problem:
 
 
 def _cross_entropies(dtype: str) -> Cases:
-    index = partial(partial, _cross_entropy_index)
-    soft = partial(partial, _cross_entropy_soft)
+    index = partial(partial, _cross_entropy, "index")
+    soft = partial(partial, _cross_entropy)
     for regime in regimes.logit_regimes(dtype):
         yield f"cross_entropy/index-none/{regime}", index(regime, dtype, "none")
         if not regime.startswith("masked"):
@@ -222,54 +288,117 @@ def _cross_entropies(dtype: str) -> Cases:
             yield f"cross_entropy/soft-{kind}/{regime}", soft(kind, regime, dtype, "none")
         yield f"cross_entropy/target-gradient/{regime}", partial(_cross_entropy_target, regime, dtype)
     yield "cross_entropy/soft-optimum/masked-half", soft("optimum", "masked-half", dtype, "none")
+    tail = "random" if dtype == "float16" else "tail-1e-12"
+    for regime in (*_some(dtype), *(("normalised",) if dtype in ("float32", "float64") else ())):
+        yield f"cross_entropy/index-z/{regime}", index(regime, dtype, "none", z_loss=1e-3)
+        for name, temperature in (("sharp", 0.3), ("flat", 3.0)):
+            yield f"cross_entropy/index-{name}/{regime}", index(regime, dtype, "none", temperature=temperature)
+        yield f"cross_entropy/index-mean-samples/{regime}", index(regime, dtype, "mean", "1e6", sampled=True)
+    every = {"sampled": True, "denominator": "count", "z_loss": 1e-3, "temperature": 0.7}
+    for regime in _few(dtype):
+        yield f"cross_entropy/soft-z-weights-1e6/{regime}", soft(tail, regime, dtype, "none", "1e6", z_loss=1e-3)
+        yield f"cross_entropy/soft-flat/{regime}", soft(tail, regime, dtype, "none", temperature=3.0)
+        yield f"cross_entropy/soft-mean-samples/{regime}", soft("random", regime, dtype, "mean", "1e6", sampled=True)
+        yield f"cross_entropy/index-mean-all/{regime}", index(regime, dtype, "mean", "1e6", 0.1, True, **every)
+        yield f"cross_entropy/soft-mean-all/{regime}", soft(tail, regime, dtype, "mean", "1e3", 0.1, **every)
+        yield f"cross_entropy/sample-gradient/{regime}", partial(_cross_entropy_samples, regime, dtype)
+    for regime in ("typical-10", "gap-20"):
+        for divisor in ("weights", "count", "batch", 7.0):
+            variant = partial(partial, sampled=True, denominator=divisor)
+            yield (
+                f"cross_entropy/index-mean-over-{divisor}/{regime}",
+                variant(_cross_entropy, "index", regime, dtype, "mean", "1e3", 0.0, True),
+            )
+            yield (
+                f"cross_entropy/soft-mean-over-{divisor}/{regime}",
+                variant(_cross_entropy, "random", regime, dtype, "mean", "1e3"),
+            )
 
 
-def _cross_entropy_index(
-    regime: str, dtype: str, reduction: str, spread: str = "1", ignore: bool = False, smoothing: float = 0.0
+Divisor = str | float | None
+
+
+def _cross_entropy(
+    kind: str,
+    regime: str,
+    dtype: str,
+    reduction: str,
+    spread: str = "1",
+    smoothing: float = 0.0,
+    ignore: bool = False,
+    sampled: bool = False,
+    denominator: Divisor = None,
+    **options: float,
 ) -> Problem:
+    """Labels ("index") or a kind of soft target; options: z_loss, temperature."""
     batch = regimes.logits(regime, dtype)
-    # A mean over three rows: dividing by four would round nothing.
-    x, y = (batch.x[:3], batch.y[:3].copy()) if reduction == "mean" else (batch.x, batch.y.copy())
+    x, target = batch.x, batch.y.copy() if kind == "index" else regimes.soft_targets(kind, batch)
+    if reduction == "mean":  # over three rows: dividing by four would round nothing
+        x, target = x[:3], target[:3]
     if ignore:
-        y[1] = 7777  # far outside: an ignored label may be no class at all
+        target[1] = 7777  # far outside: an ignored label may be no class at all
     weight = None if spread == "1" else regimes.class_weights(spread, x.shape[1], dtype)
-    targets = oracle.index_targets(y, x.shape[1], weight, 7777, smoothing)
+    samples = regimes.sample_weights(regime, len(x), dtype) if sampled else None
+    targets = _targets(kind, target, x.shape[1], weight, smoothing, samples, denominator)
     g = upstream(regime, len(x) if reduction == "none" else (), dtype)
+
+    def call(x: Any, view: View) -> dict[str, Any]:
+        given = {**options, **_reducing(view, reduction, samples, denominator)}
+        place = view.rows if kind == "index" else view.table
+        if kind == "index":
+            given["ignore_index"] = 7777
+        return {"value": lossless.cross_entropy(x, place(target), view(weight), label_smoothing=smoothing, **given)}
+
     return Problem(
         "cross_entropy",
         x,
-        lambda x, view: {
-            "value": lossless.cross_entropy(
-                x, view.rows(y), view(weight), ignore_index=7777, reduction=reduction, label_smoothing=smoothing
-            )
-        },
-        lambda: {"value": oracle.cross_entropy(x, targets, reduction)},
-        lambda: oracle.cross_entropy_gradient(x, targets, reduction, g),
+        call,
+        lambda: {"value": oracle.cross_entropy(x, targets, reduction, **options)},
+        lambda: oracle.cross_entropy_gradient(x, targets, reduction, g, **options),
         {"value": g},
     )
 
 
-def _cross_entropy_soft(
-    kind: str, regime: str, dtype: str, reduction: str, spread: str = "1", smoothing: float = 0.0
-) -> Problem:
+def _targets(
+    kind: str,
+    target: np.ndarray,
+    classes: int,
+    weight: np.ndarray | None,
+    smoothing: float,
+    samples: np.ndarray | None,
+    denominator: Divisor,
+) -> oracle.Targets:
+    if kind == "index":
+        return oracle.index_targets(target, classes, weight, 7777, smoothing, samples, denominator)
+    return oracle.soft_targets(target, weight, smoothing, samples, denominator)
+
+
+def _reducing(view: View, reduction: str, samples: np.ndarray | None, denominator: Divisor) -> dict[str, Any]:
+    """The arguments about reduction that are not at their defaults; a number to divide by is an array of no dimension."""
+    given: dict[str, Any] = {"reduction": reduction}
+    if samples is not None:
+        given["sample_weight"] = view.rows(samples)
+    if denominator is not None:
+        named = isinstance(denominator, str)
+        given["denominator"] = denominator if named else view(rounded(np.array(denominator), str(samples.dtype)))
+    return given
+
+
+def _cross_entropy_samples(regime: str, dtype: str) -> Problem:
+    """The same loss as a function of the weights of its rows."""
     batch = regimes.logits(regime, dtype)
-    x, t = batch.x, regimes.soft_targets(kind, batch)
-    if reduction == "mean":
-        x, t = x[:3], t[:3]
-    weight = None if spread == "1" else regimes.class_weights(spread, x.shape[1], dtype)
-    targets = oracle.soft_targets(t, weight, smoothing)
-    g = upstream(regime, len(x) if reduction == "none" else (), dtype)
+    x, y, samples = batch.x[:3], batch.y[:3], regimes.sample_weights(regime, 3, dtype)
+    targets = partial(oracle.index_targets, y, x.shape[1])
     return Problem(
         "cross_entropy",
-        x,
-        lambda x, view: {
-            "value": lossless.cross_entropy(
-                x, view.table(t), view(weight), reduction=reduction, label_smoothing=smoothing
-            )
+        samples,
+        lambda s, view: {
+            "value": lossless.cross_entropy(view(x), view(y), reduction="sum", sample_weight=s, z_loss=1e-3)
         },
-        lambda: {"value": oracle.cross_entropy(x, targets, reduction)},
-        lambda: oracle.cross_entropy_gradient(x, targets, reduction, g),
-        {"value": g},
+        lambda: {"value": oracle.cross_entropy(x, targets(sample_weight=samples), "sum", 1e-3)},
+        lambda: oracle.cross_entropy(x, targets(), "none", 1e-3),
+        gradient_name="sample_gradient",
+        table=False,
     )
 
 
@@ -287,6 +416,146 @@ def _cross_entropy_target(regime: str, dtype: str) -> Problem:
     )
 
 
+def _focal_losses(dtype: str) -> Cases:
+    index = partial(partial, _focal, "index")
+    soft = partial(partial, _focal)
+    gaps = tuple(f"gap-{gap}" for gap in regimes.GAPS[dtype])
+    for regime in dict.fromkeys((*_selected(dtype), *gaps, "masked-half", "masked-but-one", "size-1")):
+        yield f"focal_loss/index/{regime}", index(regime, dtype)
+    for regime in _some(dtype):
+        for gamma in (0.5, 5.0):
+            yield f"focal_loss/index-gamma-{gamma}/{regime}", index(regime, dtype, gamma)
+        yield f"focal_loss/index-mean-weights-1e6/{regime}", index(regime, dtype, 2.0, "mean", "1e6", "vector")
+    for regime in ("typical-2", "gap-2-classes"):
+        yield f"focal_loss/index-alpha/{regime}", index(regime, dtype, alpha="number")
+    for regime in _few(dtype):
+        yield f"focal_loss/index-gamma-0/{regime}", index(regime, dtype, 0.0)
+        for kind in ("one-hot", "smoothed", "random", "optimum", "tail-1e-12"):
+            if kind in regimes.soft_target_kinds(dtype):
+                yield f"focal_loss/soft-{kind}/{regime}", soft(kind, regime, dtype)
+        yield f"focal_loss/soft-gamma-0.5/{regime}", soft("smoothed", regime, dtype, 0.5)
+        tail = "random" if dtype == "float16" else "tail-1e-12"
+        yield (
+            f"focal_loss/soft-mean-weights-1e6/{regime}",
+            soft(tail, regime, dtype, 2.0, "mean", "1e6", "vector", sampled=True),
+        )
+    yield "focal_loss/soft-optimum/masked-half", soft("optimum", "masked-half", dtype)
+    for divisor in (None, "weights", "count", "batch", "positives", 7.0):
+        options = {"ignore": True, "sampled": True, "denominator": divisor}
+        yield f"focal_loss/index-mean-over-{divisor}/gap-20", index("gap-20", dtype, 2.0, "mean", "1e3", **options)
+        options["ignore"] = False
+        yield (
+            f"focal_loss/soft-mean-over-{divisor}/typical-10",
+            soft("random", "typical-10", dtype, 2.0, "mean", "1e3", **options),
+        )
+
+
+def _focal(
+    kind: str,
+    regime: str,
+    dtype: str,
+    gamma: float = 2.0,
+    reduction: str = "none",
+    spread: str = "1",
+    alpha: str | None = None,
+    ignore: bool = False,
+    sampled: bool = False,
+    denominator: Divisor = None,
+) -> Problem:
+    """alpha: None, a "vector" with a number for every class, or the "number" of two classes."""
+    batch = regimes.logits(regime, dtype)
+    x, target = batch.x, batch.y.copy() if kind == "index" else regimes.soft_targets(kind, batch)
+    if reduction == "mean":
+        x, target = x[:3], target[:3]
+    if ignore:
+        target[1] = 7777
+    weight = None if spread == "1" else regimes.class_weights(spread, x.shape[1], dtype)
+    samples = regimes.sample_weights(regime, len(x), dtype) if sampled else None
+    targets = _targets(kind, target, x.shape[1], weight, 0.0, samples, denominator)
+    alphas = {
+        None: None,
+        "vector": rounded(rng("alpha", regime).uniform(0.1, 0.9, size=x.shape[1]), dtype),
+        "number": np.array([0.75, 0.25]),
+    }[alpha]
+    g = upstream(regime, len(x) if reduction == "none" else (), dtype)
+
+    def call(x: Any, view: View) -> dict[str, Any]:
+        given = _reducing(view, reduction, samples, denominator)
+        place = view.rows if kind == "index" else view.table
+        if kind == "index":
+            given["ignore_index"] = 7777
+        given["alpha"] = 0.25 if alpha == "number" else view(alphas)
+        return {"value": lossless.focal_loss(x, place(target), gamma=gamma, weight=view(weight), **given)}
+
+    return Problem(
+        "focal_loss",
+        x,
+        call,
+        lambda: {"value": oracle.focal_loss(x, targets, gamma, alphas, reduction)},
+        lambda: oracle.focal_loss_gradient(x, targets, gamma, alphas, reduction, g),
+        {"value": g},
+    )
+
+
+def _categoricals(dtype: str) -> Cases:
+    dense, sparse = partial(partial, _categorical, False), partial(partial, _categorical, True)
+    for regime in ("typical", "near-one-hot", "sparse", "gap-20" if dtype != "float16" else "gap-7"):
+        yield f"categorical_cross_entropy/none/{regime}", dense("soft", regime, dtype, "none")
+        yield f"categorical_cross_entropy/one-hot/{regime}", dense("one-hot", regime, dtype, "sum")
+        yield f"categorical_cross_entropy/smoothed/{regime}", dense("soft", regime, dtype, "mean", smoothing=0.1)
+        yield f"categorical_cross_entropy/itself/{regime}", dense("itself", regime, dtype, "none")
+        yield f"sparse_categorical_cross_entropy/none/{regime}", sparse("labels", regime, dtype, "none")
+        yield f"sparse_categorical_cross_entropy/ignored/{regime}", sparse("labels", regime, dtype, "mean", ignore=True)
+        logits = {"from_logits": True}
+        yield (
+            f"categorical_cross_entropy/logits/{regime}",
+            dense("soft", regime, dtype, "mean", smoothing=0.1, **logits),
+        )
+        yield f"sparse_categorical_cross_entropy/logits/{regime}", sparse("labels", regime, dtype, "none", **logits)
+
+
+def _categorical(
+    sparse: bool,
+    kind: str,
+    regime: str,
+    dtype: str,
+    reduction: str,
+    smoothing: float = 0.0,
+    ignore: bool = False,
+    from_logits: bool = False,
+) -> Problem:
+    """q of a pair, judged by p ("soft"), by integers 0 and 1, by itself, or by labels; then `sparse`."""
+    x = regimes.pair(regime, "logits" if from_logits else "probs", dtype)[1]
+    rows = 3 if reduction == "mean" else 4
+    p, y = regimes.pair(regime, "probs", dtype)[0], np.array([3, 8 if ignore else 0, 19, 6])[:rows]
+    name = "sparse_categorical_cross_entropy" if sparse else "categorical_cross_entropy"
+    if kind == "itself":
+        x = p
+    elif kind == "one-hot":
+        p = np.eye(20, dtype=np.int64)[y]
+    x, p = x[:rows], p[:rows]
+    targets = oracle.index_targets(y, 20, None, 8) if sparse else oracle.soft_targets(p, None, smoothing)
+    options: dict[str, Any] = {"ignore_class": 8} if sparse else {"label_smoothing": smoothing}
+    if from_logits:
+        options["from_logits"], value, slope = True, oracle.cross_entropy, oracle.cross_entropy_gradient
+    else:
+        value, slope = oracle.categorical_cross_entropy, oracle.categorical_cross_entropy_gradient
+    g = upstream(regime, rows if reduction == "none" else (), dtype)
+
+    def call(x: Any, view: View) -> dict[str, Any]:
+        target = view.rows(y) if sparse else view.table(p)
+        return {"value": getattr(lossless, name)(x, target, dim=1, reduction=reduction, **options)}
+
+    return Problem(
+        name,
+        x,
+        call,
+        lambda: {"value": value(x, targets, reduction)},
+        lambda: slope(x, targets, reduction, g),
+        {"value": g},
+    )
+
+
 def _row_statistics(dtype: str) -> Cases:
     for regime in regimes.logit_regimes(dtype):
         yield f"row_statistics/index/{regime}", partial(_statistics, "index", regime, dtype)
@@ -300,10 +569,19 @@ def _row_statistics(dtype: str) -> Cases:
             yield f"row_statistics/only-{name}/{regime}", partial(_statistics, "index", regime, dtype, None, (name,))
     if dtype == "float32":
         yield f"row_statistics/index/{regimes.LONG}", partial(_statistics, "index", regimes.LONG, dtype)
+    for regime in _some(dtype):
+        sharp = partial(_statistics, "index", regime, dtype, "1e3", temperature=0.3)
+        yield f"row_statistics/sharp/{regime}", sharp
+        yield f"row_statistics/flat/{regime}", partial(_statistics, "smoothed", regime, dtype, temperature=3.0)
 
 
 def _statistics(
-    kind: str, regime: str, dtype: str, spread: str | None = None, names: tuple[str, ...] = ("nll", "lse", "entropy")
+    kind: str,
+    regime: str,
+    dtype: str,
+    spread: str | None = None,
+    names: tuple[str, ...] = ("nll", "lse", "entropy"),
+    **options: float,
 ) -> Problem:
     batch = regimes.logits(regime, dtype)
     classes = batch.x.shape[1]
@@ -325,11 +603,11 @@ def _statistics(
 
     def call(x: Any, view: View) -> dict[str, Any]:
         placed = None if target is None else view.rows(target) if target.ndim == 1 else view.table(target)
-        statistics = lossless.row_statistics(x, placed, dim=1, prior=view(prior))
+        statistics = lossless.row_statistics(x, placed, dim=1, prior=view(prior), **options)
         return {name: getattr(statistics, name) for name in names}
 
     def values() -> dict[str, Truth]:
-        true = oracle.row_statistics(batch.x, targets, prior)
+        true = oracle.row_statistics(batch.x, targets, prior, **options)
         return {name: getattr(true, name) for name in names}
 
     return Problem(
@@ -337,7 +615,7 @@ def _statistics(
         batch.x,
         call,
         values,
-        lambda: oracle.row_statistics_gradient(batch.x, targets, prior, g),
+        lambda: oracle.row_statistics_gradient(batch.x, targets, prior, g, **options),
         g,
     )
 
@@ -351,9 +629,14 @@ def _entropies(dtype: str) -> Cases:
         yield f"entropy/probs/{regime}", partial(_entropy, "probs", regime, dtype)
         yield f"entropy/log_probs/{regime}", partial(_entropy, "log_probs", regime, dtype)
         yield f"entropy/counts/{regime}", partial(_entropy, "counts", regime, dtype)
+    for kind in ("probs", "log_probs", "counts"):
+        for regime in ("typical", "near-one-hot", "near-uniform", "sparse"):
+            yield f"perplexity/{kind}/{regime}", partial(_entropy, kind, regime, dtype, measure="perplexity")
+    for regime in (*_selected(dtype), "masked-half", "equal-10"):
+        yield f"perplexity/logits/{regime}", partial(_entropy, "logits", regime, dtype, measure="perplexity")
 
 
-def _entropy(kind: str, regime: str, dtype: str, base: float | None = None) -> Problem:
+def _entropy(kind: str, regime: str, dtype: str, base: float | None = None, measure: str = "entropy") -> Problem:
     """Counts are probabilities of any sum, and `normalize=True`."""
     x = regimes.logits(regime, dtype).x if kind == "logits" else regimes.probabilities(regime, dtype)
     if kind == "log_probs":
@@ -361,16 +644,136 @@ def _entropy(kind: str, regime: str, dtype: str, base: float | None = None) -> P
             x = rounded(np.log(x.astype(np.float64)), dtype)
     elif kind == "counts":
         x = rounded(np.round(20000 * x.astype(np.float64)), dtype)
-    given, normalize = ("probs", True) if kind == "counts" else (kind, False)
+    options: dict[str, Any] = {"kind": "probs", "normalize": True} if kind == "counts" else {"kind": kind}
+    true = {"base": base} if base is not None else {}
     g = upstream(regime, len(x), dtype)
     differentiable = base is None and (kind in ("logits", "log_probs") or bool(np.all(x > 0)))
     return Problem(
-        "entropy",
+        measure,
         x,
-        lambda x, view: {"value": lossless.info.entropy(x, dim=1, base=base, kind=given, normalize=normalize)},
-        lambda: {"value": oracle.entropy(x, kind, base)},
-        (lambda: oracle.entropy_gradient(x, kind, g)) if differentiable else None,
+        lambda x, view: {"value": getattr(lossless.info, measure)(x, dim=1, **options, **true)},
+        lambda: {"value": getattr(oracle, measure)(x, kind, **true)},
+        (lambda: getattr(oracle, measure + "_gradient")(x, kind, g)) if differentiable else None,
         {"value": g},
+    )
+
+
+KINDS = ("probs", "log_probs", "logits")
+MIXED = (("probs", "logits", "p"), ("logits", "probs", "q"), ("log_probs", "logits", "q"), ("logits", "probs", "p"))
+
+
+def _measures(dtype: str) -> Cases:
+    """Measures of two distributions, over p and over q."""
+    pairs = regimes.PAIRS[dtype]
+    close = [name for name in pairs if name[0] == "1"]
+    last = close[-1]  # the two differ by so little that first order cancels
+    chosen = {
+        "info.cross_entropy": [name for name in pairs if name not in close],
+        "kl_divergence": pairs,
+        "js_divergence": [name for name in pairs if name not in close[1:-1]],
+    }
+    for name, regimes_of_it in chosen.items():
+        variant = partial(partial, _measure, name)
+        for over in ("p", "q"):
+            for kind in KINDS:
+                for regime in regimes_of_it:
+                    yield f"{name}/{kind}-over-{over}/{regime}", variant(over, kind, kind, regime, dtype)
+            for regime in ("typical", "near-one-hot"):
+                yield f"{name}/counts-over-{over}/{regime}", variant(over, "counts", "counts", regime, dtype)
+        for p_kind, q_kind, over in MIXED:
+            for regime in ("typical", "sparse", last):
+                mixed = variant(over, p_kind, q_kind, regime, dtype)
+                yield f"{name}/{p_kind}-{q_kind}-over-{over}/{regime}", mixed
+        yield f"{name}/bits/{last}", variant("q", "logits", "logits", last, dtype, 2.0)
+    for regime in regimes.log_ratios(dtype):
+        for over in ("p", "q"):
+            yield f"k3/over-{over}/{regime}", partial(_k3, over, regime, dtype)
+
+
+def _measure(
+    name: str, over: str, p_kind: str, q_kind: str, regime: str, dtype: str, base: float | None = None
+) -> Problem:
+    """Counts are 20000 times the probabilities, and `normalize=True`."""
+    measure = name.removeprefix("info.")
+    given = [regimes.pair(regime, "probs" if kind == "counts" else kind, dtype) for kind in (p_kind, q_kind)]
+    p, q = given[0][0], given[1][1]
+    if p_kind == "counts":
+        p, q = (rounded(np.round(20000 * a.astype(np.float64)), dtype) for a in (p, q))
+    options: dict[str, Any] = {} if base is None else {"base": base}
+    if p_kind == "counts":
+        options |= {"normalize": True}
+    elif p_kind == q_kind:
+        options |= {"kind": p_kind}
+    else:
+        options |= {"p_kind": p_kind, "q_kind": q_kind}
+    g = upstream(regime, len(p), dtype)
+    # The slope over a probability of 0 is infinite, but where it is a cross-entropy's.
+    steep = measure != "cross_entropy" and over == "p" and p_kind in ("probs", "counts") and not np.all(p > 0)
+
+    def call(x: Any, view: View) -> dict[str, Any]:
+        pair = (x, view.table(q)) if over == "p" else (view.table(p), x)
+        return {"value": getattr(lossless.info, measure)(*pair, dim=1, **options)}
+
+    return Problem(
+        name,
+        p if over == "p" else q,
+        call,
+        lambda: {"value": oracle.measure(measure, p, q, p_kind, q_kind, base)},
+        None if steep or base else lambda: oracle.measure_gradient(measure, over, p, q, p_kind, q_kind, g),
+        {"value": g},
+    )
+
+
+def _k3(over: str, regime: str, dtype: str) -> Problem:
+    log_p, log_q = regimes.log_probabilities(regime, dtype)
+    g = upstream(regime, log_p.shape, dtype)
+    return Problem(
+        "k3",
+        log_p if over == "p" else log_q,
+        lambda x, view: {
+            "value": lossless.info.k3(x, view(log_q)) if over == "p" else lossless.info.k3(view(log_p), x)
+        },
+        lambda: {"value": oracle.k3(log_p, log_q)},
+        lambda: oracle.k3_gradient(log_p, log_q, over, g),
+        {"value": g},
+        table=False,
+    )
+
+
+def _kl_divs(dtype: str) -> Cases:
+    pairs = regimes.PAIRS[dtype]
+    last = [name for name in pairs if name[0] == "1"][-1]
+    for log_target in (False, True):
+        kind = "log" if log_target else "plain"
+        for regime in pairs:
+            yield f"kl_div/{kind}-none/{regime}", partial(_kl_div, log_target, "none", regime, dtype)
+        for regime in ("typical", "sparse", last):
+            for reduction in ("sum", "mean", "batchmean"):
+                yield f"kl_div/{kind}-{reduction}/{regime}", partial(_kl_div, log_target, reduction, regime, dtype)
+        for regime in ("typical", last):
+            yield f"kl_div/{kind}-target/{regime}", partial(_kl_div, log_target, "batchmean", regime, dtype, "target")
+
+
+def _kl_div(log_target: bool, reduction: str, regime: str, dtype: str, over: str = "input") -> Problem:
+    x = regimes.pair(regime, "log_probs", dtype)[1][:3]
+    t = regimes.pair(regime, "log_probs" if log_target else "probs", dtype)[0][:3]
+    g = upstream(regime, x.shape if reduction == "none" else (), dtype)
+
+    def call(given: Any, view: View) -> dict[str, Any]:
+        pair = (given, view(t)) if over == "input" else (view(x), given)
+        with warnings.catch_warnings():  # PyTorch's, about "mean"
+            warnings.simplefilter("ignore")
+            return {"value": lossless.kl_div(*pair, reduction=reduction, log_target=log_target)}
+
+    return Problem(
+        "kl_div",
+        x if over == "input" else t,
+        call,
+        lambda: {"value": oracle.kl_div(x, t, log_target, reduction)},
+        lambda: oracle.kl_div_gradient(x, t, log_target, reduction, g, over),
+        {"value": g},
+        gradient_name="gradient" if over == "input" else "target_gradient",
+        table=False,
     )
 
 
@@ -378,6 +781,26 @@ def _pointwise(dtype: str) -> Cases:
     for regime in regimes.BINARY:
         for variant in ("none", "sum", "mean", "weights"):
             yield f"binary_cross_entropy_with_logits/{variant}/{regime}", partial(_binary, variant, regime, dtype)
+    for regime in ("small", "right-1", "wrong-0", "half", "beyond"):
+        given = partial(_binary_options, "binary_cross_entropy_with_logits", regime, dtype)
+        yield f"binary_cross_entropy_with_logits/smoothed/{regime}", partial(given, smoothing=0.1)
+    for regime in regimes.UNIT_INTERVAL:
+        given = partial(_binary_options, "binary_cross_entropy", regime, dtype)
+        for name, clamp in (("torch", "torch"), ("exact", None)):
+            for reduction in ("none", "mean"):
+                yield f"binary_cross_entropy/{name}-{reduction}/{regime}", partial(given, reduction, clamp=clamp)
+            yield f"binary_cross_entropy/{name}-smoothed/{regime}", partial(given, smoothing=0.1, clamp=clamp)
+    every = {"weighted": True, "ignore": True, "sampled": True}
+    for function, regime in (("binary_cross_entropy_with_logits", "any"), ("binary_cross_entropy", "soft")):
+        given = partial(_binary_options, function, regime, dtype)
+        yield f"{function}/all/{regime}", partial(given, smoothing=0.1, **every)
+        for divisor in (None, "weights", "count", "batch", "positives", 7.0):
+            yield f"{function}/mean-over-{divisor}/{regime}", partial(given, "mean", denominator=divisor, **every)
+    for regime in regimes.BINARY:
+        yield f"sigmoid_focal_loss/none/{regime}", partial(_sigmoid_focal, 0.25, 2.0, "none", regime, dtype)
+        yield f"sigmoid_focal_loss/no-alpha/{regime}", partial(_sigmoid_focal, -1.0, 0.5, "mean", regime, dtype)
+    for regime in ("small", "right-1", "wrong-1", "any"):
+        yield f"sigmoid_focal_loss/sum/{regime}", partial(_sigmoid_focal, 0.75, 5.0, "sum", regime, dtype)
     for regime in regimes.REGRESSION[dtype]:
         for reduction in ("none", "sum", "mean"):
             yield f"mse_loss/{reduction}/{regime}", partial(_mse, reduction, regime, dtype)
@@ -402,6 +825,67 @@ def _binary(variant: str, regime: str, dtype: str) -> Problem:
         },
         lambda: {"value": oracle.binary_cross_entropy_with_logits(x, t, *weights, reduction)},
         lambda: oracle.binary_cross_entropy_with_logits_gradient(x, t, *weights, reduction, g),
+        {"value": g},
+        table=False,
+    )
+
+
+def _binary_options(
+    function: str,
+    regime: str,
+    dtype: str,
+    reduction: str = "none",
+    smoothing: float = 0.0,
+    weighted: bool = False,
+    ignore: bool = False,
+    sampled: bool = False,
+    denominator: Divisor = None,
+    **clamp: str | None,
+) -> Problem:
+    """Both binary losses with what PyTorch's do not have."""
+    of_logits = function.endswith("logits")
+    arrays = (regimes.binary_logits if of_logits else regimes.binary_probabilities)(regime, dtype)
+    x, t = (a.reshape(16, 4)[:15] for a in arrays)
+    if ignore:
+        t = t.copy()
+        t[3, 1], t[7] = -1, -1
+    weight = np.abs(upstream("w" + regime, x.shape, dtype)) if weighted else None
+    positive = regimes.class_weights("1e3", 4, dtype) if weighted and of_logits else None
+    samples = regimes.sample_weights(regime, len(x), dtype) if sampled else None
+    g = upstream(regime, x.shape if reduction == "none" else (), dtype)
+    true: dict[str, Any] = {"smoothing": smoothing, "sample_weight": samples, "denominator": denominator, **clamp}
+    true |= {"ignore_index": -1 if ignore else None, "weight": weight, "reduction": reduction}
+    if of_logits:
+        true["pos_weight"] = positive
+
+    def call(x: Any, view: View) -> dict[str, Any]:
+        given = {**clamp, "label_smoothing": smoothing, **_reducing(view, reduction, samples, denominator)}
+        if ignore:
+            given["ignore_index"] = -1
+        if positive is not None:
+            given["pos_weight"] = view(positive)
+        return {"value": getattr(lossless, function)(x, view(t), view(weight), **given)}
+
+    return Problem(
+        function,
+        x,
+        call,
+        lambda: {"value": getattr(oracle, function)(x, t, **true)},
+        lambda: getattr(oracle, function + "_gradient")(x, t, g=g, **true),
+        {"value": g},
+        table=False,
+    )
+
+
+def _sigmoid_focal(alpha: float, gamma: float, reduction: str, regime: str, dtype: str) -> Problem:
+    x, t = (a.reshape(16, 4)[:15] for a in regimes.binary_logits(regime, dtype))
+    g = upstream(regime, x.shape if reduction == "none" else (), dtype)
+    return Problem(
+        "sigmoid_focal_loss",
+        x,
+        lambda x, view: {"value": lossless.sigmoid_focal_loss(x, view(t), alpha, gamma, reduction)},
+        lambda: {"value": oracle.sigmoid_focal_loss(x, t, alpha, gamma, reduction)},
+        lambda: oracle.sigmoid_focal_loss_gradient(x, t, alpha, gamma, reduction, g),
         {"value": g},
         table=False,
     )
@@ -436,7 +920,19 @@ def _rmse(regime: str, dtype: str) -> Problem:
 @cache
 def _cases(dtype: str) -> dict[str, Callable[[], Problem]]:
     found: dict[str, Callable[[], Problem]] = {}
-    for family in (_transforms, _nll_losses, _cross_entropies, _row_statistics, _entropies, _pointwise):
+    families = (
+        _transforms,
+        _nll_losses,
+        _cross_entropies,
+        _focal_losses,
+        _categoricals,
+        _row_statistics,
+        _entropies,
+        _measures,
+        _kl_divs,
+        _pointwise,
+    )
+    for family in families:
         found.update(family(dtype))
     return found
 

@@ -270,6 +270,339 @@ def test_gradients_are_derivatives_of_the_definitions():
         close(oracle.rmse_loss_gradient(b, s), numeric_gradient(lambda v: mpmath.sqrt(squares(v)), b.tolist()))
 
 
+def sums(values: list[mpmath.mpf], g: np.ndarray) -> mpmath.mpf:
+    return sum(v * mpmath.mpf(float(a)) for v, a in zip(values, g.ravel(), strict=True))
+
+
+P, Q = np.array([[0.5, 0.25, 0.125, 0.0625]]), np.array([[0.125, 0.5, 0.25, 0.1875]])
+T = np.array([[0.125, 0.25, 0.5, 0.125]])
+G = np.array([[0.25, -2.0, 1.5, 0.75]])
+X, Y = np.array([[0.5, -1.25, 17.0, 2.0]]), np.array([[2.5, 0.25, 16.0, -2.0]])
+BIT_LOGITS, BIT_PROBABILITIES = np.array([-3.0, 0.5, 20.0, 1.0]), np.array([0.0625, 0.5, 0.875, 0.125])
+BITS_GIVEN, BIT_WEIGHTS = np.array([1.0, 0.25, 0.0, 7.0]), np.array([2.0, 0.5, 4.0, 8.0])
+
+
+def test_gradients_of_transforms_are_their_derivatives():
+    p, b, g = P[0].tolist(), BIT_LOGITS.tolist(), G[0]
+    with mpmath.workprec(400):
+        close(oracle.sigmoid_vjp(BIT_LOGITS, g), numeric_gradient(lambda v: sums([logistic(a) for a in v], g), b))
+        log = numeric_gradient(lambda v: sums([mpmath.log(logistic(a)) for a in v], g), b)
+        close(oracle.logsigmoid_vjp(BIT_LOGITS, g), log)
+        log_odds = numeric_gradient(lambda v: sums([2 * mpmath.atanh(2 * a - 1) for a in v], g), p)
+        close(oracle.logit_vjp(P, G), log_odds)
+        close(oracle.logit_vjp(P, G, 0.1875), [0 if a < 0.1875 else d for a, d in zip(p, log_odds, strict=True)])
+
+        def centred(v, center):
+            logs = [mpmath.log(a) for a in v]
+            middle = {"mean": sum(logs) / 4, "max": logs[0], None: 0}[center]
+            return [a - middle for a in logs]
+
+        sharp = numeric_gradient(lambda v: sums(soft([a / 0.25 for a in v]), G), X[0].tolist())
+        close(oracle.softmax(X, 0.25), soft([a / 0.25 for a in X[0]]))
+        close(oracle.softmax_vjp(X, G, 0.25), sharp)
+        flat = numeric_gradient(lambda v: sums([a / 4 - lse([b / 4 for b in v]) for a in v], G), X[0].tolist())
+        close(oracle.log_softmax(X, 4.0), [mpmath.log(a) for a in soft([a / 4 for a in X[0]])])
+        close(oracle.log_softmax_vjp(X, G, 4.0), flat)
+        for center in ("mean", "max", None):
+            close(oracle.inverse_softmax(P, center), centred(P[0].tolist(), center))
+            slopes = numeric_gradient(lambda v, center=center: sums(centred(v, center), G), p)
+            close(oracle.inverse_softmax_vjp(P, G, center), slopes)
+
+
+def logistic(x: mpmath.mpf) -> mpmath.mpf:
+    return (1 + mpmath.tanh(x / 2)) / 2
+
+
+def test_values_and_gradients_of_cross_entropy_with_options():
+    """Rows twice over: sample weights and ignored rows multiply the row losses, and one number divides the sum."""
+    x, y, w = np.concatenate([X, Y, X]), np.array([1, 3, 0]), np.array([0.5, 3.0, 1e-3, 40.0])
+    s, t = np.array([2.0, 0.25, 8.0]), np.concatenate([T, Q, P])
+    z, temperature, e = 0.5, 0.75, 0.125
+    divisors = {
+        None: (2 * w[1] + 0.25 * w[3], 10.25),
+        "weights": (2 * w[1] + 0.25 * w[3], float(np.sum(s[:, None] * t * w))),
+        "count": (2, 3),
+        "batch": (3, 3),
+        "positives": (2, float(np.sum(t))),
+        7.0: (7, 7),
+    }
+
+    def loss(v, target, gamma):
+        total = 0
+        for r in range(3):
+            row = [a / mpmath.mpf(temperature) for a in v[4 * r : 4 * r + 4]]
+            if gamma is None:
+                cost = sum(mpmath.mpf(a) * (lse(row) - b) for a, b in zip(target[r], row, strict=True))
+                total += s[r] * (cost + (r != 2 or target is soft_rows) * z * lse(row) ** 2)
+            else:
+                cost = sum(
+                    mpmath.mpf(a) * (1 - mpmath.exp(b - lse(row))) ** gamma * (lse(row) - b)
+                    for a, b in zip(target[r], row, strict=True)
+                )
+                total += s[r] * cost
+        return total
+
+    label_rows = [[w[j] * ((1 - e) * (j == y[r]) + e / 4) * (r != 2) for j in range(4)] for r in range(3)]
+    soft_rows = [[w[j] * t[r, j] for j in range(4)] for r in range(3)]
+    with mpmath.workprec(400):
+        for denominator, (by_labels, by_rows) in divisors.items():
+            index = oracle.index_targets(y, 4, w, 0, e, s, denominator)
+            close(
+                oracle.cross_entropy(x, index, "mean", z, temperature), [loss(x.ravel(), label_rows, None) / by_labels]
+            )
+            soft_target = oracle.soft_targets(t, w, 0.0, s, denominator)
+            value = loss(x.ravel(), soft_rows, None) / by_rows
+            close(oracle.cross_entropy(x, soft_target, "mean", z, temperature), [value])
+        slopes = numeric_gradient(lambda v: loss(v, label_rows, None) / 7, x.ravel().tolist())
+        close(oracle.cross_entropy_gradient(x, index, "mean", None, z, temperature), slopes)
+        slopes = numeric_gradient(lambda v: loss(v, soft_rows, None) / 7, x.ravel().tolist())
+        close(oracle.cross_entropy_gradient(x, soft_target, "mean", None, z, temperature), slopes)
+
+        temperature, a = 1.0, np.array([0.5, 0.25, 2.0, 1.0])
+        label_rows = [[a[j] * w[j] * (j == y[r]) * (r != 2) for j in range(4)] for r in range(3)]
+        soft_rows = [[a[j] * w[j] * t[r, j] for j in range(4)] for r in range(3)]
+        index = oracle.index_targets(y, 4, w, 0, sample_weight=s)
+        for gamma in (0.0, 0.5, 2.0):
+            for targets, rows, divisor in ((index, label_rows, divisors[None][0]), (soft_target, soft_rows, 7)):
+                close(oracle.focal_loss(x, targets, gamma, a), [loss(x.ravel(), rows, gamma) / divisor])
+                slopes = numeric_gradient(
+                    lambda v, rows=rows, gamma=gamma, divisor=divisor: loss(v, rows, gamma) / divisor,
+                    x.ravel().tolist(),
+                )
+                close(oracle.focal_loss_gradient(x, targets, gamma, a), slopes)
+
+        one = np.ones(1)
+        combined = oracle.row_statistics_gradient(X, None, w, {"lse": 3 * one, "entropy": -one, "prior": one}, 0.75)
+
+        def statistics(v):
+            row = [b / mpmath.mpf(0.75) for b in v]
+            uncertainty = -sum(p * mpmath.log(p) for p in soft(row))
+            return 3 * lse(row) - uncertainty + sum(mpmath.mpf(c) * (lse(row) - b) for c, b in zip(w, row, strict=True))
+
+        close(combined, numeric_gradient(statistics, X[0].tolist()))
+
+
+def test_values_and_gradients_of_binary_and_categorical_losses_with_options():
+    t, w, e = BITS_GIVEN, BIT_WEIGHTS, 0.25
+    seen = [0, 1, 2]  # the target of the last is to be ignored
+    options = {"smoothing": e, "ignore_index": 7.0, "sample_weight": np.array([2.0, 0.5, 3.0, 9.0])}
+    s = options["sample_weight"]
+    divisors = {None: 3, "count": 3, "batch": 4, "positives": 1.25, 0.5: 0.5}
+    divisors["weights"] = float(sum(s[i] * w[i] * (3 * t[i] + 1 - t[i]) for i in seen))
+
+    def loss(v, pos, yes, no):
+        terms = [pos * (1 - e) * t[i] * yes(v[i]) + (1 - e) * (1 - t[i]) * no(v[i]) for i in seen]
+        terms = [a + e / 2 * (pos * yes(v[i]) + no(v[i])) for a, i in zip(terms, seen, strict=True)]
+        return sum(mpmath.mpf(s[i] * w[i]) * a for a, i in zip(terms, seen, strict=True))
+
+    def of_logits(v):
+        return loss(v, 3, lambda a: mpmath.log1p(mpmath.exp(-a)), lambda a: mpmath.log1p(mpmath.exp(a)))
+
+    def of_probabilities(v):
+        return loss(v, 1, lambda a: -mpmath.log(a), lambda a: -mpmath.log1p(-a))
+
+    x, p, three = BIT_LOGITS, BIT_PROBABILITIES, np.array([3.0])
+    with mpmath.workprec(400):
+        for name, divisor in divisors.items():
+            value = oracle.binary_cross_entropy_with_logits(x, t, w, three, denominator=name, **options)
+            close(value, [of_logits(x.tolist()) / divisor])
+            if name != "weights":
+                value = oracle.binary_cross_entropy(p, t, w, denominator=name, **options)
+                close(value, [of_probabilities(p.tolist()) / divisor])
+        slopes = numeric_gradient(lambda v: of_logits(v) / 3, x.tolist())
+        close(oracle.binary_cross_entropy_with_logits_gradient(x, t, w, three, **options), slopes)
+        slopes = numeric_gradient(lambda v: of_probabilities(v) / 3, p.tolist())
+        for clamp in (None, "torch"):
+            close(oracle.binary_cross_entropy_gradient(p, t, w, clamp=clamp, **options), slopes)
+
+        b, c = np.array([-3.0, 0.5, 2.0]), np.array([1.0, 0.25, 0.0])
+        for alpha, gamma in ((0.25, 2.0), (-1.0, 0.5), (0.75, 0.0)):
+
+            def focal(v, alpha=alpha, gamma=gamma):
+                total = 0
+                for a, ti in zip(v, c, strict=True):
+                    ce = ti * mpmath.log1p(mpmath.exp(-a)) + (1 - ti) * mpmath.log1p(mpmath.exp(a))
+                    p_t = logistic(a) * ti + (1 - logistic(a)) * (1 - ti)
+                    total += (alpha * ti + (1 - alpha) * (1 - ti) if alpha >= 0 else 1) * (1 - p_t) ** gamma * ce
+                return total / 3
+
+            close(oracle.sigmoid_focal_loss(b, c, alpha, gamma, "mean"), [focal(b.tolist())])
+            slopes = numeric_gradient(focal, b.tolist())
+            close(oracle.sigmoid_focal_loss_gradient(b, c, alpha, gamma, "mean"), slopes)
+
+        def categorical(v):
+            return -sum(mpmath.mpf((1 - e) * a + e / 4) * mpmath.log(b) for a, b in zip(T[0], v, strict=True))
+
+        target = oracle.soft_targets(T, smoothing=e)
+        close(oracle.categorical_cross_entropy(P, target), [categorical(P[0])])
+        close(oracle.categorical_cross_entropy_gradient(P, target), numeric_gradient(categorical, P[0].tolist()))
+        label = oracle.index_targets(np.array([2, -1]), 4, ignore_index=-1)
+        close(oracle.categorical_cross_entropy(np.concatenate([P, Q]), label), [mpmath.log(8)])
+        slopes = oracle.categorical_cross_entropy_gradient(np.concatenate([P, Q]), label)
+        assert slopes.value.to_float64().tolist() == [[0, 0, -8, 0], [0, 0, 0, 0]]
+
+
+def given(kind: str, v: list[mpmath.mpf]) -> list[mpmath.mpf]:
+    """Probabilities given in some way."""
+    if kind == "logits":
+        return soft(v)
+    return [mpmath.exp(a) for a in v] if kind == "log_probs" else [a / (sum(v) if kind == "counts" else 1) for a in v]
+
+
+MEASURES = {
+    "cross_entropy": lambda p, q: -sum(a * mpmath.log(b) for a, b in zip(p, q, strict=True)),
+    "kl_divergence": lambda p, q: sum(a * mpmath.log(a / b) - a + b for a, b in zip(p, q, strict=True)),
+    "js_divergence": lambda p, q: sum(
+        (a * mpmath.log(2 * a / (a + b)) + b * mpmath.log(2 * b / (a + b))) / 2 for a, b in zip(p, q, strict=True)
+    ),
+}
+GIVEN = {"probs": (P, Q), "counts": (16 * P, 16 * Q), "log_probs": (np.log(P), np.log(Q)), "logits": (X, Y)}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("p_kind", GIVEN)
+@pytest.mark.parametrize("q_kind", GIVEN)
+def test_measures_of_two_distributions_agree_with_other_formulas(name, p_kind, q_kind):
+    p, q = GIVEN[p_kind][0], GIVEN[q_kind][1]
+    with mpmath.workprec(400):
+
+        def value(v, w):
+            return MEASURES[name](given(p_kind, v), given(q_kind, w))
+
+        one, two = ([mpmath.mpf(a) for a in row[0]] for row in (p, q))
+        close(oracle.measure(name, p, q, p_kind, q_kind), [value(one, two)])
+        close(oracle.measure(name, p, q, p_kind, q_kind, 2.0), [value(one, two) / mpmath.log(2)])
+        over_p = numeric_gradient(lambda v: -2 * value(v, two), p[0].tolist())
+        over_q = numeric_gradient(lambda v: -2 * value(one, v), q[0].tolist())
+    g = np.array([-2.0])
+    close(oracle.measure_gradient(name, "p", p, q, p_kind, q_kind, g), over_p)
+    close(oracle.measure_gradient(name, "q", p, q, p_kind, q_kind, g), over_q)
+
+
+def test_other_measures_agree_with_other_formulas():
+    with mpmath.workprec(400):
+        for kind, (p, _) in GIVEN.items():
+
+            def perplexity(v, kind=kind):
+                return mpmath.exp(-sum(a * mpmath.log(a) for a in given(kind, v)))
+
+            close(oracle.perplexity(p, kind), [perplexity([mpmath.mpf(a) for a in p[0]])])
+            close(oracle.perplexity_gradient(p, kind, np.ones(1)), numeric_gradient(perplexity, p[0].tolist()))
+        a, b = np.array([-1.0, -3.0, -1e-10]), np.array([-1.5, -3 + 2.0**-20, -2e-10])
+        d = [mpmath.mpf(v) - mpmath.mpf(u) for u, v in zip(a, b, strict=True)]
+        series = [mpmath.nsum(lambda k, v=v: v**k / mpmath.factorial(k), [2, mpmath.inf]) for v in d]
+        close(oracle.k3(a, b), series)
+        close(oracle.k3_gradient(a, b, "q", np.ones(3)), [mpmath.expm1(v) for v in d])
+        close(oracle.k3_gradient(a, b, "p", np.ones(3)), [-mpmath.expm1(v) for v in d])
+
+        x, t = np.log(Q), T
+
+        def divergence(v, w, log_target):
+            if log_target:
+                return sum(mpmath.exp(b) * (b - mpmath.mpf(a)) for a, b in zip(v, w, strict=True))
+            return sum(b * (mpmath.log(b) - mpmath.mpf(a)) for a, b in zip(v, w, strict=True))
+
+        for log_target in (False, True):
+            target = np.log(t) if log_target else t
+            point = [mpmath.mpf(a) for a in target[0]]
+            value = divergence(x[0], point, log_target)
+            for reduction, divisor in (("sum", 1), ("batchmean", 1), ("mean", 4)):
+                close(oracle.kl_div(x, target, log_target, reduction), [value / divisor])
+            over_input = numeric_gradient(lambda v, w=point, k=log_target: divergence(v, w, k) / 4, x[0].tolist())
+            over_target = numeric_gradient(lambda w, k=log_target: divergence(x[0], w, k) / 4, target[0].tolist())
+            close(oracle.kl_div_gradient(x, target, log_target), over_input)
+            close(oracle.kl_div_gradient(x, target, log_target, over="target"), over_target)
+
+
+def test_definitions_are_those_of_torch_and_scipy():
+    """Formulas above are ours; these are the field's, to the accuracy they have on ordinary numbers."""
+    torch, special = pytest.importorskip("torch"), pytest.importorskip("scipy.special")
+    functional = torch.nn.functional
+    draw = regimes.rng("oracle", "field")
+    x, t = draw.normal(size=(5, 4)), draw.random((5, 4))
+    p, q = special.softmax(x, axis=1), special.softmax(draw.normal(size=(5, 4)), axis=1)
+
+    def same(truth, theirs, rtol=1e-12):
+        np.testing.assert_allclose(truth.value.to_float64(), np.asarray(theirs), rtol, atol=1e-15)
+
+    def both(truth, slope, function, point, rtol=1e-12):
+        point = torch.tensor(point, requires_grad=True)
+        value = function(point)
+        value.sum().backward()
+        same(truth, value.detach())
+        same(slope, point.grad, rtol)
+
+    one = np.ones_like(x)
+    both(oracle.sigmoid(x), oracle.sigmoid_vjp(x, one), torch.sigmoid, x)
+    both(oracle.logsigmoid(x), oracle.logsigmoid_vjp(x, one), functional.logsigmoid, x)
+    both(oracle.logit(p, 0.25), oracle.logit_vjp(p, one, 0.25), lambda v: torch.logit(v, 0.25), p)
+    edges = np.array([0.0, 1e-60, 0.25, 1 - 2.0**-53, 1.0, 0.0, 1.0, 1e-20])
+    targets = np.array([1.0, 1.0, 0.25, 0.0, 0.0, 0.0, 1.0, 0.5])
+    both(
+        oracle.binary_cross_entropy(edges, targets, reduction="none"),
+        oracle.binary_cross_entropy_gradient(edges, targets, reduction="none"),
+        lambda v: functional.binary_cross_entropy(v, torch.tensor(targets), reduction="none"),
+        edges,
+        1e-8,  # PyTorch's 1e-12 is that of float32, also in float64
+    )
+    for log_target in (False, True):
+        target = np.log(p) if log_target else p
+        for reduction in ("none", "sum", "batchmean"):
+            both(
+                oracle.kl_div(np.log(q), target, log_target, reduction),
+                oracle.kl_div_gradient(np.log(q), target, log_target, reduction),
+                lambda v, t=target, k=log_target, r=reduction: functional.kl_div(
+                    v, torch.tensor(t), reduction=r, log_target=k
+                ),
+                np.log(q),
+            )
+    same(oracle.measure("kl_divergence", p, q, "probs"), special.kl_div(p, q).sum(axis=1))
+    middle = (p + q) / 2
+    halves = (special.rel_entr(p, middle) + special.rel_entr(q, middle)).sum(axis=1) / 2
+    same(oracle.measure("js_divergence", p, q, "probs"), halves)
+    same(oracle.measure("cross_entropy", x, q, "logits", "probs"), -(p * np.log(q)).sum(axis=1))
+    hard = (t > 0.5).astype(np.float64)
+    alpha_t = 0.25 * hard + 0.75 * (1 - hard)
+    ce = functional.binary_cross_entropy_with_logits(torch.tensor(x), torch.tensor(hard), reduction="none").numpy()
+    p_t = special.expit(x) * hard + special.expit(-x) * (1 - hard)
+    same(oracle.sigmoid_focal_loss(x, hard), alpha_t * ce * (1 - p_t) ** 2)  # torchvision's lines
+
+
+def test_what_is_infinite_and_what_is_nothing():
+    inf = math.inf
+    zero, one = np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]])
+    g = np.array([-1.0])
+    assert oracle.logit(np.array([0.0, 0.5, 1.0])).value.to_float64().tolist() == [-inf, 0, inf]
+    assert oracle.logit_vjp(np.array([0.0, 1.0]), np.array([-1.0, 2.0])).value.to_float64().tolist() == [-inf, inf]
+    assert oracle.inverse_softmax(np.array([[0.25, 0.0, 0.25]])).value.to_float64().tolist() == [[0, -inf, 0]]
+    bits = (np.array([0.0, 0.0, 1.0, 1.0]), np.array([0.0, 1.0, 0.0, 1.0]))
+    exact_bits = oracle.binary_cross_entropy(*bits, reduction="none", clamp=None)
+    assert exact_bits.value.to_float64().tolist() == [0, inf, inf, 0]
+    slope = oracle.binary_cross_entropy_gradient(*bits, reduction="none", clamp=None)
+    assert slope.value.to_float64().tolist() == [1, -inf, inf, -1]
+    assert oracle.binary_cross_entropy(*bits).value.to_float64() == 50
+    right, wrong = oracle.soft_targets(zero), oracle.soft_targets(one)
+    assert oracle.categorical_cross_entropy(zero, right).value.to_float64() == 0
+    assert oracle.categorical_cross_entropy(zero, wrong).value.to_float64() == inf
+    assert oracle.categorical_cross_entropy_gradient(zero, right).value.to_float64().tolist() == [[0, -1]]
+    assert oracle.categorical_cross_entropy_gradient(zero, wrong).value.to_float64().tolist() == [[-inf, 0]]
+    for name, apart in (("cross_entropy", inf), ("kl_divergence", inf), ("js_divergence", math.log(2))):
+        assert oracle.measure(name, zero, one, "probs").value.to_float64().tolist() == [apart]
+        assert oracle.measure(name, zero, zero, "probs").value.to_float64().tolist() == [0]
+    half = np.array([[0.5, 0.5]])
+    assert oracle.measure("kl_divergence", zero, half, "probs").value.to_float64().tolist() == [math.log(2)]
+    assert oracle.measure("kl_divergence", X, X, "logits").value.to_float64().tolist() == [0]
+    over_q = oracle.measure_gradient("kl_divergence", "q", zero, half, "probs", None, g)
+    assert over_q.value.to_float64().tolist() == [[-1, 1]]
+    masked = oracle.measure_gradient("kl_divergence", "p", np.array([[-inf, 0.0]]), half, "logits", "probs", g)
+    assert masked.value.to_float64().tolist() == [[0, 0]]
+    assert oracle.kl_div(np.array([-inf, -inf]), np.array([0.0, 0.5]), reduction="none").value.high.tolist() == [0, inf]
+    single = oracle.index_targets(np.array([0]), 1)
+    for gamma in (0.0, 0.5, 2.0):
+        assert oracle.focal_loss(np.array([[3.0]]), single, gamma).value.high == 0
+        assert oracle.focal_loss_gradient(np.array([[3.0]]), single, gamma).value.high.tolist() == [[0]]
+
+
 def test_known_values():
     x, targets = np.array([[20.0, 0.0]], np.float32), oracle.index_targets(np.array([0]), 2)
     assert np.float32(oracle.cross_entropy(x, targets).value.to_float64()) == np.float32(2.0611537e-09)

@@ -65,6 +65,21 @@ def check_soft_target(function: str, dtype: str) -> None:
         )
 
 
+def check_one_hot(function: str, shape: Shape, target_shape: Shape) -> None:
+    """Targets of the categorical form have the shape of the input."""
+    if target_shape != shape:
+        raise ShapeError(
+            f"{function}: target has shape {_list(target_shape)}, expected that of input, {_list(shape)}: one number a "
+            "class\nFor labels use sparse_categorical_cross_entropy."
+        )
+
+
+def check_flags(function: str, dtype: str) -> None:
+    """One-hot targets may be whole numbers or flags."""
+    if dtype not in INTEGERS and dtype != "bool":
+        raise TargetDtypeError(f"{function}: target has dtype {dtype}, expected one-hot rows or probabilities")
+
+
 def check_labels(function: str, shape: Shape, dim: int, target_shape: Shape, target_dtype: str) -> None:
     """Labels are integers, one for every row."""
     if target_shape != without_dim(shape, dim) and not (len(shape) == 1 and target_shape == (1,)):
@@ -111,7 +126,8 @@ def _labels_shape_error(function: str, shape: Shape, dim: int, target_shape: Sha
     if tuple(s for s in got if s != 1) == tuple(s for s in expected if s != 1):
         fix = f"\nRemove the dimensions of size 1: target.reshape({expected})."
     elif dim != len(shape) - 1 and got == shape[:-1]:
-        fix = "\nThe classes seem to be the last dimension of input: move them, e.g. input.swapaxes(1, -1)."
+        how = "move them, e.g. input.swapaxes(1, -1)" if function == "nll_loss" else "pass dim=-1"
+        fix = f"\nThe classes seem to be the last dimension of input: {how}."
     return ShapeError(
         f"{first}\n{function}: input has shape {_list(shape)} with its classes in dimension {dim}, so target must have "
         f"shape {_list(expected)} (labels) or {_list(shape)} (probabilities), but it has shape {_list(got)}.{fix}"
@@ -143,6 +159,17 @@ def check_class_vector(
             f"expected scalar type {' or '.join(sorted(map(_torch_name, dtypes)))} but found {_torch_name(dtype)}\n"
             f"{function}: {name} has dtype {dtype}: convert it to {' or '.join(sorted(dtypes))}."
         )
+
+
+def check_sample_weight(function: str, shape: Shape, dtype: str, rows: Shape) -> None:
+    """One number for every row, or a flag."""
+    if shape != rows:
+        raise ShapeError(
+            f"{function}: sample_weight has shape {_list(shape)}, expected one number a row: {_list(rows)}\n"
+            "A weight for every class is `weight`."
+        )
+    if dtype != "bool":
+        check_real(function, dtype, "sample_weight")
 
 
 def check_ignore_index(function: str, ignore_index: int, soft: bool) -> None:
@@ -192,24 +219,61 @@ def check_label_smoothing(label_smoothing: float) -> None:
         raise ParameterError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
 
 
+def check_not_negative(function: str, name: str, value: float) -> None:
+    """A finite number >= 0."""
+    if not 0.0 <= value < inf:
+        raise ParameterError(f"{function}: {name} got {value!r}, expected a number >= 0")
+
+
+def check_scalar_alpha(function: str, alpha: float, classes: int) -> None:
+    """One number can only mean the share of the positive class, and only where there are two."""
+    if classes != 2:
+        raise ParameterError(
+            f"{function}: alpha got the number {alpha!r} for {classes} classes, expected a vector of {classes}\n"
+            "Libraries disagree on what a number would mean here: (1) every class times alpha: scale the loss yourself; "
+            "(2) class 0 times 1 - alpha, all others times alpha; (3) one-versus-rest, which is sigmoid_focal_loss. "
+            "Say which by a vector, e.g. for (2) [1 - alpha, alpha, alpha, ...]."
+        )
+    if not 0.0 <= alpha <= 1.0:
+        raise ParameterError(f"{function}: alpha got {alpha!r}, expected a number in [0, 1]")
+
+
+def check_probabilities(function: str, name: str, low: float, high: float, hint: str, most: float = 1.0) -> None:
+    """The smallest and largest of what should be probabilities; NaN passes, and gives NaN."""
+    if low < 0.0 or high > most:
+        raise ParameterError(
+            f"{function}: {name} holds values from {low:.6g} to {high:.6g}, expected probabilities in [0, 1]\n{hint}"
+        )
+
+
 def check_temperature(function: str, temperature: float) -> None:
     """A positive number; not an array, through which no gradient would flow."""
     if not isinstance(temperature, Real) or not 0 < temperature < inf:
         raise ParameterError(f"{function}: temperature got {temperature!r}, expected a positive number")
 
 
-def check_same_shape(target_shape: Shape, shape: Shape) -> None:
+def check_same_shape(function: str, target_shape: Shape, shape: Shape) -> None:
     """Elementwise classification pairs every logit with its own target."""
-    if target_shape != shape:
-        raise ShapeError(f"Target size ({target_shape}) must be the same as input size ({shape})")
+    if target_shape == shape:
+        return
+    if function == "binary_cross_entropy":
+        raise ShapeError(
+            f"Using a target size ({target_shape}) that is different to the input size ({shape}) is deprecated. "
+            "Please ensure they have the same size."
+        )
+    raise ShapeError(f"Target size ({target_shape}) must be the same as input size ({shape})")
 
 
 def check_elementwise_target(function: str, dtype: str, input_dtype: str) -> None:
     """Targets of elementwise classification are probabilities."""
     if dtype not in FLOATS:
+        first = (
+            f"Found dtype {_torch_name(dtype)} but expected {_torch_name(input_dtype)}"
+            if function == "binary_cross_entropy"
+            else f"result type {_torch_name(input_dtype)} can't be cast to the desired output type {_torch_name(dtype)}"
+        )
         raise TargetDtypeError(
-            f"result type {_torch_name(input_dtype)} can't be cast to the desired output type {_torch_name(dtype)}\n"
-            f"{function}: target has dtype {dtype}, expected probabilities in floating point: convert it to "
+            f"{first}\n{function}: target has dtype {dtype}, expected probabilities in floating point: convert it to "
             f"{input_dtype}."
         )
 
@@ -219,17 +283,65 @@ def check_broadcasts(function: str, name: str, shape: Shape, to: Shape, dtype: s
     pairs = list(zip(reversed(shape), reversed(to), strict=False))
     for i, (size, expected) in enumerate(pairs, start=1):
         if size not in (1, expected):
-            raise ShapeError(
+            first = (
                 f"The size of tensor a ({expected}) must match the size of tensor b ({size}) at non-singleton "
-                f"dimension {len(to) - i}\n{function}: {name} has shape {_list(shape)}, which does not broadcast to "
+                f"dimension {len(to) - i}"
+            )
+            if function == "binary_cross_entropy":
+                first = (
+                    f"Attempting to broadcast a dimension of length {size} at {-i}! Mismatching argument at index 1 had "
+                    f"{shape}; but expected shape should be broadcastable to {_list(to)}"
+                )
+            raise ShapeError(
+                f"{first}\n{function}: {name} has shape {_list(shape)}, which does not broadcast to "
                 f"the shape of input, {_list(to)}."
             )
     if len(shape) > len(to):
+        result = shape[: len(shape) - len(to)] + to
         raise ShapeError(
-            f"output with shape {_list(to)} doesn't match the broadcast shape {_list(shape)}\n"
+            f"output with shape {_list(to)} doesn't match the broadcast shape {_list(result)}\n"
             f"{function}: {name} has more dimensions than input."
         )
     check_real(function, dtype, name)
+
+
+def check_leading_weight(function: str, shape: Shape, dtype: str, to: Shape) -> None:
+    """One number, or a flag, for all elements that share their first dimensions."""
+    if shape != to[: len(shape)]:
+        raise ShapeError(
+            f"{function}: sample_weight has shape {_list(shape)}, expected the first dimensions of input, "
+            f"{_list(to)}: one number a sample, {_list(to[:1])}, or as many as there are dimensions"
+        )
+    if dtype != "bool":
+        check_real(function, dtype, "sample_weight")
+
+
+def check_divergence_dtype(function: str, dtype: str, target_dtype: str) -> None:
+    """Log-probabilities and probabilities are real floating point."""
+    for error, name, found in ((LogitsDtypeError, "input", dtype), (TargetDtypeError, "target", target_dtype)):
+        if found not in FLOATS:
+            kind = "Complex" if found.startswith("complex") else "Integral"
+            raise error(
+                f"{function}: {kind} inputs not supported.\n"
+                f"{function}: {name} has dtype {found}, expected float16, bfloat16, float32 or float64."
+            )
+
+
+def probability_error(function: str, name: str, values: np.ndarray[Any, Any]) -> Exception:
+    """The error for numbers of which some are outside [0, 1] or NaN: which, how many, and what they may be instead."""
+    numbers = values[~np.isnan(values)]
+    outside = numbers[(numbers < 0.0) | (numbers > 1.0)]
+    seen = f"values from {numbers.min():.6g} to {numbers.max():.6g}" if numbers.size else "no numbers"
+    message = (
+        f"all elements of {name} should be between 0 and 1\n{function}: {name} holds {seen}, "
+        f"{100 * outside.size / values.size:.3g} % outside [0, 1], and {values.size - numbers.size} NaN; "
+        "expected probabilities."
+    )
+    if name == "input" and outside.size:
+        message += "\nFor logits use binary_cross_entropy_with_logits, which needs no sigmoid and keeps more digits."
+    elif outside.size and np.all(outside == outside[0]) and outside[0] == np.rint(outside[0]):
+        message += f"\nIf {outside[0]:.0f} marks elements to leave out, pass ignore_index={outside[0]:.0f}."
+    return ParameterError(message)
 
 
 def broadcast_shape(function: str, a: Shape, b: Shape) -> tuple[int, ...]:

@@ -4,13 +4,14 @@ A framework is imported only if one of its arrays arrived, which means that the 
 """
 
 import sys
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from lossless._numpy.arrays import to_array
-from lossless._plan import RowPlan
+from lossless._plan import ElementPlan, RowPlan
 from lossless._reduce import Reduction
 from lossless.errors import UnsupportedArrayError
-from lossless.reference import Statistics
+from lossless.reference import Elementwise, Statistics
 
 Array = Any
 
@@ -37,15 +38,28 @@ class Backend(Protocol):
     def row_statistics(self, plan: RowPlan, x: Array, target: Array | None, prior: Array | None, /) -> Statistics:
         """Rounded."""
 
-    def cross_entropy(self, plan: RowPlan, x: Array, target: Array, weight: Array | None, /) -> Array: ...
+    def class_loss(
+        self, plan: RowPlan, x: Array, target: Array, weight: Array | None, sample_weight: Array | None,
+        alpha: Array | None, divisor: Array | float | None, /,
+    ) -> Array:  # fmt: skip
+        """A loss of the softmax family; `divisor` is the caller's own, for the denominator "given"."""
+
+    def class_vector(self, x: Array, numbers: tuple[float, ...], /) -> Array:
+        """One number a class, unrounded, where `x` is."""
+
+    def probability_loss(self, plan: RowPlan, p: Array, target: Array, /) -> Array:
+        """The cost -log p of given probabilities."""
 
     def nll(self, plan: RowPlan, x: Array, target: Array, weight: Array | None, /) -> Array: ...
 
+    def elementwise(self, function: str, functor: Elementwise, x: Array, /) -> Array:
+        """A function of single numbers, rounded."""
+
     def pointwise(
-        self, function: str, kind: str, x: Array, target: Array, weight: Array | None, pos_weight: Array | None,
-        reduction: Reduction, /,
+        self, plan: ElementPlan, x: Array, target: Array, weight: Array | None = None,
+        pos_weight: Array | None = None, sample_weight: Array | None = None, divisor: Array | float | None = None, /,
     ) -> Array:  # fmt: skip
-        """An elementwise loss by its name in `reference.POINTWISE`."""
+        """A loss of single numbers and their targets; `divisor` is the caller's own, for a mean."""
 
     def root_mean_square(
         self, function: str, x: Array, target: Array, dims: tuple[int, ...], reduction: Reduction, /
@@ -70,6 +84,14 @@ def _backend(framework: str) -> Backend:
 
             _backends[framework] = numpy_backend
     return _backends[framework]
+
+
+def with_gradient(loss: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+    """(value, gradient over the first argument) of a loss of NumPy arrays."""
+    from lossless._numpy import gradients
+
+    with gradients.asked():
+        return loss(*args, **options)
 
 
 def select(function: str, required: int, /, **arrays: Array) -> tuple[Backend, *tuple[Any, ...]]:

@@ -45,6 +45,12 @@ def class_dim(shape: Sequence[int]) -> int:
     return 1 if len(shape) > 1 else 0
 
 
+def class_number(shape: Sequence[int], dim: int | None) -> int:
+    """How many classes `shape` has along `dim`, or by PyTorch's rule; 0 where there is no such dimension."""
+    dim = class_dim(shape) if dim is None else dim
+    return shape[dim] if -len(shape) <= dim < len(shape) else 0
+
+
 def to_dim(dim: int, ndim: int) -> int:
     """`dim` counted from the front; a 0-d array has the dimensions 0 and -1, as in PyTorch."""
     dim, size = index(dim), max(ndim, 1)

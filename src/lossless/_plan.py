@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from lossless import _check
+from lossless import _check, reference
 from lossless._check import Shape
 from lossless._layout import Rows, class_dim, to_dim, to_rows, without_dim
 from lossless._reduce import Reduction
@@ -45,6 +45,34 @@ class RowPlan(NamedTuple):
     "Of labels."
     smoothing: float = 0.0
     reduction: Reduction = "none"
+    denominator: str | None = None
+    "What a mean divides by: a name, or None for PyTorch's rule."
+    z_loss: float = 0.0
+    temperature: float = 1.0
+    curve: tuple[str, float] | None = None
+    "What becomes of the cost of the true class: a name in `reference.links.CURVES`, and its parameter."
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is PyTorch's cross-entropy, which has kernels of its own."""
+        return self.denominator is None and not self.z_loss and self.temperature == 1.0 and self.curve is None
+
+
+class ElementPlan(NamedTuple):
+    """A call over single numbers and their targets, without its arrays."""
+
+    function: str
+    loss: reference.Pointwise
+    reduction: Reduction
+    ignore_index: int | None = None
+    "A target whose elements count for nothing."
+    denominator: str | None = None
+    "What a mean divides by: a name, or None for PyTorch's rule."
+
+    @property
+    def kernel(self) -> str | None:
+        """The kernel that computes all of it, if there is one."""
+        return self.loss.kernel if self.ignore_index is None and self.denominator is None else None
 
 
 @cached
@@ -64,31 +92,52 @@ def plan_class_loss(
     target_dtype: Any,
     weight_shape: Shape | None,
     weight_dtype: Any,
-    ignore_index: int,
-    smoothing: float,
-    reduction: Reduction,
+    ignore_index: int | None,
+    smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    *,
+    dim: int | None = None,
+    sample_weight_shape: Shape | None = None,
+    sample_weight_dtype: Any = None,
+    alpha_shape: Shape | None = None,
+    alpha_dtype: Any = None,
+    denominator: str | None = None,
+    z_loss: float = 0.0,
+    temperature: float = 1.0,
+    curve: tuple[str, float] | None = None,
 ) -> RowPlan:
-    """PyTorch's losses over classes: classes in dimension 1, or 0 of a single row."""
+    """Losses over classes: along `dim`, or by PyTorch's rule in dimension 1, or 0 of a single row."""
     _check.check_floating(function, _check.dtype_name(dtype))
-    dim = class_dim(shape)
+    dim = class_dim(shape) if dim is None else to_dim(dim, len(shape))
     _check.check_has_classes(function, shape, dim)
     names = _check.dtype_name(target_dtype)
     soft = function != "nll_loss" and _check.check_class_target(function, shape, dim, target_shape, names)
     if not soft:
         _check.check_labels(function, shape, dim, target_shape, names)
-    _check.check_ignore_index(function, ignore_index, soft)
+    if ignore_index is not None:
+        _check.check_ignore_index(function, ignore_index, soft)
     _check.check_label_smoothing(smoothing)
     if weight_shape is not None:
         _check.check_class_vector(function, weight_shape, _check.dtype_name(weight_dtype), shape[dim])
+    if alpha_shape is not None:
+        _check.check_class_vector(function, alpha_shape, _check.dtype_name(alpha_dtype), shape[dim], "alpha")
+    if sample_weight_shape is not None:
+        _check.check_sample_weight(
+            function, sample_weight_shape, _check.dtype_name(sample_weight_dtype), without_dim(shape, dim)
+        )
     return RowPlan(
         function,
         dim,
         to_rows(shape, dim),
         without_dim(shape, dim),
         soft,
-        None if soft else int(ignore_index),
+        None if soft else ignore_index,
         max(smoothing, 0.0),
         reduction,
+        denominator,
+        z_loss,
+        temperature,
+        curve,
     )
 
 
@@ -103,6 +152,7 @@ def plan_statistics(
     prior_dtype: Any,
     dim: int,
     ignore_index: int | None,
+    temperature: float,
 ) -> RowPlan:
     """Row statistics: classes in any dimension, and a target or none."""
     _check.check_floating(function, _check.dtype_name(dtype))
@@ -116,7 +166,8 @@ def plan_statistics(
     if prior_shape is not None:
         _check.check_class_vector(function, prior_shape, _check.dtype_name(prior_dtype), shape[dim], "prior")
     ignored = None if ignore_index is None or soft or target_shape is None else int(ignore_index)
-    return RowPlan(function, dim, to_rows(shape, dim), without_dim(shape, dim), soft, ignored)
+    rows, one_a_row = to_rows(shape, dim), without_dim(shape, dim)
+    return RowPlan(function, dim, rows, one_a_row, soft, ignored, temperature=temperature)
 
 
 @cached
@@ -130,21 +181,51 @@ def plan_binary(
     weight_dtype: Any,
     pos_weight_shape: Shape | None,
     pos_weight_dtype: Any,
-) -> None:
-    """Elementwise classification: every score with its own target."""
+    reduction: Reduction,
+    loss: type[reference.Pointwise],
+    parameters: tuple[float, ...] = (),
+    *,
+    sample_weight_shape: Shape | None = None,
+    sample_weight_dtype: Any = None,
+    ignore_index: int | None = None,
+    denominator: str | None = None,
+) -> ElementPlan:
+    """Elementwise classification: every score, or probability, with its own target; `loss` and its parameters."""
     name = _check.dtype_name(dtype)
     _check.check_floating(function, name)
-    _check.check_same_shape(target_shape, shape)
+    _check.check_same_shape(function, target_shape, shape)
     _check.check_elementwise_target(function, _check.dtype_name(target_dtype), name)
     if weight_shape is not None:
         _check.check_broadcasts(function, "weight", weight_shape, shape, _check.dtype_name(weight_dtype))
     if pos_weight_shape is not None:
         _check.check_broadcasts(function, "pos_weight", pos_weight_shape, shape, _check.dtype_name(pos_weight_dtype))
+    if sample_weight_shape is not None:
+        _check.check_leading_weight(function, sample_weight_shape, _check.dtype_name(sample_weight_dtype), shape)
+    return ElementPlan(function, loss(*parameters), reduction, ignore_index, denominator)
 
 
 @cached
-def plan_squared(function: str, shape: Shape, dtype: Any, target_shape: Shape, target_dtype: Any) -> None:
+def plan_squared(
+    function: str, shape: Shape, dtype: Any, target_shape: Shape, target_dtype: Any, reduction: Reduction
+) -> ElementPlan:
     """Squared error: numbers that broadcast."""
     _check.check_floating(function, _check.dtype_name(dtype))
     _check.check_real(function, _check.dtype_name(target_dtype), "target")
     _check.broadcast_shape(function, shape, target_shape)
+    return ElementPlan(function, reference.SquaredError(), reduction)
+
+
+@cached
+def plan_divergence(
+    function: str,
+    shape: Shape,
+    dtype: Any,
+    target_shape: Shape,
+    target_dtype: Any,
+    log_target: bool,
+    reduction: Reduction,
+) -> ElementPlan:
+    """Log-probabilities and what they should be, which broadcast."""
+    _check.check_divergence_dtype(function, _check.dtype_name(dtype), _check.dtype_name(target_dtype))
+    _check.broadcast_shape(function, shape, target_shape)
+    return ElementPlan(function, reference.KLDivergence(log_target), reduction)

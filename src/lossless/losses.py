@@ -2,13 +2,26 @@
 
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
-from lossless._check import to_float, to_int
-from lossless._dispatch import select
-from lossless._layout import to_dims
-from lossless._plan import plan_binary, plan_class_loss, plan_squared
-from lossless._reduce import to_reduction
+from lossless._check import (
+    FLOATS,
+    check_flags,
+    check_floating,
+    check_not_negative,
+    check_one_hot,
+    check_probabilities,
+    check_scalar_alpha,
+    check_temperature,
+    dtype_name,
+    to_float,
+    to_int,
+)
+from lossless._dispatch import Backend, select
+from lossless._layout import class_number, to_dims
+from lossless._plan import RowPlan, plan_binary, plan_class_loss, plan_squared
+from lossless._reduce import to_denominator, to_reduction
 from lossless.errors import LosslessWarning, ShapeError
 
 Array = Any
@@ -23,11 +36,17 @@ def cross_entropy(
     reduce: bool | None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    *,
+    dim: int | None = None,
+    sample_weight: Array | None = None,
+    denominator: str | float | Array | None = None,
+    z_loss: float = 0.0,
+    temperature: float = 1.0,
 ) -> Array:
     """Cross-entropy of logits: the price, in nats, that the model puts on the true class.
 
-        loss = w_y (lse - x_y)  for labels y,   sum_j w_j t_j (lse - x_j)  for probabilities t,
-        lse = log sum_j exp(x_j)
+        loss = s (w_y (lse - x_y) + z lse^2)  for labels y,   s (sum_j w_j t_j (lse - x_j) + z lse^2)  for
+        probabilities t,   lse = log sum_j exp(x_j)
 
     It is `nll_loss(log_softmax(input))` in one pass. `input` holds raw scores: never apply softmax before.
 
@@ -38,9 +57,16 @@ def cross_entropy(
         size_average: deprecated, see `reduction`.
         ignore_index: a label whose rows count for nothing, in the loss, its mean and its gradient.
         reduce: deprecated, see `reduction`.
-        reduction: "mean" divides the sum by sum w_y of the rows not ignored (labels) or by the number of rows
-            (probabilities); "sum"; "none" for one loss a row.
+        reduction: "mean" divides the sum by what `denominator` says; "sum"; "none" for one loss a row.
         label_smoothing: e in [0, 1]: replaces the target by (1 - e) target + e / C.
+        dim: the dimension of the classes; None for PyTorch's rule, dimension 1 (or 0 of a single row).
+        sample_weight: weight s of each row, shape of the labels; differentiated in PyTorch.
+        denominator: what a mean divides by. None: sum s w_y of the rows not ignored (labels), or sum s
+            (probabilities), as in PyTorch. "weights": sum s sum_j t_j w_j, the same for labels and their one-hot
+            form. "count": the rows not ignored. "batch": all rows. Or a number, or a 0-d array: itself, as
+            gradient accumulation and data-parallel training want it.
+        z_loss: z >= 0: the share of lse^2, which keeps logits from drifting.
+        temperature: > 0; the loss is that of input / temperature.
 
     Returns:
         A scalar, or one loss a row for reduction="none"; dtype of `input` (with probabilities: promoted with
@@ -48,8 +74,10 @@ def cross_entropy(
 
     Raises:
         LogitsDtypeError, TargetDtypeError, ShapeError: arrays that do not fit together.
+        DimensionError: `input` has no dimension `dim`.
         TargetIndexError: a label outside [0, C) that is not `ignore_index`.
-        ParameterError: label_smoothing > 1, an unknown reduction, ignore_index >= 0 with probabilities.
+        ParameterError: an option out of its range, an unknown reduction or denominator, a denominator without
+            reduction="mean", ignore_index >= 0 with probabilities.
 
     Edges:
         The mean of no rows, or of ignored rows only, is NaN, their sum 0. A class at -inf that the target does not
@@ -60,16 +88,226 @@ def cross_entropy(
         np.float32(2.0611537e-09)
         >>> cross_entropy(np.array([[1.0, 2.0, 3.0]]), np.array([[0.0, 0.5, 0.5]])).item()
         0.90760596444438...
+        >>> cross_entropy(np.array([[0.0, 0.0]]), np.array([1]), z_loss=0.1).item()  # log 2 + 0.1 (log 2)^2
+        0.74119248194...
+
+    Source:
+        Label smoothing: Szegedy et al. 2016, arXiv:1512.00567; z-loss: Chowdhery et al. 2022, arXiv:2204.02311.
     """
-    backend, input, target, weight = select("cross_entropy", 2, input=input, target=target, weight=weight)
+    backend, input, target, weight, sample_weight = select(
+        "cross_entropy", 2, input=input, target=target, weight=weight, sample_weight=sample_weight
+    )
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
+    name, divisor = (
+        (None, None) if denominator is None else to_denominator("cross_entropy", denominator, reduction, positives=False)
+    )
+    ignore_index = to_int("cross_entropy", "ignore_index", ignore_index)
+    label_smoothing = to_float("cross_entropy", "label_smoothing", label_smoothing)
+    if dim is sample_weight is name is None and z_loss == 0.0 and temperature == 1.0:  # PyTorch's, and nothing else
+        options: dict[str, Any] = {}
+    else:
+        options = _row_options("cross_entropy", dim, sample_weight, name)
+        options["z_loss"] = to_float("cross_entropy", "z_loss", z_loss)
+        check_not_negative("cross_entropy", "z_loss", options["z_loss"])
+        check_temperature("cross_entropy", temperature)
+        options["temperature"] = float(temperature)
     plan = plan_class_loss(
-        "cross_entropy", input.shape, input.dtype, target.shape, target.dtype, *_meta(weight),
-        to_int("cross_entropy", "ignore_index", ignore_index),
-        to_float("cross_entropy", "label_smoothing", label_smoothing), reduction,
+        "cross_entropy", input.shape, input.dtype, target.shape, target.dtype, *_meta(weight), ignore_index,
+        label_smoothing, reduction, **options,
     )  # fmt: skip
-    return backend.cross_entropy(plan, input, target, weight)
+    return backend.class_loss(plan, input, target, weight, sample_weight, None, divisor)
+
+
+def focal_loss(
+    input: Array,
+    target: Array,
+    *,
+    gamma: float = 2.0,
+    alpha: float | Array | None = None,
+    weight: Array | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    dim: int | None = None,
+    sample_weight: Array | None = None,
+    denominator: str | float | Array | None = None,
+) -> Array:
+    """Focal loss of softmax logits: cross-entropy that discounts rows already classified well.
+
+        loss = s w_y alpha_y (1 - p_y)^gamma (-log p_y)  for labels y,
+        loss = s sum_j w_j alpha_j t_j (1 - p_j)^gamma (-log p_j)  for probabilities t,   p = softmax(x)
+
+    A row at p_y = 0.9 weighs 100 times less than in cross-entropy for gamma = 2, so rare and hard rows decide.
+    `sigmoid_focal_loss` is the form for yes-or-no scores.
+
+    Args:
+        input: (C,), (N, C) or (N, C, d1, ...) floating point logits.
+        target: integer labels in [0, C), shape of `input` without C; or probabilities, shape of `input`.
+        gamma: >= 0; 0 is cross-entropy.
+        alpha: (C,) factor of each class, which never enters the denominator; or a number where C = 2: class 1 gets
+            alpha and class 0 gets 1 - alpha.
+        weight: (C,) weight of each class, which enters the denominator as in `cross_entropy`.
+        ignore_index: a label whose rows count for nothing, in the loss, its mean and its gradient.
+        reduction: "mean" divides the sum by what `denominator` says; "sum"; "none" for one loss a row.
+        dim: the dimension of the classes; None for PyTorch's rule, dimension 1 (or 0 of a single row).
+        sample_weight: weight s of each row, shape of the labels; differentiated in PyTorch.
+        denominator: what a mean divides by: as in `cross_entropy`, and "positives": max(1, sum of the target).
+
+    Returns:
+        A scalar, or one loss a row for reduction="none"; dtype of `input` (with probabilities: promoted with
+        `target` and `weight`). Value and gradient within 8 ulp of the exact ones for gamma <= 2.
+
+    Raises:
+        LogitsDtypeError, TargetDtypeError, ShapeError: arrays that do not fit together.
+        DimensionError: `input` has no dimension `dim`.
+        TargetIndexError: a label outside [0, C) that is not `ignore_index`.
+        ParameterError: gamma < 0, a number for `alpha` with more than two classes, an unknown reduction or
+            denominator, a denominator without reduction="mean", ignore_index >= 0 with probabilities.
+
+    Edges:
+        The mean of no rows, or of ignored rows only, is NaN, their sum 0. At p_y = 1 loss and gradient are 0 for
+        gamma > 0, also below 1. A class at -inf that the target does not touch costs nothing.
+
+    Example:
+        >>> x, y = np.array([[2.0, 0.0], [0.0, 2.0]]), np.array([0, 0])  # one easy row, one hard one
+        >>> cross_entropy(x, y, reduction="none")
+        array([0.12692801, 2.12692801])
+        >>> focal_loss(x, y, reduction="none")
+        array([0.00180362, 1.65010406])
+
+    Source:
+        Lin et al. 2017, arXiv:1708.02002, eq. (4) and (5).
+    """
+    function = "focal_loss"
+    vector = None if isinstance(alpha, Real) else alpha
+    backend, input, target, weight, vector, sample_weight = select(
+        function, 2, input=input, target=target, weight=weight, alpha=vector, sample_weight=sample_weight
+    )
+    reduction = to_reduction(reduction)
+    input = backend.for_loss(input)
+    name, divisor = to_denominator(function, denominator, reduction, positives=True)
+    gamma = to_float(function, "gamma", gamma)
+    check_not_negative(function, "gamma", gamma)
+    if isinstance(alpha, Real):
+        classes = class_number(input.shape, dim)
+        check_scalar_alpha(function, float(alpha), classes)
+        vector = backend.class_vector(input, (1.0 - float(alpha), float(alpha)))
+    plan = plan_class_loss(
+        function, input.shape, input.dtype, target.shape, target.dtype, *_meta(weight),
+        to_int(function, "ignore_index", ignore_index), 0.0, reduction,
+        **_row_options(function, dim, sample_weight, name), alpha_shape=_meta(vector)[0], alpha_dtype=_meta(vector)[1],
+        curve=("focal", gamma) if gamma else None,
+    )  # fmt: skip
+    return backend.class_loss(plan, input, target, weight, sample_weight, vector, divisor)
+
+
+def categorical_cross_entropy(
+    input: Array,
+    target: Array,
+    *,
+    from_logits: bool = False,
+    dim: int = -1,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Array:
+    """Categorical cross-entropy: the cost of predicted probabilities under one-hot or soft targets.
+
+        loss = -sum_j t_j log p_j
+
+    The name and the arguments that Keras made common. Logits are the better input: what float32 rounds away between
+    softmax and logarithm is gone, so give `from_logits=True` or use `cross_entropy` where you have them.
+
+    Args:
+        input: probabilities p, the classes along `dim`; with `from_logits`, logits. Neither clipped nor renormalised.
+        target: one-hot rows (integers or booleans too) or probabilities t, shape of `input`.
+        from_logits: take softmax first, in one accurate pass.
+        dim: the dimension of the classes.
+        label_smoothing: e in [0, 1]: replaces t by (1 - e) t + e / C.
+        reduction: "mean" divides by the number of rows; "sum"; "none" for one loss a row.
+
+    Returns:
+        A scalar, or `input` without `dim` for reduction="none"; dtype of `input` promoted with `target`.
+
+    Raises:
+        LogitsDtypeError, TargetDtypeError, ShapeError, DimensionError: arrays that do not fit together; labels belong
+            to `sparse_categorical_cross_entropy`.
+        ParameterError: values outside [0, 1] that are to be probabilities; label_smoothing > 1, unknown reduction.
+
+    Edges:
+        p_j = 0 costs inf where t_j > 0 and nothing where t_j = 0. The mean of no rows is NaN.
+
+    Example:
+        >>> p, t = np.array([[0.7, 0.2, 0.1]]), np.array([[1, 0, 0]])
+        >>> categorical_cross_entropy(p, t).item()
+        0.35667494393873...
+        >>> sparse_categorical_cross_entropy(p, np.array([0])).item()
+        0.35667494393873...
+    """
+    function = "categorical_cross_entropy"
+    backend, input, target = select(function, 2, input=input, target=target)
+    reduction = to_reduction(reduction)
+    input = backend.for_loss(input)
+    check_floating(function, dtype_name(input.dtype))
+    check_one_hot(function, input.shape, target.shape)
+    if dtype_name(target.dtype) not in FLOATS:
+        check_flags(function, dtype_name(target.dtype))
+        target = backend.to_dtype(target, input.dtype)
+    label_smoothing = to_float(function, "label_smoothing", label_smoothing)
+    plan = plan_class_loss(
+        function, input.shape, input.dtype, target.shape, target.dtype, None, None, None, label_smoothing, reduction,
+        dim=to_int(function, "dim", dim),
+    )  # fmt: skip
+    return _of_probabilities_or_logits(backend, plan, input, target, from_logits)
+
+
+def sparse_categorical_cross_entropy(
+    input: Array,
+    target: Array,
+    *,
+    from_logits: bool = False,
+    dim: int = -1,
+    ignore_class: int | None = None,
+    reduction: str = "mean",
+) -> Array:
+    """Sparse categorical cross-entropy: the cost of predicted probabilities under integer labels.
+
+        loss = -log p_y
+
+    The same number as `categorical_cross_entropy` of the one-hot target, without building it.
+
+    Args:
+        input: probabilities p, the classes along `dim`; with `from_logits`, logits. Neither clipped nor renormalised.
+        target: integer labels in [0, C), shape of `input` without `dim`.
+        from_logits: take softmax first, in one accurate pass.
+        dim: the dimension of the classes.
+        ignore_class: a label whose rows count for nothing, in the loss, its mean and its gradient; None for none.
+        reduction: "mean" divides by the number of rows not ignored; "sum"; "none" for one loss a row.
+
+    Returns:
+        A scalar, or `input` without `dim` for reduction="none"; dtype of `input`.
+
+    Raises:
+        LogitsDtypeError, TargetDtypeError, ShapeError, DimensionError: arrays that do not fit together.
+        TargetIndexError: a label outside [0, C) that is not `ignore_class`; labels from 1 to C are recognised.
+        ParameterError: values outside [0, 1] that are to be probabilities; an unknown reduction.
+
+    Edges:
+        p_y = 0 costs inf. The mean of no rows, or of ignored rows only, is NaN, their sum 0.
+
+    Example:
+        >>> sparse_categorical_cross_entropy(np.array([[2.0, 0.0]]), np.array([0]), from_logits=True).item()
+        0.12692801104297...
+    """
+    function = "sparse_categorical_cross_entropy"
+    backend, input, target = select(function, 2, input=input, target=target)
+    reduction = to_reduction(reduction)
+    input = backend.for_loss(input)
+    plan = plan_class_loss(
+        function, input.shape, input.dtype, target.shape, target.dtype, None, None,
+        None if ignore_class is None else to_int(function, "ignore_class", ignore_class), 0.0, reduction,
+        dim=to_int(function, "dim", dim),
+    )  # fmt: skip
+    return _of_probabilities_or_logits(backend, plan, input, target, from_logits)
 
 
 def nll_loss(
@@ -263,6 +501,25 @@ def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int 
     ndim = len(input.shape)
     dims = tuple(range(ndim)) if dim is None else to_dims(dim, ndim)
     return backend.root_mean_square("rmse_loss", input, target, dims, reduction)
+
+
+def _row_options(function: str, dim: Any, sample_weight: Array | None, denominator: str | None) -> dict[str, Any]:
+    """The options of `plan_class_loss` that go beyond PyTorch's."""
+    shape, dtype = _meta(sample_weight)
+    return {
+        "dim": None if dim is None else to_int(function, "dim", dim),
+        "sample_weight_shape": shape,
+        "sample_weight_dtype": dtype,
+        "denominator": denominator,
+    }
+
+
+def _of_probabilities_or_logits(backend: Backend, plan: RowPlan, input: Array, target: Array, from_logits: bool) -> Array:
+    if from_logits:
+        return backend.class_loss(plan, input, target, None, None, None, None)
+    hint = "For scores before softmax pass from_logits=True."
+    check_probabilities(plan.function, "input", *backend.extremes(plan, input), hint)
+    return backend.probability_loss(plan, input, target)
 
 
 def _meta(array: Array | None) -> tuple[Any, Any]:

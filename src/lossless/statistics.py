@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from lossless._check import to_int
+from lossless._check import check_temperature, to_int
 from lossless._dispatch import select
 from lossless._plan import plan_statistics
 
@@ -31,6 +31,7 @@ def row_statistics(
     dim: int = -1,
     prior: Array | None = None,
     ignore_index: int | None = None,
+    temperature: float = 1.0,
 ) -> RowStatistics:
     """Row statistics: negative log-likelihood, log-sum-exp, entropy and correctness of every row, in one pass.
 
@@ -43,6 +44,7 @@ def row_statistics(
         dim: the dimension of the classes.
         prior: (C,) class weights u shared by all rows; `ones / C` makes label smoothing.
         ignore_index: a label whose rows are left out: all their statistics are 0, and so is their gradient.
+        temperature: > 0; the statistics are those of input / temperature.
 
     Returns:
         RowStatistics(nll, lse, entropy, prior, correct), each (*batch) in the dtype of `input`, twice differentiable
@@ -51,7 +53,7 @@ def row_statistics(
     Raises:
         LogitsDtypeError, TargetDtypeError, ShapeError, DimensionError: arrays that do not fit together.
         TargetIndexError: a label outside [0, C) that is not `ignore_index`.
-        ParameterError: `ignore_index` with probabilities.
+        ParameterError: `ignore_index` with probabilities; `temperature` is not a positive number.
 
     Edges:
         A target of probability 0 on a class at -inf costs nothing; a label on a class at -inf costs inf. A row with
@@ -67,6 +69,7 @@ def row_statistics(
         array([ True, False])
     """
     backend, input, target, prior = select("row_statistics", 1, input=input, target=target, prior=prior)
+    check_temperature("row_statistics", temperature)
     plan = plan_statistics(
         "row_statistics",
         input.shape,
@@ -77,5 +80,6 @@ def row_statistics(
         None if prior is None else prior.dtype,
         to_int("row_statistics", "dim", dim),
         None if ignore_index is None else to_int("row_statistics", "ignore_index", ignore_index),
+        float(temperature),
     )
     return RowStatistics(*backend.row_statistics(plan, input, target, prior))

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from lossless import _check, reference
 from lossless._kernels import native
-from lossless._plan import RowPlan
+from lossless._numpy.gradients import answer, asking
+from lossless._plan import ElementPlan, RowPlan
 from lossless._reduce import Reduction, reduce_rows
 from lossless.reference import Statistics
 
@@ -81,6 +82,11 @@ def permute(x: Array, order: tuple[int, ...]) -> Array:
     return np.transpose(x, order)
 
 
+@silent
+def elementwise(function: str, functor: reference.Elementwise, x: Array) -> Any:
+    return _rounded(functor.value(x), x.dtype)
+
+
 # ---------------------------------------------------------------- statistics and losses
 
 
@@ -100,9 +106,9 @@ def logsumexp(plan: RowPlan, x: Array) -> Any:
 def row_statistics(plan: RowPlan, x: Array, target: Array | None, prior: Array | None) -> Statistics:
     if target is not None:
         x, target = _pair(plan, x, target)
-    if native is None:
+    if native is None or plan.temperature != 1.0:
         target = _target_last(plan, target)
-        s = reference.row_statistics(_classes_last(x, plan.dim), target, prior, plan.ignore_index)
+        s = reference.row_statistics(_classes_last(x, plan.dim), target, prior, plan.ignore_index, plan.temperature)
         return Statistics(*(_rounded(a, x.dtype) for a in s))
     nll, lse, entropy, prior_cost = (
         np.empty(plan.shape, x.dtype) if wanted else None
@@ -120,56 +126,221 @@ def row_statistics(plan: RowPlan, x: Array, target: Array | None, prior: Array |
 
 
 @silent
-def cross_entropy(plan: RowPlan, x: Array, target: Array, weight: Array | None) -> Any:
+def class_loss(
+    plan: RowPlan, x: Array, target: Array, weight: Array | None, sample_weight: Array | None, alpha: Array | None,
+    divisor: Any,
+) -> Any:  # fmt: skip
     x, target = _pair(plan, x, target, weight)
-    if native is None:
-        x_rows = _classes_last(x, plan.dim)
-        link = reference.cross_entropy(x_rows, _target_last(plan, target), weight, plan.ignore_index, plan.smoothing)
-        loss = link.loss(reference.row_statistics(x_rows, link.target, link.prior, plan.ignore_index))
-        return _rounded(reduce_rows(loss, link.divisor, plan.reduction), x.dtype)
-    loss = np.empty(plan.shape, x.dtype) if plan.reduction == "none" else None
-    bad, total, divisor = native.row_loss(
-        _memory(x), *plan.rows, _memory(target), _accumulated(weight, x.dtype), plan.ignore_index,
-        1.0 - plan.smoothing, plan.smoothing / plan.rows.classes, _memory(loss), None,
+    if native is not None and plan.is_plain and sample_weight is None and alpha is None:
+        return _cross_entropy(plan, x, target, weight)
+    soft_curve = plan.soft and plan.curve is not None
+    kernels = native is not None and plan.temperature == 1.0 and not soft_curve
+    link = reference.link(
+        target if kernels and not plan.soft else _target_last(plan, target), plan.rows.classes, plan.soft, weight, sample_weight, alpha,
+        ignore_index=plan.ignore_index, smoothing=plan.smoothing, z_loss=plan.z_loss,
+        curve=None if soft_curve else plan.curve,
     )  # fmt: skip
+    if kernels:
+        s, backward = _kernel_rows(plan, x, target, link)
+    else:
+        s, backward = _reference_rows(plan, x, link)
+    if plan.reduction == "mean" and divisor is None:
+        divisor = link.divisor(plan.denominator)
+    value = _rounded(reduce_rows(link.loss(s), divisor, plan.reduction), x.dtype)
+    share = np.float64(1.0) / divisor if plan.reduction == "mean" else 1.0
+    return answer(value, lambda: backward(**{name: slope * share for name, slope in link.slopes(s).items()}))
+
+
+def _cross_entropy(plan: RowPlan, x: Array, target: Array, weight: Array | None) -> Any:
+    """PyTorch's cross-entropy by its own kernels."""
+    of = _memory(x), *plan.rows, _memory(target), _accumulated(weight, x.dtype), plan.ignore_index
+    loss = np.empty(plan.shape, x.dtype) if plan.reduction == "none" else None
+    scales = 1.0 - plan.smoothing, plan.smoothing / plan.rows.classes
+    state = _state(plan) if asking() else None
+    bad, total, divisor = native.row_loss(*of, *scales, _memory(loss), state)
     _raise_bad(bad, plan, target)
-    return _finish(loss, total, divisor, plan.reduction, x.dtype)
+
+    def gradient() -> Array:
+        share = (1.0 / divisor if divisor else np.nan) if plan.reduction == "mean" else 1.0
+        dx = np.empty(x.shape, x.dtype)
+        native.row_loss_backward(*of, *scales, state, np.ones(1), share, _memory(dx))
+        return dx
+
+    return answer(_finish(loss, total, divisor, plan.reduction, x.dtype), gradient)
+
+
+def _kernel_rows(plan: RowPlan, x: Array, target: Array, link: reference.Link) -> tuple[Statistics, Callable[..., Array]]:
+    """The statistics that a link asks for, unrounded, and their backward pass."""
+    of = (
+        _memory(x), *plan.rows, _memory(target), _accumulated(link.weight, x.dtype), _accumulated(link.prior, x.dtype),
+        plan.ignore_index,
+    )  # fmt: skip
+    nll, lse, prior = np.empty(plan.shape), np.empty(plan.shape), None if link.prior is None else np.empty(plan.shape)
+    state = _state(plan) if asking() else None
+    _raise_bad(native.row_statistics(*of, nll, lse, None, prior, None, state), plan, target)
+
+    def backward(d_nll: Any = None, d_lse: Any = None, d_prior: Any = None) -> Array:
+        dx = np.empty(x.shape, x.dtype)
+        d_nll, d_lse, d_prior = (None if d is None else np.ascontiguousarray(d) for d in (d_nll, d_lse, d_prior))
+        native.row_statistics_backward(*of, state, d_nll, d_lse, None, d_prior, _memory(dx))
+        return dx
+
+    return Statistics(nll, lse, None, prior, None), backward
+
+
+def _reference_rows(plan: RowPlan, x: Array, link: reference.Link) -> tuple[Statistics, Callable[..., Array]]:
+    """The same by the reference, and for a curve over every class of a soft target."""
+    x_rows, t = _classes_last(x, plan.dim), link.weighted_target()
+    if plan.soft and plan.curve is not None:
+        curve, nll = plan.curve, reference.soft_curve(x_rows, t, plan.curve)
+
+        def backward_of_curve(d_nll: Array) -> Array:
+            return _rows_back(plan, x, reference.soft_curve_backward(x_rows, t, d_nll, curve))
+
+        return Statistics(nll, None, None, None, None), backward_of_curve
+    of = x_rows, t, link.prior, plan.ignore_index, plan.temperature
+
+    def backward(**slopes: Array) -> Array:
+        return _rows_back(plan, x, reference.row_statistics_backward(*of, **slopes))
+
+    return reference.row_statistics(*of), backward
+
+
+def _state(plan: RowPlan) -> Array:
+    """What backward needs to know of every row."""
+    return np.empty((native.STATE_ROWS, plan.rows.number))
+
+
+def _rows_back(plan: RowPlan, x: Array, dx: Array) -> Array:
+    """A gradient with the classes last, in the shape and dtype of `x`."""
+    return np.ascontiguousarray(np.moveaxis(dx, -1, plan.dim)).reshape(x.shape).astype(x.dtype)
+
+
+def class_vector(x: Array, numbers: tuple[float, ...]) -> Array:
+    return np.array(numbers)
+
+
+@silent
+def probability_loss(plan: RowPlan, p: Array, target: Array) -> Any:
+    p, target = _pair(plan, p, target)
+    p_rows, target, classes = _classes_last(p, plan.dim), _target_last(plan, target), plan.rows.classes
+    target = reference.smoothed(target, classes, plan.smoothing) if plan.soft else target
+    loss = reference.probability_cost(p_rows, target, plan.ignore_index)
+    divisor = reference.link(target, classes, plan.soft, ignore_index=plan.ignore_index).divisor(None)
+
+    def gradient() -> Array:
+        share = np.float64(1.0) / divisor if plan.reduction == "mean" else 1.0
+        return _rows_back(plan, p, share * reference.probability_cost_backward(p_rows, target, plan.ignore_index))
+
+    return answer(_rounded(reduce_rows(loss, divisor, plan.reduction), p.dtype), gradient)
 
 
 @silent
 def nll(plan: RowPlan, x: Array, target: Array, weight: Array | None) -> Any:
     _, target = _pair(plan, x, target)
-    loss, divisor = reference.nll(_classes_last(x, plan.dim), _target_last(plan, target), weight, plan.ignore_index)
-    return _rounded(reduce_rows(loss, divisor, plan.reduction), x.dtype)
+    labels = _target_last(plan, target)
+    loss, w_y = reference.nll(_classes_last(x, plan.dim), labels, weight, plan.ignore_index)
+    divisor = w_y.sum()
+
+    def gradient() -> Array:
+        dx = np.zeros(_classes_last(x, plan.dim).shape)
+        slope = 0.0 - w_y / (divisor if plan.reduction == "mean" else 1.0)
+        np.put_along_axis(dx, np.where(labels == plan.ignore_index, 0, labels)[..., None], slope[..., None], -1)
+        return _rows_back(plan, x, dx)
+
+    return answer(_rounded(reduce_rows(loss, divisor, plan.reduction), x.dtype), gradient)
 
 
 @silent
 def pointwise(
-    function: str, kind: str, x: Array, target: Array, weight: Array | None, pos_weight: Array | None,
-    reduction: Reduction,
+    plan: ElementPlan, x: Array, target: Array, weight: Array | None = None, pos_weight: Array | None = None,
+    sample_weight: Array | None = None, divisor: Any = None,
 ) -> Any:  # fmt: skip
     """`x` and `target` broadcast to the shape of the result, weights to that of `x`."""
-    dtype = _promote(x, target)
-    divisor = weight if kind == "squared_error" else None  # by which a mean is weighted
-    if native is None:
-        loss = reference.POINTWISE[kind][0](x, target, weight, pos_weight)
-        return _rounded(reduce_rows(loss, None if divisor is None else reference.wide(divisor), reduction), dtype)
+    dtype, shape, mean = _promote(x, target), x.shape, plan.reduction == "mean"
+    squared = isinstance(plan.loss, reference.SquaredError)
+    if native is not None and plan.kernel is not None and sample_weight is None:
+        return _pointwise_kernel(plan, x, target, weight, pos_weight, dtype)
+    a, t = np.broadcast_arrays(x, target)
+    kept = None
+    if plan.ignore_index is not None:
+        a, t = reference.wide(a), reference.wide(t)
+        kept = t != plan.ignore_index
+        a, t = np.where(kept, a, 0.5), np.where(kept, t, 0.0)
+    if plan.loss.of_probabilities:
+        _check_probabilities(plan.function, kept, input=a, target=t)
+    if mean and divisor is None:
+        if not squared:
+            divisor = reference.elements(plan.denominator, t, weight, pos_weight, sample_weight, kept)
+        elif weight is not None:
+            divisor = reference.wide(weight).sum()
+    loss = reference.weighted(plan.loss.value(a, t, pos_weight), weight, sample_weight, kept)
+
+    @silent
+    def gradient() -> Any:
+        slope = reference.weighted(plan.loss.slope(a, t, pos_weight), weight, sample_weight, kept)
+        if mean:
+            count = float(slope.size) if divisor is None else divisor
+            share = np.where(count == 0.0, np.nan, 1.0 / np.float64(count))
+            slope = slope * share if kept is None else np.where(kept, slope * share, 0.0)
+        return _rounded(_sum_to(slope, shape), x.dtype)
+
+    return answer(_rounded(reduce_rows(loss, divisor, plan.reduction), dtype), gradient)
+
+
+def _pointwise_kernel(
+    plan: ElementPlan, x: Array, target: Array, weight: Array | None, pos_weight: Array | None, dtype: Any
+) -> Any:
+    kernel = plan.loss.kernel
     inner = _promote(x, target, weight, pos_weight) if target.dtype.name in _check.FLOATS else np.dtype("float64")
     shape = np.broadcast_shapes(x.shape, target.shape)
-    arrays = (
+    by_weight = isinstance(plan.loss, reference.SquaredError) and weight is not None  # as given, before it is expanded
+    count = float(weight.sum(dtype=np.float64)) if by_weight else prod(shape)
+    arrays = [
         None if a is None else _memory(np.broadcast_to(a.astype(inner, copy=False), shape))
         for a in (x, target, weight, pos_weight)
-    )
-    loss = np.empty(shape, inner) if reduction == "none" else None
-    total = native.pointwise(kind, *arrays, _memory(loss))
-    count = prod(shape) if divisor is None else float(divisor.sum(dtype=np.float64))
-    return _finish(None if loss is None else loss.astype(dtype, copy=False), total, count, reduction, dtype)
+    ]
+    loss = np.empty(shape, inner) if plan.reduction == "none" else None
+    total = native.pointwise(kernel, *arrays, _memory(loss))
+    loss = None if loss is None else loss.astype(dtype, copy=False)
+
+    def gradient() -> Any:
+        share = (1.0 / count if count else np.nan) if plan.reduction == "mean" else 1.0
+        dx = np.empty(shape, inner if x.shape == shape else np.float64)
+        given = arrays if x.shape == shape else [None if a is None else _memory(a.astype(np.float64)) for a in arrays]
+        native.pointwise_backward(kernel, *given, np.ones(1), share, _memory(dx))
+        return _rounded(_sum_to(dx, x.shape), x.dtype)
+
+    return answer(_finish(loss, total, count, plan.reduction, dtype), gradient)
+
+
+def _check_probabilities(function: str, kept: Array | None, **arrays: Array) -> None:
+    """Every number is in [0, 1]."""
+    for name, a in arrays.items():
+        if a.size and not (a.min() >= 0.0 and a.max() <= 1.0):
+            raise _check.probability_error(function, name, (a if kept is None else a[kept]).astype(np.float64))
+
+
+def _sum_to(a: Array, shape: tuple[int, ...]) -> Array:
+    """The sum over what was broadcast from `shape`."""
+    if a.shape == shape:
+        return a
+    extra = a.ndim - len(shape)
+    axes = (*range(extra), *(extra + i for i, size in enumerate(shape) if size == 1))
+    return a.sum(axes).reshape(shape)
 
 
 @silent
 def root_mean_square(function: str, x: Array, target: Array, dims: tuple[int, ...], reduction: Reduction) -> Any:
-    root = reference.root_mean_square(reference.wide(x) - reference.wide(target), dims)
-    return _rounded(reduce_rows(root, None, reduction), _promote(x, target))
+    d = reference.wide(x) - reference.wide(target)
+    root = reference.root_mean_square(d, dims)
+
+    @silent
+    def gradient() -> Any:
+        slope = reference.root_mean_square_slope(d, dims)
+        return _rounded(slope / root.size if reduction == "mean" else slope, x.dtype)
+
+    return answer(_rounded(reduce_rows(root, None, reduction), _promote(x, target)), gradient)
 
 
 @silent

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lossless import _check, reference
-from lossless._plan import RowPlan
+from lossless._plan import ElementPlan, RowPlan
 from lossless._reduce import Reduction, reduce_rows
 from lossless._torch import differentiable, eager
 from lossless._torch.modes import check_supported, in_memory, kernels_serve, needs_grad, values_known, watched
@@ -103,12 +103,17 @@ def _transform(
     return formula(_classes_last(x, plan.dim), temperature).movedim(-1, plan.dim).reshape(x.shape)
 
 
+def elementwise(function: str, functor: reference.Elementwise, x: Tensor) -> Tensor:
+    check_supported(function, input=x)
+    return differentiable.elementwise(functor, x).to(x.dtype)
+
+
 # ---------------------------------------------------------------- statistics and losses
 
 
 def logsumexp(plan: RowPlan, x: Tensor) -> Tensor:
     if kernels_serve(x):
-        lse = eager.row_statistics(in_memory(x), None, None, plan, only_lse=True).lse
+        lse = eager.row_statistics(in_memory(x), None, None, None, plan, only_lse=True).lse
         if lse.isnan().any():  # NaN in the row stays; of infinities alone the largest is the limit
             lse = torch.where(lse.isnan(), x.amax(plan.dim), lse)
         return lse
@@ -119,30 +124,65 @@ def logsumexp(plan: RowPlan, x: Tensor) -> Tensor:
 def row_statistics(plan: RowPlan, x: Tensor, target: Tensor | None, prior: Tensor | None) -> Statistics:
     if target is not None:
         x, target = _pair(plan, x, target)
-    if kernels_serve(x, target, prior) and not needs_grad(target, prior):
+    if plan.temperature == 1.0 and kernels_serve(x, target, prior) and not needs_grad(target, prior):
         memory = None if target is None else in_memory(target)
         prior = None if prior is None else _accumulated(prior, x)
-        s = eager.row_statistics(in_memory(x), memory, prior, plan)
+        s = eager.row_statistics(in_memory(x), memory, None, prior, plan)
         if plan.soft and target is not None:  # the kernels know `correct` of labels
             s = s._replace(correct=x.argmax(plan.dim) == target.argmax(plan.dim))
         return s
     check_supported(plan.function, input=x, target=target, prior=prior)
     if target is not None:
         target = _target_last(plan, target)
-    s = differentiable.row_statistics(_classes_last(x, plan.dim), target, prior, plan.ignore_index)
+    s = differentiable.row_statistics(_classes_last(x, plan.dim), target, prior, plan.ignore_index, plan.temperature)
     return Statistics(*(a if a is None or a.dtype is torch.bool else a.to(x.dtype) for a in s))
 
 
-def cross_entropy(plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+def class_loss(
+    plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None, sample_weight: Tensor | None, alpha: Tensor | None,
+    divisor: Tensor | float | None,
+) -> Tensor:  # fmt: skip
     x, target = _pair(plan, x, target, weight)
-    if kernels_serve(x, target, weight) and not needs_grad(target, weight):
+    soft_curve = plan.soft and plan.curve is not None
+    kernels = plan.temperature == 1.0 and not soft_curve and kernels_serve(x, target, weight, sample_weight, alpha)
+    kernels = kernels and not needs_grad(target, weight)
+    if kernels and plan.is_plain and sample_weight is None and alpha is None:
         weight = None if weight is None else _accumulated(weight, x)
         return eager.cross_entropy(in_memory(x), in_memory(target), weight, plan)
-    check_supported(plan.function, input=x, target=target, weight=weight)
-    x_rows = _classes_last(x, plan.dim)
-    link = reference.cross_entropy(x_rows, _target_last(plan, target), weight, plan.ignore_index, plan.smoothing)
-    loss = link.loss(differentiable.row_statistics(x_rows, link.target, link.prior, plan.ignore_index))
-    return reduce_rows(loss, link.divisor, plan.reduction).to(x.dtype)
+    check_supported(plan.function, input=x, target=target, weight=weight, sample_weight=sample_weight, alpha=alpha)
+    link = reference.link(
+        target if kernels and not plan.soft else _target_last(plan, target), plan.rows.classes, plan.soft, weight,
+        sample_weight, alpha, ignore_index=plan.ignore_index, smoothing=plan.smoothing, z_loss=plan.z_loss,
+        curve=None if soft_curve else plan.curve,
+    )  # fmt: skip
+    if kernels:
+        weight, prior = (None if w is None else _accumulated(w, x) for w in (link.weight, link.prior))
+        s = eager.row_statistics(in_memory(x), in_memory(target), weight, prior, plan, for_link=True)
+    elif soft_curve:
+        nll = differentiable.soft_curve(_classes_last(x, plan.dim), link.weighted_target(), plan.curve)
+        s = Statistics(nll, None, None, None, None)
+    else:
+        x_rows = _classes_last(x, plan.dim)
+        s = differentiable.row_statistics(
+            x_rows, link.weighted_target(), link.prior, plan.ignore_index, plan.temperature
+        )
+    if plan.reduction == "mean" and divisor is None:
+        divisor = link.divisor(plan.denominator)
+    return reduce_rows(link.loss(s), divisor, plan.reduction).to(x.dtype)
+
+
+def class_vector(x: Tensor, numbers: tuple[float, ...]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64, device=x.device)
+
+
+def probability_loss(plan: RowPlan, p: Tensor, target: Tensor) -> Tensor:
+    p, target = _pair(plan, p, target)
+    check_supported(plan.function, input=p, target=target)
+    target, classes = _target_last(plan, target), plan.rows.classes
+    target = reference.smoothed(target, classes, plan.smoothing) if plan.soft else target
+    loss = reference.probability_cost(_classes_last(p, plan.dim), target, plan.ignore_index)
+    divisor = reference.link(target, classes, plan.soft, ignore_index=plan.ignore_index).divisor(None)
+    return reduce_rows(loss, divisor, plan.reduction).to(p.dtype)
 
 
 def nll(plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
@@ -150,8 +190,8 @@ def nll(plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None) -> Tens
     _, target = _pair(plan, x, target)
     check_supported(plan.function, input=x, target=target, weight=weight)
     if watched() or x.is_meta:
-        loss, divisor = reference.nll(_classes_last(x, plan.dim), target, weight, plan.ignore_index)
-        return reduce_rows(loss, divisor, plan.reduction).to(x.dtype)
+        loss, w_y = reference.nll(_classes_last(x, plan.dim), target, weight, plan.ignore_index)
+        return reduce_rows(loss, w_y.sum(), plan.reduction).to(x.dtype)
     dtype, x = x.dtype, x.float() if x.dtype in HALVES else x  # so that a half's gradient is rounded once
     weight = None if weight is None else weight.to(x.dtype)
     ignored = -100 if plan.ignore_index is None else plan.ignore_index
@@ -171,25 +211,51 @@ def nll(plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None) -> Tens
 
 
 def pointwise(
-    function: str, kind: str, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None,
-    reduction: Reduction,
+    plan: ElementPlan, x: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None, divisor: Tensor | float | None = None,
 ) -> Tensor:  # fmt: skip
     dtype = _promote(x, target)
-    differentiates = (weight, pos_weight) if kind == "squared_error" else (target, weight, pos_weight)
-    if kernels_serve(x, target, weight, pos_weight) and not needs_grad(*differentiates):
-        inner = _promote(x, target, weight, pos_weight) if target.is_floating_point() else torch.float64
-        shape = x.shape if target.shape == x.shape else torch.broadcast_shapes(x.shape, target.shape)
-        x, target = _as(x, inner, shape), _as(target, inner, shape)
-        by_weight = weight is not None and kind == "squared_error"  # the weight as given, before it is expanded
-        divisor = weight.sum(dtype=torch.float64).item() if by_weight else prod(shape)  # type: ignore[union-attr]
-        weight = None if weight is None else _as(weight, inner, shape)
-        pos_weight = None if pos_weight is None else _as(pos_weight, inner, shape)
-        loss = eager.pointwise(x, target, weight, pos_weight, kind, reduction, divisor)
-        return loss if inner is dtype else loss.to(dtype)
-    check_supported(function, input=x, target=target, weight=weight, pos_weight=pos_weight)
-    loss = reference.POINTWISE[kind][0](x, target, weight, pos_weight)
-    weights = reference.wide(weight) if kind == "squared_error" and weight is not None else None
-    return reduce_rows(loss, weights, reduction).to(dtype)
+    squared = isinstance(plan.loss, reference.SquaredError)
+    if sample_weight is None and plan.kernel is not None and kernels_serve(x, target, weight, pos_weight):
+        if not needs_grad(weight, pos_weight, *(() if squared else (target,))):
+            inner = _promote(x, target, weight, pos_weight) if target.is_floating_point() else torch.float64
+            shape = x.shape if target.shape == x.shape else torch.broadcast_shapes(x.shape, target.shape)
+            x, target = _as(x, inner, shape), _as(target, inner, shape)
+            by_weight = squared and weight is not None  # the weight as given, before it is expanded
+            count = weight.sum(dtype=torch.float64).item() if by_weight else prod(shape)  # type: ignore[union-attr]
+            weight = None if weight is None else _as(weight, inner, shape)
+            pos_weight = None if pos_weight is None else _as(pos_weight, inner, shape)
+            loss = eager.pointwise(x, target, weight, pos_weight, plan.loss, plan.reduction, count)
+            return loss if inner is dtype else loss.to(dtype)
+    check_supported(plan.function, input=x, target=target, weight=weight, pos_weight=pos_weight)
+    check_supported(plan.function, sample_weight=sample_weight)
+    kept = None
+    if target.shape != x.shape:
+        x, target = torch.broadcast_tensors(x, target)
+    if plan.ignore_index is not None:
+        kept = reference.wide(target) != float(plan.ignore_index)
+        x, target = torch.where(kept, x, 0.5), torch.where(kept, target, 0.0)
+    if plan.loss.of_probabilities:
+        _check_probabilities(plan.function, kept, input=x, target=target)
+    if plan.reduction == "mean" and divisor is None:
+        if not squared:
+            divisor = reference.elements(plan.denominator, target, weight, pos_weight, sample_weight, kept)
+        elif weight is not None:
+            divisor = reference.wide(weight).sum()
+    arrays = (x, target) if pos_weight is None else (x, target, pos_weight.expand(x.shape))
+    loss = differentiable.elementwise(plan.loss, *arrays)
+    loss = reference.weighted(loss, weight, sample_weight, kept)
+    return reduce_rows(loss, divisor, plan.reduction).to(dtype)
+
+
+def _check_probabilities(function: str, kept: Tensor | None, **tensors: Tensor) -> None:
+    """Every number is in [0, 1], wherever numbers may be looked at."""
+    for name, a in tensors.items():
+        if values_known(a) and a.numel():
+            low, high = a.detach().aminmax()
+            if not (low >= 0.0 and high <= 1.0):
+                seen = a.detach() if kept is None else a.detach()[kept]
+                raise _check.probability_error(function, name, np.array(seen.double().tolist()))
 
 
 def _as(a: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:

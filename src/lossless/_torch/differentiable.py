@@ -19,6 +19,11 @@ from lossless.reference import Statistics
 PARTIALS = ("d_nll", "d_lse", "d_entropy", "d_prior")
 
 
+def elementwise(functor: reference.Elementwise, *arrays: Tensor | None) -> Tensor:
+    """Its value at every element of arrays of one shape, unrounded, differentiable over each of them."""
+    return _apply(_Elementwise, _ElementwiseTransforms, functor, *arrays)
+
+
 def softmax(x: Tensor, temperature: float) -> Tensor:
     """(*batch, C) in x's dtype."""
     return _apply(_Softmax, _SoftmaxTransforms, x, temperature)
@@ -29,22 +34,34 @@ def log_softmax(x: Tensor, temperature: float) -> Tensor:
     return _apply(_LogSoftmax, _LogSoftmaxTransforms, x, temperature)
 
 
-def row_statistics(x: Tensor, target: Tensor | None, prior: Tensor | None, ignore_index: int | None) -> Statistics:
+def row_statistics(
+    x: Tensor, target: Tensor | None, prior: Tensor | None, ignore_index: int | None, temperature: float = 1.0
+) -> Statistics:
     """(*batch) each, unrounded, differentiable over `x`, a soft `target` and `prior`."""
-    outputs = iter(_apply(_RowStatistics, _RowStatisticsTransforms, x, target, prior, ignore_index))
+    outputs = iter(_apply(_RowStatistics, _RowStatisticsTransforms, x, target, prior, ignore_index, temperature))
     lse, entropy = next(outputs), next(outputs)
     nll, correct = (None, None) if target is None else (next(outputs), next(outputs))
     return Statistics(nll, lse, entropy, None if prior is None else next(outputs), correct)
 
 
 def row_gradient(
-    x: Tensor, target: Tensor | None, prior: Tensor | None, ignore_index: int | None, *partials: Tensor | None
+    x: Tensor,
+    target: Tensor | None,
+    prior: Tensor | None,
+    ignore_index: int | None,
+    temperature: float,
+    *partials: Tensor | None,
 ) -> Tensor:
     """`reference.row_statistics_backward`, unrounded; in eager mode its own derivative does not cancel either."""
     if watched() or forward_ad._current_level >= 0 or not torch.is_grad_enabled():
         named = dict(zip(PARTIALS, partials, strict=True))
-        return reference.row_statistics_backward(x, target, prior, ignore_index, **named)
-    return _RowGradient.apply(x, target, prior, ignore_index, *partials)
+        return reference.row_statistics_backward(x, target, prior, ignore_index, temperature, **named)
+    return _RowGradient.apply(x, target, prior, ignore_index, temperature, *partials)
+
+
+def soft_curve(x: Tensor, target: Tensor, curve: tuple[str, float]) -> Tensor:
+    """`reference.soft_curve`, unrounded, differentiable over `x` and `target`."""
+    return _apply(_SoftCurve, _SoftCurveTransforms, x, target, *curve)
 
 
 class _RowGradient(Function):
@@ -52,24 +69,31 @@ class _RowGradient(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, target: Tensor | None, prior: Tensor | None, ignore_index: int | None, *d: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        target: Tensor | None,
+        prior: Tensor | None,
+        ignore_index: int | None,
+        temperature: float,
+        *d: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(x, target, prior, *d)
-        ctx.ignore_index = ignore_index
+        ctx.options = ignore_index, temperature
         partials = dict(zip(PARTIALS, d, strict=True))
-        return reference.row_statistics_backward(x, target, prior, ignore_index, **partials)
+        return reference.row_statistics_backward(x, target, prior, ignore_index, temperature, **partials)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> Any:
         x, target, prior, *d = ctx.saved_tensors
-        of, ignore_index = (x, target, prior, ctx.ignore_index), ctx.ignore_index
+        ignore_index, temperature = ctx.options
+        of = x, target, prior, ignore_index, temperature
         needed = ctx.needs_input_grad
         partials = dict(zip(PARTIALS, d, strict=True))
         dx = d_target = d_prior = None
         if needed[0]:
-            dx = reference.row_statistics_curvature(x, v, target, prior, ignore_index, **partials).to(x.dtype)
+            dx = reference.row_statistics_curvature(x, v, target, prior, *ctx.options, **partials).to(x.dtype)
         if needed[1] or needed[2]:  # d (t_j) gives (sum p v) - v_j
-            moved = (reference.softmax(x) * v).sum(-1, keepdim=True) - v
+            moved = ((reference.softmax(x, temperature) * v).sum(-1, keepdim=True) - v) / temperature
             if needed[1]:
                 d_target = (partials["d_nll"][..., None] * moved).to(target.dtype)
             if needed[2]:
@@ -78,9 +102,9 @@ class _RowGradient(Function):
         one = torch.ones_like(v[..., 0])
         slopes = (
             (v * reference.row_statistics_backward(*of, **{name: one})).sum(-1).to(partial.dtype) if wanted else None
-            for name, partial, wanted in zip(PARTIALS, d, needed[4:], strict=True)
+            for name, partial, wanted in zip(PARTIALS, d, needed[5:], strict=True)
         )
-        return dx, d_target, d_prior, None, *slopes
+        return dx, d_target, d_prior, None, None, *slopes
 
 
 def _apply(plain: Any, transforms: Any, *args: Any) -> Any:
@@ -142,13 +166,15 @@ class _RowStatistics(Function):
     """Outputs: lse, entropy, then nll and correct with a target, then the prior cost with a prior."""
 
     @staticmethod
-    def forward(x: Tensor, target: Tensor | None, prior: Tensor | None, ignore_index: int | None) -> tuple[Tensor, ...]:
-        s = reference.row_statistics(x, target, prior, ignore_index)
+    def forward(
+        x: Tensor, target: Tensor | None, prior: Tensor | None, ignore_index: int | None, temperature: float
+    ) -> tuple[Tensor, ...]:
+        s = reference.row_statistics(x, target, prior, ignore_index, temperature)
         return tuple(a for a in (s.lse, s.entropy, s.nll, s.correct, s.prior) if a is not None)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, target, prior, ctx.ignore_index = inputs
+        x, target, prior, *ctx.options = inputs
         if target is not None:
             ctx.mark_non_differentiable(output[3])
         ctx.set_materialize_grads(False)
@@ -158,44 +184,121 @@ class _RowStatistics(Function):
     @staticmethod
     def backward(ctx: Any, *g: Tensor | None) -> Any:
         x, target, prior = ctx.saved_tensors
+        ignore_index, temperature = ctx.options
         d_lse, d_entropy, d_nll, d_prior = _by_name(target, prior, g)
-        dx = row_gradient(x, target, prior, ctx.ignore_index, d_nll, d_lse, d_entropy, d_prior).to(x.dtype)
+        dx = row_gradient(x, target, prior, *ctx.options, d_nll, d_lse, d_entropy, d_prior).to(x.dtype)
         d_target = d_u = None
         if ctx.needs_input_grad[1] and d_nll is not None:
-            d_target = (d_nll[..., None] * reference.class_costs(x)).to(target.dtype)
+            d_target = (d_nll[..., None] * reference.class_costs(x, temperature)).to(target.dtype)
         if ctx.needs_input_grad[2] and d_prior is not None:
-            costs = reference.masked(d_prior[..., None] * reference.class_costs(x), x, target, ctx.ignore_index)
+            costs = reference.class_costs(x, temperature)
+            costs = reference.masked(d_prior[..., None] * costs, x, target, ignore_index)
             d_u = costs.reshape(-1, costs.shape[-1]).sum(0).to(prior.dtype)
-        return dx, d_target, d_u, None
+        return dx, d_target, d_u, None, None
 
 
 class _RowStatisticsTransforms(_RowStatistics):
     generate_vmap_rule = True
 
     @staticmethod
-    def jvp(ctx: Any, dx: Tensor | None, d_target: Tensor | None, d_u: Tensor | None, _: None) -> Any:
+    def jvp(ctx: Any, dx: Tensor | None, d_target: Tensor | None, d_u: Tensor | None, *_: None) -> Any:
         x, target, prior = ctx.saved_tensors
+        ignore_index, temperature = ctx.options
         one = torch.ones_like(reference.wide(x)[..., 0])
 
         def along(**partial: Tensor) -> Tensor:
             """The change of one statistic along dx."""
             if dx is None:
                 return torch.zeros_like(one)
-            return (reference.row_statistics_backward(x, target, prior, ctx.ignore_index, **partial) * dx).sum(-1)
+            return (reference.row_statistics_backward(x, target, prior, *ctx.options, **partial) * dx).sum(-1)
 
         tangents: list[Tensor | None] = [along(d_lse=one), along(d_entropy=one)]
         if target is not None:
             nll = along(d_nll=one)
             if d_target is not None:
-                nll = nll + (reference.class_costs(x) * d_target).sum(-1)
+                nll = nll + (reference.class_costs(x, temperature) * d_target).sum(-1)
             tangents += [nll, None]
         if prior is not None:
             cost = along(d_prior=one)
             if d_u is not None:
-                change = reference.masked(reference.class_costs(x) * d_u, x, target, ctx.ignore_index)
+                change = reference.masked(reference.class_costs(x, temperature) * d_u, x, target, ignore_index)
                 cost = cost + change.sum(-1)
             tangents.append(cost)
         return tuple(tangents)
+
+
+class _SoftCurve(Function):
+    @staticmethod
+    def forward(x: Tensor, target: Tensor, name: str, parameter: float) -> Tensor:
+        return reference.soft_curve(x, target, (name, parameter))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, target, *curve = inputs
+        ctx.curve = tuple(curve)
+        ctx.save_for_backward(x, target)
+        ctx.save_for_forward(x, target)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x, target = ctx.saved_tensors
+        dx = reference.soft_curve_backward(x, target, g, ctx.curve).to(x.dtype)
+        d_target = None
+        if ctx.needs_input_grad[1]:
+            d_target = (g[..., None] * reference.soft_curve_costs(x, ctx.curve)).to(target.dtype)
+        return dx, d_target, None, None
+
+
+class _SoftCurveTransforms(_SoftCurve):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor | None, d_target: Tensor | None, *_: None) -> Any:
+        x, target = ctx.saved_tensors
+        change = torch.zeros_like(reference.wide(x)[..., 0])
+        if dx is not None:
+            change = change + (reference.soft_curve_backward(x, target, change + 1.0, ctx.curve) * dx).sum(-1)
+        if d_target is not None:
+            change = change + (reference.soft_curve_costs(x, ctx.curve) * d_target).sum(-1)
+        return change
+
+
+class _Elementwise(Function):
+    """A functor of `reference` over tensors of one shape; its derivatives are 0 where the cotangent is, even at infinity."""
+
+    @staticmethod
+    def forward(functor: reference.Elementwise, *arrays: Tensor | None) -> Tensor:
+        return functor.value(*arrays)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.functor, *arrays = inputs
+        ctx.save_for_backward(*arrays)
+        ctx.save_for_forward(*arrays)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        arrays = ctx.saved_tensors
+        slopes = ctx.functor.slopes[: len(arrays)]
+        return None, *(
+            reference.weighted(slope(*arrays), g, None, None).to(a.dtype) if wanted else None
+            for a, wanted, slope in zip(arrays, ctx.needs_input_grad[1:], slopes, strict=True)
+        )
+
+
+class _ElementwiseTransforms(_Elementwise):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Any:
+        arrays = ctx.saved_tensors
+        slopes = ctx.functor.slopes[: len(arrays)]
+        changes = [
+            reference.weighted(slope(*arrays), d, None, None)
+            for d, slope in zip(tangents, slopes, strict=True)
+            if d is not None
+        ]
+        return sum(changes[1:], changes[0])
 
 
 def _by_name(target: Any, prior: Any, g: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

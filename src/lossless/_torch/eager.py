@@ -126,29 +126,43 @@ class _LogSoftmax(_Softmax):
 
 
 def row_statistics(
-    x: Tensor, target: Tensor | None, prior: Tensor | None, plan: RowPlan, only_lse: bool = False
+    x: Tensor,
+    target: Tensor | None,
+    weight: Tensor | None,
+    prior: Tensor | None,
+    plan: RowPlan,
+    *,
+    only_lse: bool = False,
+    for_link: bool = False,
 ) -> Statistics:
-    """Rounded; without the entropy for `only_lse`."""
-    return Statistics(*_call(_RowStatistics, x, target, prior, plan, only_lse))
+    """Rounded; `weight` multiplies probabilities. Without the entropy for `only_lse`, and `for_link`: unrounded."""
+    return Statistics(*_call(_RowStatistics, x, target, weight, prior, plan, not (only_lse or for_link), for_link))
 
 
 class _RowStatistics(_KernelFunction):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, target: Tensor | None, prior: Tensor | None, plan: RowPlan, only_lse: bool
+        ctx: Any,
+        x: Tensor,
+        target: Tensor | None,
+        weight: Tensor | None,
+        prior: Tensor | None,
+        plan: RowPlan,
+        with_entropy: bool,
+        unrounded: bool,
     ) -> tuple[Tensor | None, ...]:
         nll, lse, entropy, prior_cost = (
-            x.new_empty(plan.shape) if wanted else None
-            for wanted in (target is not None, True, not only_lse, prior is not None)
+            x.new_empty(plan.shape, dtype=torch.float64 if unrounded else x.dtype) if wanted else None
+            for wanted in (target is not None, True, with_entropy, prior is not None)
         )
         correct = None if target is None else x.new_empty(plan.shape, dtype=torch.bool)
         state = None if ctx is None else _state(x, plan)
         bad = native.row_statistics(
-            x, *plan.rows, target, None, prior, plan.ignore_index, nll, lse, entropy, prior_cost, correct, state
+            x, *plan.rows, target, weight, prior, plan.ignore_index, nll, lse, entropy, prior_cost, correct, state
         )
         _raise_bad(bad, target, plan)
         if ctx is not None:
-            ctx.save_for_backward(x, target, prior, state)
+            ctx.save_for_backward(x, target, weight, prior, state)
             ctx.plan = plan
             ctx.set_materialize_grads(False)
             if correct is not None:
@@ -157,19 +171,20 @@ class _RowStatistics(_KernelFunction):
 
     @staticmethod
     def by_kernel(ctx: Any, *g: Tensor | None) -> Any:
-        x, target, prior, state = ctx.saved_tensors
+        x, target, weight, prior, state = ctx.saved_tensors
         plan, dx = ctx.plan, _empty_like(x)
         d = (None if a is None else in_memory(a) for a in g[:4])  # of nll, lse, entropy, prior; `correct` has none
-        native.row_statistics_backward(x, *plan.rows, target, None, prior, plan.ignore_index, state, *d, dx)
-        return dx, None, None, None, None
+        native.row_statistics_backward(x, *plan.rows, target, weight, prior, plan.ignore_index, state, *d, dx)
+        return dx, *(None,) * 6
 
     @staticmethod
     def by_formula(ctx: Any, *g: Tensor | None) -> Any:
-        x, target, prior, _ = ctx.saved_tensors
+        x, target, weight, prior, _ = ctx.saved_tensors
         plan = ctx.plan
         d_nll, d_lse, d_entropy, d_prior = (None if a is None else _of_rows(a, plan) for a in g[:4])
-        dx = _row_gradient(x, plan, _target_rows(target, plan), prior, d_nll, d_lse, d_entropy, d_prior)
-        return dx, None, None, None, None
+        t = _target_rows(target, plan)
+        t = t if weight is None or t is None else reference.wide(t) * reference.wide(weight)
+        return _row_gradient(x, plan, t, prior, d_nll, d_lse, d_entropy, d_prior), *(None,) * 6
 
 
 # ---------------------------------------------------------------- cross-entropy
@@ -183,7 +198,7 @@ def cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPla
 class _CrossEntropy(_KernelFunction):
     @staticmethod
     def forward(ctx: Any, x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> Tensor:
-        _, _, rows, shape, _, ignore_index, smoothing, reduction = plan
+        _, _, rows, shape, _, ignore_index, smoothing, reduction = plan[:8]
         loss = x.new_empty(shape) if reduction == "none" else None
         state = None if ctx is None else _state(x, plan)
         bad, total, divisor = native.row_loss(
@@ -202,7 +217,7 @@ class _CrossEntropy(_KernelFunction):
     @staticmethod
     def by_kernel(ctx: Any, g: Tensor) -> Any:
         x, target, weight, state = ctx.saved_tensors
-        _, _, rows, _, _, ignore_index, smoothing, _ = ctx.plan
+        _, _, rows, _, _, ignore_index, smoothing, _ = ctx.plan[:8]
         dx = _empty_like(x)
         native.row_loss_backward(
             x, *rows, target, weight, ignore_index, 1.0 - smoothing, smoothing / rows.classes, state,
@@ -214,51 +229,55 @@ class _CrossEntropy(_KernelFunction):
     def by_formula(ctx: Any, g: Tensor) -> Any:
         x, target, weight, _ = ctx.saved_tensors
         plan = ctx.plan
-        t = _target_rows(target, plan)
-        link = reference.cross_entropy(_rows_last(x, plan.rows), t, weight, plan.ignore_index, plan.smoothing)
+        link = reference.link(
+            _target_rows(target, plan), plan.rows.classes, plan.soft, weight,
+            ignore_index=plan.ignore_index, smoothing=plan.smoothing,
+        )  # fmt: skip
         d = reference.wide(_of_rows(g, plan)) * ctx.scale
+        d_nll = None if link.a is None else d * link.a
         d_prior = None if link.prior is None else d * link.d
-        return _row_gradient(x, plan, link.target, link.prior, d * link.a, None, None, d_prior), None, None, None
+        dx = _row_gradient(x, plan, link.weighted_target(), link.prior, d_nll, None, None, d_prior)
+        return dx, None, None, None
 
 
 # ---------------------------------------------------------------- elementwise losses
 
 
 def pointwise(
-    x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, kind: str, reduction: Reduction,
-    divisor: float,
+    x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, loss: reference.Pointwise,
+    reduction: Reduction, divisor: float,
 ) -> Tensor:  # fmt: skip
     """The loss, reduced and rounded, a mean by `divisor`; of squared error `target` may need a gradient too."""
-    args = (x, target, weight, pos_weight, kind, reduction, divisor)
+    args = (x, target, weight, pos_weight, loss, reduction, divisor)
     return _apply(_Pointwise, *args) if needs_grad(x, target) else _Pointwise.forward(None, *args)
 
 
 class _Pointwise(_KernelFunction):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, target: Tensor, weight: Any, pos_weight: Tensor | None, kind: str, reduction: Reduction,
-        divisor: float,
+        ctx: Any, x: Tensor, target: Tensor, weight: Any, pos_weight: Tensor | None, functor: reference.Pointwise,
+        reduction: Reduction, divisor: float,
     ) -> Tensor:  # fmt: skip
         loss = _empty_like(x) if reduction == "none" else None
-        total, scale = native.pointwise(kind, x, target, weight, pos_weight, loss), 1.0
+        total, scale = native.pointwise(functor.kernel, x, target, weight, pos_weight, loss), 1.0
         if reduction == "mean":
             scale, total = (1.0 / divisor, total / divisor) if divisor else (nan, nan)
         if ctx is not None:
             ctx.save_for_backward(x, target, weight, pos_weight)
-            ctx.kind, ctx.scale = kind, scale
+            ctx.functor, ctx.scale = functor, scale
         return _scalar(total, x) if loss is None else loss
 
     @staticmethod
     def by_kernel(ctx: Any, g: Tensor) -> Any:
         x, target, weight, pos_weight = ctx.saved_tensors
         dx = _empty_like(x)
-        native.pointwise_backward(ctx.kind, x, target, weight, pos_weight, in_memory(g), ctx.scale, dx)
+        native.pointwise_backward(ctx.functor.kernel, x, target, weight, pos_weight, in_memory(g), ctx.scale, dx)
         return _of_both(ctx, dx)
 
     @staticmethod
     def by_formula(ctx: Any, g: Tensor) -> Any:
         x, target, weight, pos_weight = ctx.saved_tensors
-        slope = reference.POINTWISE[ctx.kind][1](x, target, weight, pos_weight)
+        slope = reference.weighted(ctx.functor.slope(x, target, pos_weight), weight, None, None)
         return _of_both(ctx, (reference.wide(g) * ctx.scale * slope).to(x.dtype))
 
 
@@ -288,7 +307,7 @@ def _row_gradient(
 ) -> Tensor:
     """The reference gradient over the rows of `x`, in the shape and dtype of `x`."""
     rows = _rows_last(x, plan.rows)
-    dx = differentiable.row_gradient(rows, target, prior, plan.ignore_index, *partials)
+    dx = differentiable.row_gradient(rows, target, prior, plan.ignore_index, 1.0, *partials)
     return _rows_back(dx, x)
 
 

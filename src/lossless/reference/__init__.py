@@ -14,14 +14,37 @@ operations, so differentiating a gradient once more gives the second derivative.
     softmax           the softmax of every row in pieces that do not cancel; log-softmax; their gradients
     rows              the row statistics, their gradient and curvature
     links             losses as expressions in the statistics
+    sigmoid           the sigmoid, its logarithm and its inverse
     pointwise         losses of one number and its target
     distributions     entropy and divergences
 """
 
 from lossless.reference.arithmetic import Array, namespace, sum_of_others, wide
 from lossless.reference.distributions import entropy
-from lossless.reference.links import Link, cross_entropy, nll
-from lossless.reference.pointwise import POINTWISE, root_mean_square
+from lossless.reference.links import (
+    Link,
+    link,
+    nll,
+    probability_cost,
+    probability_cost_backward,
+    smoothed,
+    soft_curve,
+    soft_curve_backward,
+    soft_curve_costs,
+)
+from lossless.reference.pointwise import (
+    POINTWISE,
+    BinaryCrossEntropy,
+    BinaryCrossEntropyWithLogits,
+    KLDivergence,
+    Pointwise,
+    SigmoidFocal,
+    SquaredError,
+    elements,
+    root_mean_square,
+    root_mean_square_slope,
+    weighted,
+)
 from lossless.reference.rows import (
     Statistics,
     masked,
@@ -29,6 +52,7 @@ from lossless.reference.rows import (
     row_statistics_backward,
     row_statistics_curvature,
 )
+from lossless.reference.sigmoid import Elementwise, Logit, LogSigmoid, Sigmoid
 from lossless.reference.softmax import (
     class_costs,
     log_softmax,
@@ -40,22 +64,41 @@ from lossless.reference.softmax import (
 __all__ = [
     "POINTWISE",
     "Array",
+    "BinaryCrossEntropy",
+    "BinaryCrossEntropyWithLogits",
+    "Elementwise",
+    "KLDivergence",
     "Link",
+    "LogSigmoid",
+    "Logit",
+    "Pointwise",
+    "Sigmoid",
+    "SigmoidFocal",
+    "SquaredError",
     "Statistics",
     "class_costs",
-    "cross_entropy",
+    "elements",
     "entropy",
     "log_softmax",
     "log_softmax_backward",
     "masked",
+    "link",
     "namespace",
     "nll",
+    "probability_cost",
+    "probability_cost_backward",
     "root_mean_square",
+    "root_mean_square_slope",
     "row_statistics",
     "row_statistics_backward",
     "row_statistics_curvature",
     "softmax",
+    "smoothed",
+    "soft_curve",
+    "soft_curve_backward",
+    "soft_curve_costs",
     "softmax_backward",
     "sum_of_others",
+    "weighted",
     "wide",
 ]

@@ -53,7 +53,7 @@ def onehot(xp: Any, k: Array, x: Array) -> Array:
 
 def sums_of_classes(xp: Any, t: Array, top: Array, exact: bool) -> tuple[Array, Array, Array]:
     """(without the top class, (*batch, 1); the whole, (*batch, 1); without class j for every j)."""
-    tail, lost = _sum_words(xp, xp.where(top, 0.0, t), exact)
+    tail, lost = sum_words(xp, xp.where(top, 0.0, t), exact)
     largest = xp.sum(xp.where(top, t, 0.0), axis=-1, keepdims=True)
     whole = largest + tail
     whole = whole + (addition_rest(xp, largest, tail, whole) + lost)
@@ -63,11 +63,11 @@ def sums_of_classes(xp: Any, t: Array, top: Array, exact: bool) -> tuple[Array, 
 
 def sum_classes(xp: Any, a: Array, exact: bool) -> Array:
     """Sum over the classes, (*batch, 1)."""
-    a, lost = _sum_words(xp, a, exact)
+    a, lost = sum_words(xp, a, exact)
     return a + lost
 
 
-def _sum_words(xp: Any, a: Array, exact: bool) -> tuple[Array, Any]:
+def sum_words(xp: Any, a: Array, exact: bool) -> tuple[Array, Any]:
     """Sum over the classes and what it lacks. Exact: by halves, carrying what each addition rounds away."""
     if not exact:
         return xp.sum(a, axis=-1, keepdims=True), 0.0
@@ -98,15 +98,33 @@ def addition_rest(xp: Any, a: Array, b: Array, s: Array) -> Array:
     return xp.where(xp.isfinite(rest), rest, 0.0)
 
 
-def divide(xp: Any, a: Array, rest: Array, divisor: float) -> tuple[Array, Array]:
-    """(a + rest) / divisor as a quotient and what it lacks, by Dekker's exact product."""
+def divide(xp: Any, a: Array, rest: Array, divisor: Array | float) -> tuple[Array, Array]:
+    """(a + rest) / divisor as a quotient and what it lacks."""
     quotient = a / divisor
-    high, low = _split(quotient)
-    d_high, d_low = _split(divisor)
     product = quotient * divisor
-    error = ((high * d_high - product) + high * d_low + low * d_high) + low * d_low
-    lacking = (((a - product) - error) + rest) / divisor
+    lacking = (((a - product) - product_rest(quotient, divisor, product)) + rest) / divisor
     return quotient, xp.where(xp.isfinite(lacking), lacking, 0.0)  # not finite only where exp(quotient) is 0
+
+
+def log_quotient(xp: Any, a: Array, b: Array, difference: Array | None = None) -> Array:
+    """log(a / b) of positive numbers; where they are within a factor of 2 by their difference, which is exact there."""
+    difference = a - b if difference is None else difference
+    ratio = a / b
+    near = (ratio >= 0.5) & (ratio <= 2.0)
+    middle = ~near & (ratio > 1e-290) & (ratio < 1e290)
+    far = ~near & ~middle  # where the quotient has lost digits, or is NaN
+    # Every branch sees harmless numbers where it is not taken, for the sake of its derivative.
+    close = xp.log1p(xp.where(near, difference, 0.0) / xp.where(near, b, 1.0))
+    plain = xp.log(xp.where(middle, a, 1.0) / xp.where(middle, b, 1.0))
+    apart = xp.log(xp.where(far, a, 1.0)) - xp.log(xp.where(far, b, 1.0))
+    return xp.where(near, close, xp.where(middle, plain, apart))
+
+
+def product_rest(a: Any, b: Any, product: Any) -> Any:
+    """a b - product for product = a b rounded, exactly unless it underflows (Dekker)."""
+    a_high, a_low = _split(a)
+    b_high, b_low = _split(b)
+    return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
 
 
 def _split(a: Any) -> tuple[Any, Any]:

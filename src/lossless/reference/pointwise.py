@@ -1,53 +1,317 @@
-"""Losses of one number and its target: value and slope."""
+"""Losses of one number and its target: value and slopes, and what a sum over elements is divided by."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
+from typing import Any, ClassVar, NamedTuple
 
-from lossless.reference.arithmetic import Array, constant, namespace, times, wide
+from lossless.reference.arithmetic import Array, addition_rest, constant, divide, namespace, product_rest, times, wide
+from lossless.reference.sigmoid import Elementwise, Logit, Sides, sides
+
+TINY = 2.0**-1000
 
 
+class Pointwise(Elementwise):
+    """A loss: `value` and its derivatives over the input, the target and, where there is one, `pos_weight`."""
 
-def bce_with_logits(x: Array, target: Array, weight: Array | None = None, pos_weight: Array | None = None) -> Array:
-    """weight (pos_weight t softplus(-x) + (1 - t) softplus(x)), from terms that are never negative.
+    of_probabilities: ClassVar[bool] = False
+    "Whether input and target must lie in [0, 1]."
 
-    Differentiable as it stands: each branch of `where` is analytic, so derivatives are right at 0 too.
+    @property
+    def kernel(self) -> str | None:
+        """The name of the kernel that computes it, if there is one."""
+        return None
+
+    def target_slope(self, x: Array, t: Array, v: Array | None = None, /) -> Array:
+        raise NotImplementedError
+
+    @property
+    def slopes(self) -> tuple[Callable[..., Array], ...]:
+        return self.slope, self.target_slope
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropyWithLogits(Pointwise):
+    """v t softplus(-x) + (1 - t) softplus(x) with v = pos_weight, from terms that are never negative.
+
+    With smoothing e the target t becomes (1 - e) t + e / 2, and 1 - t becomes (1 - e) (1 - t) + e / 2.
     """
-    xp = namespace(x)
-    x, t = wide(x), wide(target)
-    right = x >= 0.0
-    tail = xp.log1p(xp.exp(xp.where(right, 0.0 - x, x)))
-    positive = t if pos_weight is None else wide(pos_weight) * t
-    loss = times(xp, positive, xp.where(right, 0.0, 0.0 - x) + tail)
-    loss = loss + times(xp, 1.0 - t, xp.where(right, x, 0.0) + tail)
-    return loss if weight is None else times(xp, wide(weight), loss)
+
+    smoothing: float = 0.0
+
+    @property
+    def kernel(self) -> str | None:
+        return None if self.smoothing else "bce_with_logits"
+
+    @property
+    def slopes(self) -> tuple[Callable[..., Array], ...]:
+        return self.slope, self.target_slope, self.pos_weight_slope
+
+    def value(self, x: Array, t: Array, v: Array | None = None, /) -> Array:
+        xp = namespace(x)
+        yes, no = sides(xp, wide(x)).softplus(xp, wide(x))
+        positive, negative = self._shares(t, v)
+        return times(xp, positive, yes) + times(xp, negative, no)
+
+    def slope(self, x: Array, t: Array, v: Array | None = None, /) -> Array:
+        """(1 - t) sigma(x) - v t sigma(-x)."""
+        xp = namespace(x)
+        right, e = sides(xp, wide(x))
+        positive, negative = self._shares(t, v)
+        return (negative * xp.where(right, 1.0, e) - positive * xp.where(right, e, 1.0)) / (1.0 + e)
+
+    def target_slope(self, x: Array, t: Array, v: Array | None = None, /) -> Array:
+        """v softplus(-x) - softplus(x), which is -x where v = 1."""
+        xp = namespace(x)
+        x = wide(x)
+        if v is None:
+            return (1.0 - self.smoothing) * (0.0 - x)
+        yes, no = sides(xp, x).softplus(xp, x)
+        return (1.0 - self.smoothing) * (times(xp, wide(v), yes) - no)
+
+    def pos_weight_slope(self, x: Array, t: Array, v: Array | None = None, /) -> Array:
+        """t softplus(-x)."""
+        xp = namespace(x)
+        return times(xp, self._shares(t, None)[0], sides(xp, wide(x)).softplus(xp, wide(x))[0])
+
+    def _shares(self, t: Array, v: Array | None) -> tuple[Array, Array]:
+        positive, negative = shares(wide(t), self.smoothing)
+        return positive if v is None else wide(v) * positive, negative
 
 
-def squared_error(x: Array, target: Array, weight: Array | None = None, pos_weight: None = None) -> Array:
-    """weight (x - t)^2; nothing is positive or negative here, so there is no `pos_weight`."""
-    d = wide(x) - wide(target)
-    return d * d if weight is None else wide(weight) * (d * d)
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Pointwise):
+    """-(t log p + (1 - t) log(1 - p)) of probabilities, smoothed as above.
+
+    `clamped`, as in PyTorch: no logarithm below -100, and a slope that is divided by 1e-12 at least.
+    """
+
+    clamped: bool = True
+    smoothing: float = 0.0
+    of_probabilities: ClassVar[bool] = True
+
+    def value(self, p: Array, t: Array, /, *_: Any) -> Array:
+        xp = namespace(p)
+        p = wide(p)
+        positive, negative = shares(wide(t), self.smoothing)
+        yes, no = xp.log(p), xp.log1p(0.0 - p)
+        if self.clamped:
+            yes, no = (xp.where(log < -100.0, -100.0, log) for log in (yes, no))
+        return times(xp, positive, 0.0 - yes) + times(xp, negative, 0.0 - no)
+
+    def slope(self, p: Array, t: Array, /, *_: Any) -> Array:
+        """(p - t) / (p (1 - p)), which is -1 / p where t = 1 and 1 / (1 - p) where t = 0."""
+        xp = namespace(p)
+        p, t = wide(p), wide(t)
+        positive, negative = shares(t, self.smoothing)
+        q = 1.0 - p
+        difference = negative * p - positive * q if self.smoothing else p - t
+        if self.clamped:
+            return difference / xp.where(p * q < 1e-12, 1e-12, p * q)
+        some_p, some_q = xp.where(p == 0.0, 1.0, p), xp.where(q == 0.0, 1.0, q)
+        only_no, only_yes = positive == 0.0, negative == 0.0
+        both = difference / xp.where(only_no | only_yes, 1.0, p * q)
+        # What is left of the other term is 0, but its derivative over t is not.
+        slope = xp.where(only_no, negative / xp.where(only_no, q, 1.0) - positive / some_p, both)
+        return xp.where(only_yes, negative / some_q - positive / xp.where(only_yes, p, 1.0), slope)
+
+    def target_slope(self, p: Array, t: Array, /, *_: Any) -> Array:
+        """log(1 - p) - log p, without a clamp: PyTorch has none here."""
+        return (self.smoothing - 1.0) * Logit().value(p)
 
 
-def bce_with_logits_slope(x: Array, target: Array, weight: Array | None, pos_weight: Array | None) -> Array:
-    """weight ((1 - t) sigma(x) - pos_weight t sigma(-x)): its derivative over x."""
-    xp = namespace(x)
-    x, t = wide(x), wide(target)
-    right = x >= 0.0
-    e = xp.exp(xp.where(right, 0.0 - x, x))
-    positive = t if pos_weight is None else wide(pos_weight) * t
-    slope = ((1.0 - t) * xp.where(right, 1.0, e) - positive * xp.where(right, e, 1.0)) / (1.0 + e)
-    return slope if weight is None else wide(weight) * slope
+@dataclass(frozen=True)
+class SigmoidFocal(Pointwise):
+    """alpha_t q^gamma ce: binary cross-entropy that discounts what is already right.
+
+    q = t sigma(-x) + (1 - t) sigma(x), the probability of being wrong; ce = t softplus(-x) + (1 - t) softplus(x);
+    alpha_t = alpha t + (1 - alpha) (1 - t), or 1 if alpha < 0.
+    """
+
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+    def value(self, x: Array, t: Array, /, *_: Any) -> Array:
+        xp = namespace(x)
+        s = self._parts(xp, x, t)
+        return times(xp, s.balance * s.power, s.cost)
+
+    def slope(self, x: Array, t: Array, /, *_: Any) -> Array:
+        """alpha_t q^gamma (gamma ce q' / q + ce'), with q' / q = (1 - 2 t) sigma(x) sigma(-x) / q without its q."""
+        xp = namespace(x)
+        s, t = self._parts(xp, x, t), wide(t)
+        right, e = s.side
+        sure = s.wrong < TINY  # t is 0 or 1 there, and the quotient e / e
+        growth = (1.0 - 2.0 * t) * xp.where(sure, 1.0, e / xp.where(sure, 1.0, s.wrong)) / (1.0 + e)
+        rise = ((1.0 - t) * xp.where(right, 1.0, e) - t * xp.where(right, e, 1.0)) / (1.0 + e)
+        return s.balance * s.power * (self.gamma * times(xp, growth, s.cost) + rise)
+
+    def target_slope(self, x: Array, t: Array, /, *_: Any) -> Array:
+        """(2 alpha - 1) q^gamma ce + alpha_t q^gamma (gamma (sigma(-x) - sigma(x)) ce / q - x)."""
+        xp = namespace(x)
+        endless = xp.isinf(wide(x))
+        x = xp.where(endless, 0.0, wide(x))
+        s = self._parts(xp, x, t)
+        right, e = s.side
+        sure = s.wrong < TINY  # the quotient's limit
+        ratio = xp.where(sure, 1.0, s.cost / xp.where(sure, 1.0, s.q))
+        turn = xp.where(right, e - 1.0, 1.0 - e) / (1.0 + e)
+        slope = s.balance * s.power * (self.gamma * turn * ratio - x)
+        if self.alpha >= 0.0:
+            slope = slope + (2.0 * self.alpha - 1.0) * s.power * s.cost
+        return xp.where(endless, 0.0 - x, slope)
+
+    def _parts(self, xp: Any, x: Array, t: Array) -> "FocalParts":
+        exact = xp.float64 in (x.dtype, t.dtype)  # narrower data leave room enough for plain arithmetic
+        x, t = wide(x), wide(t)
+        yes, no = t, 1.0 - t
+        right, e = side = sides(xp, x)
+        whole = 1.0 + e
+        far = xp.where(right, yes, no) * e
+        near = xp.where(right, no, yes)
+        wrong = far + near
+        q = wrong / whole
+        # No derivative where q vanishes: the loss has none there, and q^(gamma - 1) may be infinite.
+        tiny = q < TINY
+        some = xp.where(tiny, 1.0, q)
+        power = xp.where(tiny, constant(q) ** self.gamma, some**self.gamma)
+        if exact:  # what rounding has changed in q comes back gamma times in its power
+            of_no = addition_rest(xp, 1.0, 0.0 - t, no)
+            rest = addition_rest(xp, far, near, wrong) + product_rest(xp.where(right, yes, no), e, far)
+            rest = rest + xp.where(right, of_no, of_no * e) - q * addition_rest(xp, 1.0, e, whole)
+            power = power * (1.0 + constant(self.gamma * divide(xp, wrong, rest, whole)[1] / some))
+        to_yes, to_no = side.softplus(xp, x)
+        cost = times(xp, yes, to_yes) + times(xp, no, to_no)
+        balance = 1.0 if self.alpha < 0.0 else self.alpha * yes + (1.0 - self.alpha) * no
+        return FocalParts(side, wrong, q, power, cost, balance)
 
 
-def squared_error_slope(x: Array, target: Array, weight: Array | None, pos_weight: None) -> Array:
-    """2 weight (x - t)."""
-    d = 2.0 * (wide(x) - wide(target))
-    return d if weight is None else wide(weight) * d
+class FocalParts(NamedTuple):
+    """What value and slopes share."""
+
+    side: Sides
+    wrong: Array
+    "q (1 + e)."
+    q: Array
+    power: Array
+    "q^gamma."
+    cost: Array
+    "ce."
+    balance: Array | float
+    "alpha_t."
+
+
+@dataclass(frozen=True)
+class KLDivergence(Pointwise):
+    """t (log t - x), and 0 where t = 0; or e^t (t - x) of the logarithm of a target."""
+
+    log_target: bool = False
+
+    def value(self, x: Array, t: Array, /, *_: Any) -> Array:
+        xp = namespace(x)
+        x, t = wide(x), wide(t)
+        if self.log_target:
+            return self._share_times(xp, t, t - x, x)
+        gap = xp.log(xp.where(t == 0.0, 1.0, t)) - x
+        return times(xp, t, gap) + 0.0
+
+    def slope(self, x: Array, t: Array, /, *_: Any) -> Array:
+        """-t."""
+        t = wide(t)
+        return 0.0 - (namespace(t).exp(t) if self.log_target else t)
+
+    def target_slope(self, x: Array, t: Array, /, *_: Any) -> Array:
+        """log t - x + 1, or e^t (t - x + 1)."""
+        xp = namespace(x)
+        x, t = wide(x), wide(t)
+        if self.log_target:
+            return self._share_times(xp, t, (t - x) + 1.0, x)
+        return xp.where((t == 0.0) & (x == -xp.inf), xp.inf, (xp.log(t) - x) + 1.0)
+
+    def _share_times(self, xp: Any, t: Array, gap: Array, x: Array) -> Array:
+        """e^t gap: 0 where e^t is, infinite only where x is; e^t in two factors where it would round as a denormal."""
+        none, endless = t == -xp.inf, xp.isinf(x) & ~xp.isnan(t)
+        t = xp.where(none, 0.0, t)
+        small = t < -600.0
+        root = xp.exp(xp.where(small, 0.5 * t, t))
+        share = root * (xp.where(small, root, 1.0) * xp.where(none | endless, 1.0, gap))
+        return xp.where(none, xp.where(xp.isnan(x), xp.nan, 0.0), xp.where(endless, 0.0 - x, share))
+
+
+@dataclass(frozen=True)
+class SquaredError(Pointwise):
+    """(x - t)^2."""
+
+    @property
+    def kernel(self) -> str | None:
+        return "squared_error"
+
+    def value(self, x: Array, t: Array, /, *_: Any) -> Array:
+        d = wide(x) - wide(t)
+        return d * d
+
+    def slope(self, x: Array, t: Array, /, *_: Any) -> Array:
+        return 2.0 * (wide(x) - wide(t))
+
+    def target_slope(self, x: Array, t: Array, /, *_: Any) -> Array:
+        return 2.0 * (wide(t) - wide(x))
 
 
 POINTWISE = {
-    "bce_with_logits": (bce_with_logits, bce_with_logits_slope),
-    "squared_error": (squared_error, squared_error_slope),
+    "bce_with_logits": BinaryCrossEntropyWithLogits,
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "sigmoid_focal": SigmoidFocal,
+    "kl_div": KLDivergence,
+    "squared_error": SquaredError,
 }
+
+
+def shares(t: Array, smoothing: float) -> tuple[Array, Array]:
+    """(t, 1 - t) of a smoothed target; each made of its own terms, since 1 - ((1 - e) t + e / 2) has lost digits."""
+    if not smoothing:
+        return t, 1.0 - t
+    return (1.0 - smoothing) * t + 0.5 * smoothing, (1.0 - smoothing) * (1.0 - t) + 0.5 * smoothing
+
+
+def weighted(loss: Array, weight: Array | None, sample_weight: Array | None, kept: Array | None) -> Array:
+    """Losses (or their slopes) times what weighs them, 0 where they are not kept."""
+    xp = namespace(loss)
+    if weight is not None:
+        loss = times(xp, wide(weight), loss)
+    if sample_weight is not None:
+        loss = times(xp, leading(sample_weight, loss), loss)
+    return loss if kept is None else xp.where(kept, loss, 0.0)
+
+
+def leading(sample_weight: Array, loss: Array) -> Array:
+    """One number for all elements that share their first dimensions, beside those elements."""
+    shape = tuple(sample_weight.shape)
+    return wide(namespace(loss).reshape(sample_weight, shape + (1,) * (loss.ndim - len(shape))))
+
+
+def elements(
+    denominator: str | None,
+    t: Array,
+    weight: Array | None,
+    pos_weight: Array | None,
+    sample_weight: Array | None,
+    kept: Array | None,
+) -> Array | float:
+    """What a mean over elements with targets t divides by, by the name in `_reduce.Denominator`."""
+    xp = namespace(t)
+    t = wide(t)
+    number = float(prod(t.shape))
+    if denominator == "batch" or (kept is None and denominator in (None, "count")):
+        return number
+    if denominator == "positives":
+        positives = xp.sum(weighted(t, None, None, kept))
+        return xp.where(positives < 1.0, 1.0, positives)
+    one = xp.ones_like(t)
+    if denominator == "weights":
+        if pos_weight is not None:
+            one = wide(pos_weight) * t + (1.0 - t)
+        return xp.sum(weighted(one, weight, sample_weight, kept))
+    return xp.sum(weighted(one, None, None, kept))
 
 
 def root_mean_square(d: Array, axis: tuple[int, ...]) -> Array:
@@ -63,3 +327,16 @@ def root_mean_square(d: Array, axis: tuple[int, ...]) -> Array:
     zero = mean == 0.0
     root = xp.where(zero, 0.0, s * xp.sqrt(xp.where(zero, 1.0, mean)))
     return xp.squeeze(root, axis=axis)
+
+
+def root_mean_square_slope(d: Array, axis: tuple[int, ...]) -> Array:
+    """d / (count root), its derivative over d."""
+    xp = namespace(d)
+    count = prod([d.shape[a] for a in axis])
+    if not count:
+        return d
+    s = xp.max(xp.abs(d), axis=axis, keepdims=True)
+    r = d / xp.where((s > 0.0) & (s < xp.inf), s, 1.0)
+    mean = xp.sum(r * r, axis=axis, keepdims=True) / count
+    zero = mean == 0.0
+    return xp.where(zero, 0.0, r / (count * xp.sqrt(xp.where(zero, 1.0, mean))))

@@ -29,15 +29,19 @@ class Statistics(NamedTuple):
 
 
 def row_statistics(
-    x: Array, target: Array | None = None, prior: Array | None = None, ignore_index: int | None = None
+    x: Array,
+    target: Array | None = None,
+    prior: Array | None = None,
+    ignore_index: int | None = None,
+    temperature: float = 1.0,
 ) -> Statistics:
-    """Negative log-likelihood, log-sum-exp, entropy, prior cost and correctness of every row.
+    """Negative log-likelihood, log-sum-exp, entropy, prior cost and correctness of every row of x / temperature.
 
     `target`: (*batch) labels or (*batch, C) target weights t; `prior`: (C,) weights u shared by all rows.
     A label that is no class gives NaN.
     """
     xp = namespace(x)
-    s = softmax_parts(x)
+    s = softmax_parts(x, temperature)
     exact = x.dtype == xp.float64
     cost = costs(s)
     lse = last(xp.where(xp.isinf(s.m), s.m, s.m + s.L))
@@ -68,6 +72,7 @@ def row_statistics_backward(
     target: Array | None = None,
     prior: Array | None = None,
     ignore_index: int | None = None,
+    temperature: float = 1.0,
     *,
     d_nll: Array | None = None,
     d_lse: Array | None = None,
@@ -81,7 +86,7 @@ def row_statistics_backward(
         g_j = (sum_{i != j} t_i) p_j - t_j q_j + d_lse p_j + d_entropy p_j ((m - x_j) - D)
     """
     xp = namespace(x)
-    s = softmax_parts(x)
+    s = softmax_parts(x, temperature)
     exact = x.dtype == xp.float64
     labels = target is not None and target.ndim < x.ndim
     g = xp.zeros_like(s.E)
@@ -98,7 +103,7 @@ def row_statistics_backward(
     if d_entropy is not None:
         gap = finite_where(xp, s.E, s.gap)
         g = g + col(d_entropy) * (s.E * (gap - sum_classes(xp, s.E * gap, exact) / s.S))
-    return masked(g / s.S, x, target, ignore_index)
+    return masked(g / s.S / temperature, x, target, ignore_index)
 
 
 def row_statistics_curvature(
@@ -107,6 +112,7 @@ def row_statistics_curvature(
     target: Array | None = None,
     prior: Array | None = None,
     ignore_index: int | None = None,
+    temperature: float = 1.0,
     *,
     d_nll: Array | None = None,
     d_lse: Array | None = None,
@@ -127,14 +133,15 @@ def row_statistics_curvature(
         scale = scale + d_lse
     if prior is not None and d_prior is not None:
         scale = scale + d_prior * last(sum_classes(xp, wide(prior), exact=True))
-    s, v = softmax_parts(x), wide(v)
-    h = col(scale + xp.zeros_like(v[..., 0])) * softmax_backward(x, v)
+    s, v = softmax_parts(x, temperature), wide(v)
+    h = col(scale + xp.zeros_like(v[..., 0])) * softmax_backward(x, v, temperature) / temperature
     if d_entropy is not None:
         gap = finite_where(xp, s.E, s.gap)
         gap = gap - sum_classes(xp, s.E * gap, exact=True) / s.S
         w = v - xp.sum(xp.where(s.top, v, 0.0), axis=-1, keepdims=True)
         w = w - sum_classes(xp, s.E * w, exact=True) / s.S
-        h = h + col(d_entropy) * (s.E * (w * (gap - 1.0) - sum_classes(xp, s.E * w * gap, exact=True) / s.S)) / s.S
+        bend = s.E * (w * (gap - 1.0) - sum_classes(xp, s.E * w * gap, exact=True) / s.S) / s.S
+        h = h + col(d_entropy) * bend / temperature / temperature
     return masked(h, x, target, ignore_index)
 
 

@@ -107,6 +107,6 @@ def costs(s: Softmax) -> Array:
     return s.gap + (s.L + s.gap_rest)
 
 
-def class_costs(x: Array) -> Array:
+def class_costs(x: Array, temperature: float = 1.0) -> Array:
     """-log p_j = lse - x_j: the cost of every class, and the derivative of a soft target's loss over the target."""
-    return costs(softmax_parts(x))
+    return costs(softmax_parts(x, temperature))
