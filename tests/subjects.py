@@ -374,7 +374,7 @@ def _targets(
 
 
 def _reducing(view: View, reduction: str, samples: np.ndarray | None, denominator: Divisor) -> dict[str, Any]:
-    """The arguments about reduction that are not at their defaults; a number to divide by is an array of no dimension."""
+    """The arguments about reduction that are not at their defaults; a number to divide by is given as a 0-d array."""
     given: dict[str, Any] = {"reduction": reduction}
     if samples is not None:
         given["sample_weight"] = view.rows(samples)

@@ -20,11 +20,18 @@ SIGNATURES = {
     "log_softmax": "input, dim, *, temperature, dtype",
     "logsumexp": "input, dim, keepdim",
     "nll_loss": "input, target, weight, size_average, ignore_index, reduce, reduction",
-    "cross_entropy": "input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing",
+    "cross_entropy": (
+        "input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing, *, dim, sample_weight, "
+        "denominator, z_loss, temperature"
+    ),
+    "focal_loss": "input, target, *, gamma, alpha, weight, ignore_index, reduction, dim, sample_weight, denominator",
+    "categorical_cross_entropy": "input, target, *, from_logits, dim, label_smoothing, reduction",
+    "sparse_categorical_cross_entropy": "input, target, *, from_logits, dim, ignore_class, reduction",
+    "value_and_grad": "loss",
     "binary_cross_entropy_with_logits": "input, target, weight, size_average, reduce, reduction, pos_weight",
     "mse_loss": "input, target, size_average, reduce, reduction, weight",
     "rmse_loss": "input, target, *, reduction, dim",
-    "row_statistics": "input, target, *, dim, prior, ignore_index",
+    "row_statistics": "input, target, *, dim, prior, ignore_index, temperature",
     "info.entropy": "p, *, dim, base, kind, normalize, keepdim",
 }
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 
 from lossless import errors, info
 from lossless._config import get_num_threads, set_num_threads, show_config
-from lossless.losses import binary_cross_entropy_with_logits, cross_entropy, mse_loss, nll_loss, rmse_loss
+from lossless.losses import (
+    binary_cross_entropy_with_logits,
+    categorical_cross_entropy,
+    cross_entropy,
+    focal_loss,
+    mse_loss,
+    nll_loss,
+    rmse_loss,
+    sparse_categorical_cross_entropy,
+)
+from lossless.gradients import value_and_grad
 from lossless.statistics import RowStatistics, row_statistics
 from lossless.transforms import log_softmax, logsumexp, softmax
 
@@ -21,9 +31,11 @@ __all__ = [
     "Evaluation",
     "RowStatistics",
     "binary_cross_entropy_with_logits",
+    "categorical_cross_entropy",
     "cross_entropy",
     "errors",
     "evaluate",
+    "focal_loss",
     "get_num_threads",
     "info",
     "log_softmax",
@@ -35,6 +47,8 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "softmax",
+    "sparse_categorical_cross_entropy",
+    "value_and_grad",
 ]
 
 

@@ -71,9 +71,10 @@ def to_denominator(function: str, denominator: Any, reduction: Reduction, positi
             )
         return denominator, None
     if isinstance(denominator, Real):
-        if not (denominator > 0 and isfinite(denominator)):
+        number = float(denominator)
+        if not (number > 0.0 and isfinite(number)):
             raise ParameterError(f"{function}: denominator got {denominator!r}, expected a positive number")
-        return "given", float(denominator)
+        return "given", number
     if getattr(denominator, "shape", None) != ():
         raise ParameterError(
             f"{function}: denominator got {type(denominator).__name__}"

@@ -100,7 +100,9 @@ def cross_entropy(
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
     name, divisor = (
-        (None, None) if denominator is None else to_denominator("cross_entropy", denominator, reduction, positives=False)
+        (None, None)
+        if denominator is None
+        else to_denominator("cross_entropy", denominator, reduction, positives=False)
     )
     ignore_index = to_int("cross_entropy", "ignore_index", ignore_index)
     label_smoothing = to_float("cross_entropy", "label_smoothing", label_smoothing)
@@ -514,7 +516,9 @@ def _row_options(function: str, dim: Any, sample_weight: Array | None, denominat
     }
 
 
-def _of_probabilities_or_logits(backend: Backend, plan: RowPlan, input: Array, target: Array, from_logits: bool) -> Array:
+def _of_probabilities_or_logits(
+    backend: Backend, plan: RowPlan, input: Array, target: Array, from_logits: bool
+) -> Array:
     if from_logits:
         return backend.class_loss(plan, input, target, None, None, None, None)
     hint = "For scores before softmax pass from_logits=True."

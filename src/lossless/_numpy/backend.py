@@ -136,9 +136,9 @@ def class_loss(
     soft_curve = plan.soft and plan.curve is not None
     kernels = native is not None and plan.temperature == 1.0 and not soft_curve
     link = reference.link(
-        target if kernels and not plan.soft else _target_last(plan, target), plan.rows.classes, plan.soft, weight, sample_weight, alpha,
-        ignore_index=plan.ignore_index, smoothing=plan.smoothing, z_loss=plan.z_loss,
-        curve=None if soft_curve else plan.curve,
+        target if kernels and not plan.soft else _target_last(plan, target), plan.rows.classes, plan.soft,
+        weight, sample_weight, alpha, ignore_index=plan.ignore_index, smoothing=plan.smoothing,
+        z_loss=plan.z_loss, curve=None if soft_curve else plan.curve,
     )  # fmt: skip
     if kernels:
         s, backward = _kernel_rows(plan, x, target, link)
@@ -169,7 +169,9 @@ def _cross_entropy(plan: RowPlan, x: Array, target: Array, weight: Array | None)
     return answer(_finish(loss, total, divisor, plan.reduction, x.dtype), gradient)
 
 
-def _kernel_rows(plan: RowPlan, x: Array, target: Array, link: reference.Link) -> tuple[Statistics, Callable[..., Array]]:
+def _kernel_rows(
+    plan: RowPlan, x: Array, target: Array, link: reference.Link
+) -> tuple[Statistics, Callable[..., Array]]:
     """The statistics that a link asks for, unrounded, and their backward pass."""
     of = (
         _memory(x), *plan.rows, _memory(target), _accumulated(link.weight, x.dtype), _accumulated(link.prior, x.dtype),
@@ -200,7 +202,7 @@ def _reference_rows(plan: RowPlan, x: Array, link: reference.Link) -> tuple[Stat
         return Statistics(nll, None, None, None, None), backward_of_curve
     of = x_rows, t, link.prior, plan.ignore_index, plan.temperature
 
-    def backward(**slopes: Array) -> Array:
+    def backward(**slopes: Any) -> Array:
         return _rows_back(plan, x, reference.row_statistics_backward(*of, **slopes))
 
     return reference.row_statistics(*of), backward
@@ -304,12 +306,15 @@ def _pointwise_kernel(
     total = native.pointwise(kernel, *arrays, _memory(loss))
     loss = None if loss is None else loss.astype(dtype, copy=False)
 
+    @silent
     def gradient() -> Any:
         share = (1.0 / count if count else np.nan) if plan.reduction == "mean" else 1.0
-        dx = np.empty(shape, inner if x.shape == shape else np.float64)
-        given = arrays if x.shape == shape else [None if a is None else _memory(a.astype(np.float64)) for a in arrays]
-        native.pointwise_backward(kernel, *given, np.ones(1), share, _memory(dx))
-        return _rounded(_sum_to(dx, x.shape), x.dtype)
+        if x.shape != shape:
+            slope = reference.weighted(plan.loss.slope(x, target, pos_weight), weight, None, None)
+            return _rounded(_sum_to(slope * share, x.shape), x.dtype)
+        dx = np.empty(shape, inner)
+        native.pointwise_backward(kernel, *arrays, np.ones(1), share, _memory(dx))
+        return _rounded(dx, x.dtype)
 
     return answer(_finish(loss, total, count, plan.reduction, dtype), gradient)
 

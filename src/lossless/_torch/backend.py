@@ -143,8 +143,8 @@ def class_loss(
     divisor: Tensor | float | None,
 ) -> Tensor:  # fmt: skip
     x, target = _pair(plan, x, target, weight)
-    soft_curve = plan.soft and plan.curve is not None
-    kernels = plan.temperature == 1.0 and not soft_curve and kernels_serve(x, target, weight, sample_weight, alpha)
+    soft_curve = plan.curve if plan.soft else None
+    kernels = plan.temperature == 1.0 and soft_curve is None and kernels_serve(x, target, weight, sample_weight, alpha)
     kernels = kernels and not needs_grad(target, weight)
     if kernels and plan.is_plain and sample_weight is None and alpha is None:
         weight = None if weight is None else _accumulated(weight, x)
@@ -158,8 +158,8 @@ def class_loss(
     if kernels:
         weight, prior = (None if w is None else _accumulated(w, x) for w in (link.weight, link.prior))
         s = eager.row_statistics(in_memory(x), in_memory(target), weight, prior, plan, for_link=True)
-    elif soft_curve:
-        nll = differentiable.soft_curve(_classes_last(x, plan.dim), link.weighted_target(), plan.curve)
+    elif soft_curve is not None:
+        nll = differentiable.soft_curve(_classes_last(x, plan.dim), link.weighted_target(), soft_curve)
         s = Statistics(nll, None, None, None, None)
     else:
         x_rows = _classes_last(x, plan.dim)

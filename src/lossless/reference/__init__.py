@@ -16,11 +16,13 @@ operations, so differentiating a gradient once more gives the second derivative.
     links             losses as expressions in the statistics
     sigmoid           the sigmoid, its logarithm and its inverse
     pointwise         losses of one number and its target
-    distributions     entropy and divergences
+    distributions     one distribution in four forms; entropy, perplexity, inverse softmax
+    divergences       measures of two distributions
 """
 
 from lossless.reference.arithmetic import Array, namespace, sum_of_others, wide
-from lossless.reference.distributions import entropy
+from lossless.reference.distributions import entropy, inverse_softmax, inverse_softmax_backward, perplexity
+from lossless.reference.divergences import MEASURES, k3, k3_slope
 from lossless.reference.links import (
     Link,
     link,
@@ -62,6 +64,7 @@ from lossless.reference.softmax import (
 )
 
 __all__ = [
+    "MEASURES",
     "POINTWISE",
     "Array",
     "BinaryCrossEntropy",
@@ -79,6 +82,11 @@ __all__ = [
     "class_costs",
     "elements",
     "entropy",
+    "inverse_softmax",
+    "inverse_softmax_backward",
+    "k3",
+    "k3_slope",
+    "perplexity",
     "log_softmax",
     "log_softmax_backward",
     "masked",

@@ -9,7 +9,6 @@ Array = Any
 """A NumPy array or a PyTorch tensor."""
 
 
-
 def namespace(x: Array) -> Any:
     """The array-API functions for `x`. Tensors are told apart here: torch.compile warns about the usual look-up."""
     torch = sys.modules.get("torch")

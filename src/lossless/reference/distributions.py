@@ -1,9 +1,9 @@
 """One distribution, given in one of four forms: its entropy and perplexity, and the logits behind its probabilities.
 
-    "probs"      p_j
-    "log_probs"  log p_j
-    "counts"     p_j times anything
-    "logits"     log p_j plus anything
+"probs"      p_j
+"log_probs"  log p_j
+"counts"     p_j times anything
+"logits"     log p_j plus anything
 """
 
 from typing import Any, NamedTuple

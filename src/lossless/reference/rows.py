@@ -17,7 +17,6 @@ from lossless.reference.arithmetic import (
 from lossless.reference.softmax import Softmax, costs, softmax_backward, softmax_parts
 
 
-
 class Statistics(NamedTuple):
     """One number a row, unrounded; None where there was nothing to compute it from."""
 

@@ -15,7 +15,6 @@ from lossless.reference.arithmetic import (
 )
 
 
-
 HEADROOM = 2.0**64
 
 
