@@ -129,7 +129,8 @@ class Row:
     def entropy_gradient(self) -> tuple[list[arb], list[arb]]:
         """dH/dx_j = p_j (-log p_j - H); its larger term is p_j max(d_j, D), d_j = max(x) - x_j, D = sum p_j d_j."""
         p, entropy = self.p, self.entropy()
-        below = [arb(0) if x == -INFINITY else self.top - arb(x) / self.temperature for x in self.x]
+        top = self.top
+        below = [arb(0) if x == -INFINITY else top - arb(x) / self.temperature for x in self.x]
         mean = sum((pj * d for pj, d in zip(p, below, strict=True)), arb(0))
         slope = [arb(0) if s == INFINITY else pj * (s - entropy) for pj, s in zip(p, self.surprise(), strict=True)]
         return slope, [pj * larger(d, mean) for pj, d in zip(p, below, strict=True)]

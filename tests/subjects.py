@@ -693,12 +693,12 @@ def _measures(dtype: str) -> Cases:
 def _measure(
     name: str, over: str, p_kind: str, q_kind: str, regime: str, dtype: str, base: float | None = None
 ) -> Problem:
-    """Counts are 20000 times the probabilities, and `normalize=True`."""
+    """Counts are 20000 times the probabilities and one, with `normalize=True`."""
     measure = name.removeprefix("info.")
     given = [regimes.pair(regime, "probs" if kind == "counts" else kind, dtype) for kind in (p_kind, q_kind)]
     p, q = given[0][0], given[1][1]
     if p_kind == "counts":
-        p, q = (rounded(np.round(20000 * a.astype(np.float64)), dtype) for a in (p, q))
+        p, q = (rounded(1 + np.round(20000 * a.astype(np.float64)), dtype) for a in (p, q))
     options: dict[str, Any] = {} if base is None else {"base": base}
     if p_kind == "counts":
         options |= {"normalize": True}

@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING
 from lossless import errors, info
 from lossless._config import get_num_threads, set_num_threads, show_config
 from lossless.losses import (
+    binary_cross_entropy,
     binary_cross_entropy_with_logits,
     categorical_cross_entropy,
     cross_entropy,
     focal_loss,
+    kl_div,
     mse_loss,
     nll_loss,
     rmse_loss,
+    sigmoid_focal_loss,
     sparse_categorical_cross_entropy,
 )
 from lossless.gradients import value_and_grad
 from lossless.statistics import RowStatistics, row_statistics
-from lossless.transforms import log_softmax, logsumexp, softmax
+from lossless.transforms import log_softmax, logit, logsigmoid, logsumexp, sigmoid, softmax
 
 if TYPE_CHECKING:
     from lossless import nn as nn
@@ -30,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Evaluation",
     "RowStatistics",
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "categorical_cross_entropy",
     "cross_entropy",
@@ -38,7 +42,10 @@ __all__ = [
     "focal_loss",
     "get_num_threads",
     "info",
+    "kl_div",
     "log_softmax",
+    "logit",
+    "logsigmoid",
     "logsumexp",
     "mse_loss",
     "nll_loss",
@@ -46,6 +53,8 @@ __all__ = [
     "row_statistics",
     "set_num_threads",
     "show_config",
+    "sigmoid",
+    "sigmoid_focal_loss",
     "softmax",
     "sparse_categorical_cross_entropy",
     "value_and_grad",

@@ -25,6 +25,9 @@ Shape = tuple[int, ...]
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
 
+OF_LABELS = ("nll_loss", "sparse_categorical_cross_entropy")
+"""The losses that take no probabilities for a target."""
+
 TORCH_NAMES = {
     **{"float16": "Half", "bfloat16": "BFloat16", "float32": "Float", "float64": "Double", "bool": "Bool"},
     **{"int8": "Char", "int16": "Short", "int32": "Int", "int64": "Long"},
@@ -128,9 +131,12 @@ def _labels_shape_error(function: str, shape: Shape, dim: int, target_shape: Sha
     elif dim != len(shape) - 1 and got == shape[:-1]:
         how = "move them, e.g. input.swapaxes(1, -1)" if function == "nll_loss" else "pass dim=-1"
         fix = f"\nThe classes seem to be the last dimension of input: {how}."
+    soft = "" if function in OF_LABELS else f" or {_list(shape)} (probabilities)"
+    if function == "sparse_categorical_cross_entropy" and got == shape:
+        fix = "\nOne-hot rows and probabilities are for categorical_cross_entropy."
     return ShapeError(
         f"{first}\n{function}: input has shape {_list(shape)} with its classes in dimension {dim}, so target must have "
-        f"shape {_list(expected)} (labels) or {_list(shape)} (probabilities), but it has shape {_list(got)}.{fix}"
+        f"shape {_list(expected)} (labels){soft}, but it has shape {_list(got)}.{fix}"
     )
 
 

@@ -111,7 +111,7 @@ def plan_class_loss(
     dim = class_dim(shape) if dim is None else to_dim(dim, len(shape))
     _check.check_has_classes(function, shape, dim)
     names = _check.dtype_name(target_dtype)
-    soft = function != "nll_loss" and _check.check_class_target(function, shape, dim, target_shape, names)
+    soft = function not in _check.OF_LABELS and _check.check_class_target(function, shape, dim, target_shape, names)
     if not soft:
         _check.check_labels(function, shape, dim, target_shape, names)
     if ignore_index is not None:

@@ -45,7 +45,7 @@ def value_and_grad(loss: Callable[..., Array]) -> Callable[..., tuple[Array, Arr
     function = loss
     while isinstance(function, partial):
         function = function.func
-    if getattr(losses, getattr(function, "__name__", ""), None) is not function:
+    if getattr(function, "__module__", "") != losses.__name__ or function.__name__.startswith("_"):
         raise UnsupportedArrayError(
             f"value_and_grad: loss got {loss!r}, expected a loss of this library, e.g. lossless.cross_entropy"
         )

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 from lossless._check import (
     FLOATS,
@@ -20,9 +20,10 @@ from lossless._check import (
 )
 from lossless._dispatch import Backend, select
 from lossless._layout import class_number, to_dims
-from lossless._plan import RowPlan, plan_binary, plan_class_loss, plan_squared
-from lossless._reduce import to_denominator, to_reduction
-from lossless.errors import LosslessWarning, ShapeError
+from lossless._plan import RowPlan, plan_binary, plan_class_loss, plan_divergence, plan_squared
+from lossless._reduce import REDUCTIONS, Reduction, to_denominator, to_reduction
+from lossless.errors import LosslessWarning, ParameterError, ShapeError
+from lossless.reference import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, SigmoidFocal
 
 Array = Any
 
@@ -368,10 +369,15 @@ def binary_cross_entropy_with_logits(
     reduce: bool | None = None,
     reduction: str = "mean",
     pos_weight: Array | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    sample_weight: Array | None = None,
+    denominator: str | float | Array | None = None,
 ) -> Array:
     """Binary cross-entropy of logits: every score is its own yes-or-no question.
 
-        loss = w (v t softplus(-x) + (1 - t) softplus(x)),   softplus(x) = log(1 + exp(x)),   v = pos_weight
+        loss = s w (v t softplus(-x) + (1 - t) softplus(x)),   softplus(x) = log(1 + exp(x)),   v = pos_weight
 
     Args:
         input: floating point logits of any shape; raw scores, not sigmoid outputs.
@@ -379,8 +385,15 @@ def binary_cross_entropy_with_logits(
         weight: weight w of each element; broadcasts to the shape of `input`.
         size_average: deprecated, see `reduction`.
         reduce: deprecated, see `reduction`.
-        reduction: "mean" divides by the number of elements; "sum"; "none".
+        reduction: "mean" divides the sum by what `denominator` says; "sum"; "none".
         pos_weight: weight v of the positive part; broadcasts to the shape of `input`.
+        label_smoothing: e in [0, 1]: replaces t by (1 - e) t + e / 2.
+        ignore_index: a target whose elements count for nothing, whatever their logits are; None for none.
+        sample_weight: weight s of each sample: its shape is the first dimensions of `input`, usually (N,), and it
+            holds for all elements that share them; differentiated in PyTorch.
+        denominator: what a mean divides by. None or "count": the elements not ignored. "weights": their sum of
+            s w (v t + 1 - t). "batch": all elements. "positives": max(1, sum t) of those not ignored. Or a number,
+            or a 0-d array: itself.
 
     Returns:
         A scalar, or the shape of `input` for reduction="none"; dtype of `input` promoted with `target`.
@@ -388,23 +401,239 @@ def binary_cross_entropy_with_logits(
 
     Raises:
         LogitsDtypeError, TargetDtypeError, ShapeError: arrays that do not fit together.
-        ParameterError: an unknown reduction.
+        ParameterError: an option out of its range, an unknown reduction or denominator, a denominator without
+            reduction="mean".
 
     Edges:
-        +-inf on the right side costs 0, on the wrong side inf. The mean of no elements is NaN.
+        +-inf on the right side costs 0, on the wrong side inf. The mean of no elements is NaN; so is that of
+        ignored elements only, unless `denominator` is another number than theirs. Their sum is 0.
 
     Example:
         >>> binary_cross_entropy_with_logits(np.array([40.0], np.float32), np.array([1.0], np.float32))
         np.float32(4.248354e-18)
+        >>> x, t = np.array([[2.0, -1.0], [0.5, 3.0]]), np.array([[1.0, 0.0], [-1.0, 1.0]])
+        >>> binary_cross_entropy_with_logits(x, t, ignore_index=-1, reduction="none")
+        array([[0.12692801, 0.31326169],
+               [0.        , 0.04858735]])
     """
     function = "binary_cross_entropy_with_logits"
-    backend, input, target, weight, pos_weight = select(
-        function, 2, input=input, target=target, weight=weight, pos_weight=pos_weight
-    )
+    backend, input, target, weight, pos_weight, sample_weight, given = select(
+        function, 2, input=input, target=target, weight=weight, pos_weight=pos_weight, sample_weight=sample_weight,
+        denominator=_array(denominator),
+    )  # fmt: skip
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
-    plan_binary(function, input.shape, input.dtype, target.shape, target.dtype, *_meta(weight), *_meta(pos_weight))
-    return backend.pointwise(function, "bce_with_logits", input, target, weight, pos_weight, reduction)
+    if ignore_index is sample_weight is denominator is None and label_smoothing == 0.0:  # PyTorch's, and nothing else
+        divisor, parameters, options = None, (), {}
+    else:
+        denominator = denominator if given is None else given
+        divisor, options = _element_options(function, ignore_index, sample_weight, denominator, reduction)
+        parameters = (_smoothing(function, label_smoothing),)
+    plan = plan_binary(
+        function, input.shape, input.dtype, target.shape, target.dtype, *_meta(weight), *_meta(pos_weight), reduction,
+        BinaryCrossEntropyWithLogits, parameters, **options,
+    )  # fmt: skip
+    return backend.pointwise(plan, input, target, weight, pos_weight, sample_weight, divisor)
+
+
+def binary_cross_entropy(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    clamp: Literal["torch"] | None = "torch",
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    sample_weight: Array | None = None,
+    denominator: str | float | Array | None = None,
+) -> Array:
+    """Binary cross-entropy of probabilities: every number is the predicted probability of its own "yes".
+
+        loss = -s w (t log p + (1 - t) log(1 - p))
+
+    Logits are the better input: float32 rounds sigmoid(17) to 1, and what it has cost is lost. So use
+    `binary_cross_entropy_with_logits` where you have them.
+
+    Args:
+        input: floating point probabilities p of any shape, 0 to 1.
+        target: probabilities t of "yes", shape of `input`, floating point, 0 to 1.
+        weight: weight w of each element; broadcasts to the shape of `input`.
+        size_average: deprecated, see `reduction`.
+        reduce: deprecated, see `reduction`.
+        reduction: "mean" divides the sum by what `denominator` says; "sum"; "none".
+        clamp: "torch" keeps logarithms above -100 and divides the gradient by no less than 1e-12, as PyTorch does, so
+            that probabilities rounded to 0 or 1 stay finite; None gives the exact values, infinite ones too.
+        label_smoothing: e in [0, 1]: replaces t by (1 - e) t + e / 2.
+        ignore_index: a target whose elements count for nothing, whatever their probabilities are; None for none.
+        sample_weight: weight s of each sample: its shape is the first dimensions of `input`, usually (N,), and it
+            holds for all elements that share them; differentiated in PyTorch.
+        denominator: what a mean divides by. None or "count": the elements not ignored. "weights": their sum of s w.
+            "batch": all elements. "positives": max(1, sum t) of those not ignored. Or a number, or a 0-d array:
+            itself.
+
+    Returns:
+        A scalar, or the shape of `input` for reduction="none"; dtype of `input` promoted with `target`.
+        Value and gradient within 4 ulp of the exact ones, summed in float64.
+
+    Raises:
+        LogitsDtypeError, TargetDtypeError, ShapeError: arrays that do not fit together.
+        ParameterError: `input` or `target` holds NaN or a number outside [0, 1] (in compiled code such an input
+            gives NaN instead); an option out of its range, an unknown reduction, denominator or clamp, a denominator
+            without reduction="mean".
+
+    Edges:
+        0 log 0 = 0. With clamp=None, p = 0 under t > 0 costs inf and has gradient -inf; p = t = 1 has gradient -1 and
+        p = t = 0 gradient 1, the limits. The mean of no elements is NaN; so is that of ignored elements only, unless
+        `denominator` is another number than theirs. Their sum is 0.
+
+    Example:
+        >>> binary_cross_entropy(np.array([0.9, 0.2]), np.array([1.0, 0.0]), reduction="none")
+        array([0.10536052, 0.22314355])
+        >>> binary_cross_entropy(np.array([0.0]), np.array([1.0])).item()
+        100.0
+        >>> binary_cross_entropy(np.array([0.0]), np.array([1.0]), clamp=None).item()
+        inf
+    """
+    function = "binary_cross_entropy"
+    backend, input, target, weight, sample_weight, given = select(
+        function, 2, input=input, target=target, weight=weight, sample_weight=sample_weight,
+        denominator=_array(denominator),
+    )  # fmt: skip
+    reduction = to_reduction(reduction, size_average, reduce)
+    input = backend.for_loss(input)
+    if clamp not in ("torch", None):
+        raise ParameterError(f"{function}: clamp got {clamp!r}, expected 'torch' or None")
+    denominator = denominator if given is None else given
+    divisor, options = _element_options(function, ignore_index, sample_weight, denominator, reduction)
+    plan = plan_binary(
+        function, input.shape, input.dtype, target.shape, target.dtype, *_meta(weight), None, None, reduction,
+        BinaryCrossEntropy, (clamp == "torch", _smoothing(function, label_smoothing)), **options,
+    )  # fmt: skip
+    return backend.pointwise(plan, input, target, weight, None, sample_weight, divisor)
+
+
+def sigmoid_focal_loss(
+    inputs: Array, targets: Array, alpha: float = 0.25, gamma: float = 2, reduction: str = "none"
+) -> Array:
+    """Focal loss of yes-or-no scores: binary cross-entropy that discounts what is already right.
+
+        loss = alpha_t q^gamma ce,   ce = t softplus(-x) + (1 - t) softplus(x),   alpha_t = alpha t + (1 - alpha) (1 - t),
+        q = t sigma(-x) + (1 - t) sigma(x), the probability of being wrong
+
+    torchvision's function, name for name. `focal_loss` is the form for softmax.
+
+    Args:
+        inputs: floating point logits of any shape; raw scores, not sigmoid outputs.
+        targets: probabilities of "yes", usually 0 or 1, shape of `inputs`, floating point.
+        alpha: the share of the positives, 0 to 1; -1 for none.
+        gamma: >= 0; 0 is binary cross-entropy.
+        reduction: "none" for one loss an element; "mean" divides by the number of elements; "sum".
+
+    Returns:
+        The shape of `inputs`, or a scalar; dtype of `inputs` promoted with `targets`. Value and gradient within 8 ulp
+        of the exact ones for gamma up to 5, summed in float64.
+
+    Raises:
+        LogitsDtypeError, TargetDtypeError, ShapeError: arrays that do not fit together.
+        ParameterError: alpha outside [0, 1] and not -1, gamma < 0, an unknown reduction.
+
+    Edges:
+        +-inf on the right side costs 0, on the wrong side inf. Where q = 0 the gradient is 0, also for gamma < 1.
+        The mean of no elements is NaN.
+
+    Example:
+        >>> x = np.array([8.0, 0.0, -8.0], np.float32)
+        >>> sigmoid_focal_loss(x, np.ones(3, np.float32))  # easy, undecided, wrong
+        array([9.4299256e-12, 4.3321699e-02, 1.9987426e+00], dtype=float32)
+
+    Source:
+        Lin et al. 2017, arXiv:1708.02002, eq. (5).
+    """
+    function = "sigmoid_focal_loss"
+    backend, inputs, targets = select(function, 2, inputs=inputs, targets=targets)
+    if not 0.0 <= to_float(function, "alpha", alpha) <= 1.0 and alpha != -1.0:
+        raise ParameterError(f"Invalid alpha value: {alpha}. alpha must be in [0,1] or -1 for ignore.")
+    gamma = to_float(function, "gamma", gamma)
+    check_not_negative(function, "gamma", gamma)
+    if reduction not in REDUCTIONS:
+        raise ParameterError(
+            f"Invalid Value for arg 'reduction': '{reduction} \n Supported reduction modes: 'none', 'mean', 'sum'"
+        )
+    inputs = backend.for_loss(inputs)
+    plan = plan_binary(
+        function, inputs.shape, inputs.dtype, targets.shape, targets.dtype, None, None, None, None,
+        to_reduction(reduction), SigmoidFocal, (float(alpha), gamma),
+    )  # fmt: skip
+    return backend.pointwise(plan, inputs, targets)
+
+
+def kl_div(
+    input: Array,
+    target: Array,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> Array:
+    """Kullback-Leibler divergence, PyTorch's: how far log-probabilities `input` are from what they should be.
+
+        loss = t (log t - x),   or with log_target   exp(t) (t - x)
+
+    `input` holds the *logarithms* of the model's probabilities, as `log_softmax` gives them, and comes first; summed
+    over a distribution this is KL(target | model). From two plain distributions: `lossless.info.kl_divergence`.
+
+    Args:
+        input: floating point log-probabilities x of any shape.
+        target: floating point probabilities t; another shape broadcasts, with a warning.
+        size_average: deprecated, see `reduction`.
+        reduce: deprecated, see `reduction`.
+        reduction: "batchmean" divides the sum by the first dimension of `input`, as the formula in books does; "mean"
+            divides by the number of elements, and PyTorch's warning says so; "sum"; "none".
+        log_target: whether `target` holds logarithms too.
+
+    Returns:
+        A scalar, or one term an element for reduction="none"; dtype of `input` promoted with `target`. Terms within
+        8 ulp of the larger of t log t and t x, summed in float64.
+
+    Raises:
+        LogitsDtypeError, TargetDtypeError: arrays that are not real floating point.
+        ShapeError: shapes that do not broadcast.
+        ParameterError: an unknown reduction.
+
+    Edges:
+        t = 0 costs 0 at every x, -inf too; t > 0 at x = -inf costs inf. The gradient over the target is
+        log t + 1 - x, which is -inf at t = 0. NaN stays NaN, and so does the logarithm of a negative target.
+
+    Example:
+        >>> log_p, q = np.log([[0.5, 0.5]]), np.array([[0.9, 0.1]])
+        >>> kl_div(log_p, q, reduction="batchmean").item()
+        0.36806420716849...
+        >>> kl_div(np.array([[0.0, -np.inf]]), np.array([[1.0, 0.0]]), reduction="batchmean").item()
+        0.0
+    """
+    backend, input, target = select("kl_div", 2, input=input, target=target)
+    legacy = size_average is not None or reduce is not None
+    per_batch = reduction == "batchmean" and not legacy
+    if reduction == "mean" and not legacy:
+        warnings.warn(
+            "reduction: 'mean' divides the total loss by both the batch size and the support size."
+            "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
+            "'mean' will be changed to behave the same as 'batchmean' in the next major release.",
+            LosslessWarning,
+            stacklevel=2,
+        )
+    reduction = "mean" if per_batch else to_reduction(reduction, size_average, reduce)
+    input = backend.for_loss(input)
+    plan = plan_divergence(
+        "kl_div", input.shape, input.dtype, target.shape, target.dtype, bool(log_target), reduction
+    )
+    if target.shape != input.shape:
+        _warn_of_broadcast(input, target)
+    divisor = float(input.shape[0] if input.shape else 1) if per_batch else None
+    return backend.pointwise(plan, input, target, None, None, None, divisor)
 
 
 def mse_loss(
@@ -445,21 +674,15 @@ def mse_loss(
     backend, input, target, weight = select("mse_loss", 2, input=input, target=target, weight=weight)
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
-    plan_squared("mse_loss", input.shape, input.dtype, target.shape, target.dtype)
+    plan = plan_squared("mse_loss", input.shape, input.dtype, target.shape, target.dtype, reduction)
     if target.shape != input.shape:
-        warnings.warn(
-            f"Using a target size ({target.shape}) that is different to the input size ({input.shape}). "
-            "This will likely lead to incorrect results due to broadcasting. "
-            "Please ensure they have the same size.",
-            LosslessWarning,
-            stacklevel=2,
-        )
+        _warn_of_broadcast(input, target)
     if weight is not None and weight.shape != input.shape:
         raise ShapeError(
             f"Weights and input must have the same size.\nmse_loss: weight has shape {list(weight.shape)} and input "
             f"{list(input.shape)}."
         )
-    return backend.pointwise("mse_loss", "squared_error", input, target, weight, None, reduction)
+    return backend.pointwise(plan, input, target, weight)
 
 
 def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int | Sequence[int] | None = None) -> Array:
@@ -499,7 +722,7 @@ def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int 
         raise ShapeError(
             f"rmse_loss: input has shape {list(input.shape)} and target {list(target.shape)}, expected the same"
         )
-    plan_squared("rmse_loss", input.shape, input.dtype, target.shape, target.dtype)
+    plan_squared("rmse_loss", input.shape, input.dtype, target.shape, target.dtype, reduction)
     ndim = len(input.shape)
     dims = tuple(range(ndim)) if dim is None else to_dims(dim, ndim)
     return backend.root_mean_square("rmse_loss", input, target, dims, reduction)
@@ -524,6 +747,44 @@ def _of_probabilities_or_logits(
     hint = "For scores before softmax pass from_logits=True."
     check_probabilities(plan.function, "input", *backend.extremes(plan, input), hint)
     return backend.probability_loss(plan, input, target)
+
+
+def _element_options(
+    function: str, ignore_index: int | None, sample_weight: Array | None, denominator: Any, reduction: Reduction
+) -> tuple[Any, dict[str, Any]]:
+    """(the caller's own divisor, the options of `plan_binary` that go beyond PyTorch's)."""
+    name, divisor = to_denominator(function, denominator, reduction, positives=True)
+    shape, dtype = _meta(sample_weight)
+    return divisor, {
+        "sample_weight_shape": shape,
+        "sample_weight_dtype": dtype,
+        "ignore_index": None if ignore_index is None else to_int(function, "ignore_index", ignore_index),
+        "denominator": name,
+    }
+
+
+def _smoothing(function: str, label_smoothing: float) -> float:
+    """A share, 0 to 1."""
+    label_smoothing = to_float(function, "label_smoothing", label_smoothing)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ParameterError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+    return label_smoothing
+
+
+def _array(denominator: Any) -> Any:
+    """A denominator that is an array, which must be of the framework of the others."""
+    return None if isinstance(denominator, str | Real) else denominator
+
+
+def _warn_of_broadcast(input: Array, target: Array) -> None:
+    """Where the caller of the caller is."""
+    warnings.warn(
+        f"Using a target size ({target.shape}) that is different to the input size ({input.shape}). "
+        "This will likely lead to incorrect results due to broadcasting. "
+        "Please ensure they have the same size.",
+        LosslessWarning,
+        stacklevel=3,
+    )
 
 
 def _meta(array: Array | None) -> tuple[Any, Any]:

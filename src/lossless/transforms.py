@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from math import inf, prod
 from typing import Any
 
-from lossless._check import check_temperature, to_int
+from lossless._check import check_floating, check_temperature, dtype_name, to_float, to_int
 from lossless._dispatch import select
 from lossless._layout import to_dims
 from lossless._plan import plan_transform
+from lossless.errors import ParameterError
+from lossless.reference import Elementwise, Logit, LogSigmoid, Sigmoid
 
 Array = Any
 
@@ -114,6 +116,95 @@ def logsumexp(input: Array, dim: int | Sequence[int] = -1, keepdim: bool = False
     if keepdim:
         return result.reshape(tuple(1 if d in dims else s for d, s in enumerate(input.shape)))
     return result
+
+
+def sigmoid(input: Array) -> Array:
+    """Sigmoid: a score to the probability of "yes", softmax's case of two classes with scores x and 0.
+
+        p = 1 / (1 + exp(-x))
+
+    Args:
+        input: floating point scores of any shape.
+
+    Returns:
+        Probabilities, shape and dtype of `input`, within 4 ulp. Their gradient sigma(x) sigma(-x) is exact where
+        p has rounded to 1 too.
+
+    Raises:
+        LogitsDtypeError: `input` is not real floating point.
+
+    Edges:
+        1 at +inf, 0 at -inf, NaN at NaN.
+
+    Example:
+        >>> sigmoid(np.array([2.0, 0.0, -np.inf], np.float32))
+        array([0.8807971, 0.5      , 0.       ], dtype=float32)
+    """
+    return _elementwise("sigmoid", Sigmoid(), input)
+
+
+def logsigmoid(input: Array) -> Array:
+    """Log-sigmoid: the logarithm of the sigmoid, accurate where the sigmoid rounds to 0 or to 1.
+
+        log p = -log(1 + exp(-x)) = min(x, 0) - log(1 + exp(-|x|))
+
+    Args:
+        input: floating point scores of any shape.
+
+    Returns:
+        Log-probabilities (<= 0), shape and dtype of `input`, within 4 ulp; so is their gradient sigma(-x).
+
+    Raises:
+        LogitsDtypeError: `input` is not real floating point.
+
+    Edges:
+        0 at +inf, -inf at -inf, NaN at NaN.
+
+    Example:
+        >>> logsigmoid(np.array([20.0, -20.0], np.float32))
+        array([-2.0611537e-09, -2.0000000e+01], dtype=float32)
+    """
+    return _elementwise("logsigmoid", LogSigmoid(), input)
+
+
+def logit(input: Array, eps: float | None = None) -> Array:
+    """Logit: a probability back to its score, the logarithm of the odds; the inverse of the sigmoid.
+
+        x = log(p / (1 - p))
+
+    Args:
+        input: floating point probabilities of any shape.
+        eps: 0 to 0.5: clamp `input` to [eps, 1 - eps] first; None for no clamp.
+
+    Returns:
+        Scores, shape and dtype of `input`, within 4 ulp, near p = 1/2 too; logit(1 - p) = -logit(p) to the last bit
+        where 1 - p is a number. Their gradient is 1 / (p (1 - p)), and 0 where p was clamped.
+
+    Raises:
+        LogitsDtypeError: `input` is not real floating point.
+        ParameterError: `eps` outside [0, 0.5].
+
+    Edges:
+        -inf at 0, inf at 1; outside [0, 1] NaN, unless `eps` is given. The clamp is of the exact 1 - eps, which
+        may be no number of the dtype: logit(1) with eps=1e-8 is 18.4 in float32 too.
+
+    Example:
+        >>> logit(np.array([0.5, 0.75, 1.0]))
+        array([0.        , 1.09861229,        inf])
+        >>> logit(np.array([0.0, 1.0], np.float32), eps=1e-8)
+        array([-18.420681,  18.420681], dtype=float32)
+    """
+    if eps is not None:
+        eps = to_float("logit", "eps", eps)
+        if not 0.0 <= eps <= 0.5:
+            raise ParameterError(f"logit: eps got {eps!r}, expected None or a number in [0, 0.5]")
+    return _elementwise("logit", Logit(eps), input)
+
+
+def _elementwise(function: str, functor: Elementwise, input: Array) -> Array:
+    backend, input = select(function, 1, input=input)
+    check_floating(function, dtype_name(input.dtype))
+    return backend.elementwise(function, functor, input)
 
 
 def _transform(function: str, input: Array, dim: int, temperature: float, dtype: Any) -> Array:

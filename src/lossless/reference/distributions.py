@@ -24,31 +24,36 @@ from lossless.reference.arithmetic import (
 )
 from lossless.reference.softmax import HEADROOM, LOG_HEADROOM, LOG_HEADROOM_REST, softmax_parts
 
+LOG_2 = 0.6931471805599453
+LOG_2_REST = 2.3190468138462996e-17
+
 
 class Distribution(NamedTuple):
     """What the measures below need of one distribution: (*batch, C) unless said otherwise."""
 
     form: str
-    given: Array
-    "In float64; counts are scaled to where their sums and products are normal numbers."
     p: Array
-    "Probabilities, times `up`."
-    up: float
-    "A power of two, with which tiny probabilities of float64 data keep their digits."
+    "Probabilities, times `scale`. Divide by it last: a tiny probability would have lost digits."
+    scale: Any
+    "(*batch, 1) or a number: the sum of all `p` in forms that are normalized."
     zero: Array
     "Where the probability is 0, and not only too small to be told from it."
     log: Array
-    "log p, finite: 0 stands where p is 0."
+    "log p; where p is 0, 0 stands instead."
     log_rest: Array
     "What rounding left out of `log`."
     top: Array
     "True at the largest class, once a row."
+    given: Array
+    "Logits or log-probabilities; otherwise `p`."
+    exact: bool
+    "Whether the data are float64, to which plain arithmetic does not do justice."
     others: Array | None = None
-    "1 - p, times `up`; None of forms that need not add up to 1."
-    whole: Array | None = None
-    "What counts add up to, as given, (*batch, 1)."
+    "1 - p, times `scale`; None in forms that need not add up to 1."
     total: tuple[Array, Array] | None = None
-    "What counts add up to, scaled, in two words."
+    "`scale` of counts in two words."
+    factor: Any = 1.0
+    "The power of two by which counts were multiplied."
 
 
 def distribution(x: Array, form: str) -> Distribution:
@@ -60,12 +65,13 @@ def distribution(x: Array, form: str) -> Distribution:
     x = wide(x)
     if form == "counts":
         return _from_counts(xp, x, exact)
-    up = HEADROOM if exact else 1.0
+    scale = HEADROOM if exact else 1.0
     top = onehot(xp, xp.argmax(x, axis=-1, keepdims=True), x)
+    nothing = xp.zeros_like(x)
     if form == "probs":
         zero = x == 0.0
-        log = xp.log(xp.where(zero, 1.0, x))
-        return Distribution(form, x, x * up, up, zero, log, xp.zeros_like(x), top)
+        log, p = xp.log(xp.where(zero, 1.0, x)), x * scale
+        return Distribution(form, p, scale, zero, log, nothing, top, p, exact)
     zero = x == -xp.inf
     log = xp.where(zero, 0.0, x)
     p = xp.exp(log)
@@ -73,51 +79,40 @@ def distribution(x: Array, form: str) -> Distribution:
         raised = log + LOG_HEADROOM
         p = xp.exp(raised)
         p = p + p * (LOG_HEADROOM_REST + addition_rest(xp, log, LOG_HEADROOM, raised))
-    return Distribution(form, x, xp.where(zero, 0.0, p), up, zero, log, xp.zeros_like(x), top)
+    return Distribution(form, xp.where(zero, 0.0, p), scale, zero, log, nothing, top, x, exact)
 
 
 def _from_logits(xp: Any, x: Array, exact: bool) -> Distribution:
     s = softmax_parts(x)
-    up = HEADROOM if exact else 1.0
-    scale = s.S / up
     zero = s.gap == xp.inf
     gap = xp.where(zero, 0.0, s.gap)
     cost = gap + s.L
     rest = addition_rest(xp, gap, s.L, cost) + s.gap_rest
     log, log_rest = (xp.where(zero, 0.0, 0.0 - v) for v in (cost, rest))
-    return Distribution("logits", wide(x), s.E / scale, up, zero, log, log_rest, s.top, s.others / scale)
+    return Distribution("logits", s.E, s.S, zero, log, log_rest, s.top, wide(x), exact, s.others)
 
 
 def _from_counts(xp: Any, x: Array, exact: bool) -> Distribution:
     """The largest class has log p_k = -log1p(rest / p_k): its share of the whole may round to 1."""
-    up = HEADROOM if exact else 1.0
     top = onehot(xp, xp.argmax(x, axis=-1, keepdims=True), x)
-    largest = xp.sum(xp.where(top, x, 0.0), axis=-1, keepdims=True)
-    down, lift = largest > 2.0**300, largest < 2.0**-300
-    scale = xp.where(down, 2.0**-600, xp.where(lift, 2.0**600, 1.0))
-    shift = xp.where(down, -600.0, xp.where(lift, 600.0, 0.0)) * 0.6931471805599453
+    largest = at(xp, top, x)
+    factor, log_factor = xp.ones_like(largest), xp.zeros_like(largest)
+    if exact:  # to around 2^350, where products of counts and sums are normal numbers
+        for bound in range(-1074, 1000, 200):
+            power, reached = min(224 - bound, 950), largest >= 2.0**bound
+            factor = xp.where(reached, 2.0**power, factor)
+            log_factor = xp.where(reached, power * LOG_2, log_factor)
     zero = x == 0.0
-    a = x * scale
-    tail, whole, others = sums_of_classes(xp, a, top, exact)
-    some = xp.where(zero | top, 1.0, a)
-    quotient = xp.where(zero | top, 1.0, whole) / some
-    vanished = ~xp.isfinite(quotient) | (some < 1e-290)  # beside the largest class
-    log = 0.0 - xp.log(xp.where(vanished, 1.0, quotient))
-    log = xp.where(vanished, xp.log(xp.where(vanished, x, 1.0)) + shift - xp.log(whole), log)
-    log = xp.where(top, 0.0 - xp.log1p(tail / (largest * scale)), xp.where(zero, 0.0, log))
-    return Distribution(
-        "counts",
-        a,
-        a * up / whole,
-        up,
-        zero,
-        log,
-        xp.zeros_like(a),
-        top,
-        others * up / whole,
-        whole / scale,
-        sum_words(xp, a, exact),
-    )
+    p = x * factor
+    tail, whole, others = sums_of_classes(xp, p, top, exact)
+    ordinary = ~(zero | top)
+    quotient = xp.where(ordinary, whole, 1.0) / xp.where(ordinary, p, 1.0)
+    vanishing = quotient > 1e290
+    log = 0.0 - xp.log(xp.where(vanishing, 1.0, quotient))
+    log = xp.where(vanishing, xp.log(xp.where(vanishing, x, 1.0)) + log_factor - xp.log(whole), log)
+    log = xp.where(top, 0.0 - xp.log1p(tail / at(xp, top, p)), xp.where(zero, 0.0, log))
+    total, nothing = sum_words(xp, p, exact), xp.zeros_like(p)
+    return Distribution("counts", p, whole, zero, log, nothing, top, p, exact, others, total, factor)
 
 
 # ---- measures of one distribution
@@ -154,29 +149,37 @@ def _minus_p_log_p(xp: Any, p: Array) -> Array:
 def perplexity(p: Array, form: str) -> Array:
     """exp(H) = 1 / p_k exp((1 - sum p) log p_k + sum p log(p_k / p)), k the largest class: no long logarithm is rounded."""
     xp = namespace(p)
-    exact = p.dtype == xp.float64
     d = distribution(p, form)
-    distance, rest = _distance_to_top(xp, d)
-    spread, lost = sum_words(xp, d.p * distance + d.p * rest, exact)
-    log_k, p_k = (xp.sum(xp.where(d.top, v, 0.0), axis=-1, keepdims=True) for v in (d.log, d.p))
-    missing = xp.zeros_like(p_k)
+    away, rest = distance(xp, d, d.top)
+    spread = sum_classes(xp, d.p * away + d.p * rest, d.exact)
+    log_k, p_k = at(xp, d.top, d.log), at(xp, d.top, d.p)
     if d.others is None:
-        total, more = sum_words(xp, d.p, exact)
-        missing = (d.up - total) - more
-    return last(d.up / p_k * xp.exp((missing * log_k + (spread + lost)) / d.up))
+        total, more = sum_words(xp, d.p, d.exact)
+        spread = spread + ((d.scale - total) - more) * log_k
+    return last(d.scale / p_k * xp.exp(spread / d.scale))
 
 
-def _distance_to_top(xp: Any, d: Distribution) -> tuple[Array, Array]:
-    """log(p_k / p_j) >= 0 of the largest class k, and what rounding left out of it; 0 where p_j is 0."""
+def distance(xp: Any, d: Distribution, top: Array) -> tuple[Array, Array]:
+    """log(p_k / p_j) for the class k that `top` marks, in two words; 0 where p_j is 0, anything if p_k is."""
     if d.form in ("probs", "counts"):
-        largest = xp.sum(xp.where(d.top, d.given, 0.0), axis=-1, keepdims=True)
-        some = xp.where(d.zero, 1.0, d.given)
-        distance = log_quotient(xp, xp.where(d.zero, 1.0, largest), some)
-        return distance, xp.zeros_like(distance)
-    log_k, rest_k = (xp.sum(xp.where(d.top, v, 0.0), axis=-1, keepdims=True) for v in (d.log, d.log_rest))
-    distance = log_k - d.log
-    rest = addition_rest(xp, log_k, 0.0 - d.log, distance) + (rest_k - d.log_rest)
-    return xp.where(d.zero, 0.0, distance), xp.where(d.zero, 0.0, rest)
+        p_k = at(xp, top, d.given)
+        away = log_quotient(xp, xp.where(d.zero | (p_k == 0.0), 1.0, p_k), xp.where(d.zero, 1.0, d.given))
+        return away, xp.zeros_like(away)
+    away, rest = difference(xp, at(xp, top, d.log), d.log, at(xp, top, d.log_rest) - d.log_rest)
+    return xp.where(d.zero, 0.0, away), xp.where(d.zero, 0.0, rest)
+
+
+def difference(xp: Any, a: Array, b: Array, rest: Array | float = 0.0) -> tuple[Array, Array]:
+    """a - b + rest in two words, the second at most half an ulp of the first."""
+    d = a - b
+    rest = addition_rest(xp, a, 0.0 - b, d) + rest
+    whole = d + rest
+    return whole, addition_rest(xp, d, rest, whole)
+
+
+def at(xp: Any, top: Array, v: Array) -> Array:
+    """Its number at the one class that `top` marks, (*batch, 1)."""
+    return xp.sum(xp.where(top, v, 0.0), axis=-1, keepdims=True)
 
 
 # ---- from probabilities to logits

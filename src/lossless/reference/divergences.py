@@ -1,17 +1,18 @@
 """Measures of two distributions: cross-entropy, Kullback-Leibler and Jensen-Shannon divergence, and their gradients.
 
-All are made of t = log(q / p), class by class, found without rounding what p and q share:
+All but the first are made of t = log(q / p), class by class, found without rounding what p and q share:
 
     logits            t_j = c_j - D,  c_j = (b_j - a_j) - (b_k - a_k),  D = log(p_k / q_k) = log1p(sum p (e^c - 1))
     probs, counts     t_j = log1p((q_j - p_j) / p_j), where the difference is exact
     log_probs         t_j = b_j - a_j
     two forms         t_j = log q_j - log p_j, which has lost what the two share
 
-    KL = sum p h(t),            h(t) = e^t - 1 - t >= 0
+    KL = sum p h(t),              h(t) = e^t - 1 - t >= 0
     JS = sum (p + q) / 4 phi(s),  s = (q - p) / (p + q) = tanh(t / 2),  phi(s) = (1-s) log(1-s) + (1+s) log(1+s) >= 0
 
 Sums of terms that are never negative: neither divergence is, and both are 0 where all t are. An error in D moves all t
-alike, and the sum only in second order.
+alike, and KL only in second order. Gradients over logits are made of the differences between classes, where a constant
+in t cancels before it is rounded.
 """
 
 from collections.abc import Callable
@@ -31,9 +32,13 @@ from lossless.reference.arithmetic import (
     times,
     wide,
 )
-from lossless.reference.distributions import Distribution, distribution
+from lossless.reference.distributions import LOG_2, LOG_2_REST, Distribution, at, difference, distance, distribution
+from lossless.reference.softmax import HEADROOM
 
-LOG_2 = 0.6931471805599453
+Words = tuple[Array, Array]
+"""A number in two words, the second at most half an ulp of the first."""
+
+NORMALIZED = ("logits", "counts")
 
 
 class Pair(NamedTuple):
@@ -41,19 +46,14 @@ class Pair(NamedTuple):
 
     p: Distribution
     q: Distribution
-    t: Array
+    q_p: Array
+    "q, times the scale of p."
+    t: Words
     "log(q / p): infinite where one of them is 0, 0 where both are."
-    rest: Array
-    "What rounding left out of t."
-    c: Array
+    c: Words
     "t, but for a constant of the row that rounding would have spoilt."
-    c_rest: Array
     excess: Array
-    "q - p, times `up`."
-
-    @property
-    def up(self) -> float:
-        return self.p.up
+    "q - p, times the scale of p."
 
     @property
     def finite(self) -> Array:
@@ -66,29 +66,28 @@ def pair(a: Array, b: Array, p_form: str, q_form: str) -> Pair:
     xp = namespace(a)
     p, q = distribution(a, p_form), distribution(b, q_form)
     finite = ~(p.zero | q.zero)
-    small: Any = None
+    q_p = q.p * (p.scale / q.scale)
     if p_form == q_form == "logits":
-        c, c_rest, D, small = _differences_of_logits(xp, p, q, finite)
-        t, rest = _difference(xp, c, D, c_rest)
+        c, D, W, at_k = _differences_of_logits(xp, p, q, finite)
+        t = difference(xp, c[0], D[0], c[1] - D[1])
+        excess = _excess(xp, p, q_p, t, finite)
+        # D may be so small that it has lost digits: q - p of the class that D belongs to is then -p W.
+        excess = xp.where(at_k & (xp.abs(D[0]) < 1e-250), 0.0 - (p.p / p.scale) * W, excess)
     elif p_form == q_form and p_form != "log_probs":
-        t = c = _log_ratio(xp, p, q, finite)
-        rest = c_rest = xp.zeros_like(t)
+        t = c = _log_ratio(xp, p, q, finite, p.total, q.total)
+        excess = q_p - p.p if p_form == "probs" else _excess(xp, p, q_p, t, finite)
     else:
-        t, rest = c, c_rest = _difference(xp, q.log, p.log, q.log_rest - p.log_rest)
-    rest, c_rest = xp.where(finite, rest, 0.0), xp.where(finite, c_rest, 0.0)
-    one_sided = xp.where(p.zero, xp.where(q.zero, 0.0, xp.inf), -xp.inf)
-    t, c = xp.where(finite, t, one_sided), xp.where(finite, c, one_sided)
-    return Pair(p, q, t, rest, c, c_rest, _excess(xp, p, q, t, rest, finite, small))
+        t = c = difference(xp, q.log, p.log, q.log_rest - p.log_rest)
+        excess = _excess(xp, p, q_p, t, finite)
+    one_sided = xp.where(p.zero, xp.where(q.zero, 0.0, xp.inf), -xp.inf + 0.0 * p.p)
+    t, c = ((xp.where(finite, high, one_sided), xp.where(finite, low, 0.0)) for high, low in (t, c))
+    return Pair(p, q, q_p, t, c, excess)
 
 
-def _excess(xp: Any, p: Distribution, q: Distribution, t: Array, rest: Array, finite: Array, small: Any) -> Array:
-    """q - p = p (e^t - 1), times `up`; the difference itself where it is as good, or all there is."""
-    if p.form == q.form == "probs":
-        return q.p - p.p
-    near = finite & (t <= 1.0)
-    some = xp.where(near, t, 0.0)
-    excess = xp.where(near, p.p * _exponential_less_one(xp, some, rest), q.p - p.p)
-    return excess if small is None else xp.where(small[0], small[1], excess)
+def _excess(xp: Any, p: Distribution, q_p: Array, t: Words, finite: Array) -> Array:
+    """p (e^t - 1), or the difference itself where that is as good, or all there is."""
+    near = finite & (t[0] <= 1.0)
+    return xp.where(near, p.p * _exponential_less_one(xp, xp.where(near, t[0], 0.0), t[1]), q_p - p.p)
 
 
 # ---- log(q / p) of two distributions given in the same form
@@ -96,42 +95,34 @@ def _excess(xp: Any, p: Distribution, q: Distribution, t: Array, rest: Array, fi
 
 def _differences_of_logits(
     xp: Any, p: Distribution, q: Distribution, finite: Array
-) -> tuple[Array, Array, Array, tuple[Array, Array]]:
-    """c, what rounding left out of it, D, and (where, q - p) at the class k if D is so small that it lost digits.
+) -> tuple[Words, Words, Array, Array]:
+    """c, D, sum p (e^c - 1) times the scale of p, and True at the class k to which they refer.
 
-    k is the likeliest class of p that q has too. 1 + sum p (e^c - 1) = p_k / q_k whatever k is.
+    k is the class that both like best: 1 + sum p (e^c - 1) = p_k / q_k whatever it is.
     """
-    exact = p.up != 1.0
     a, b = (xp.where(finite, _settled(xp, d), 0.0) for d in (p, q))
-    d, rest = _difference(xp, b, a)
-    k = xp.argmax(xp.where(finite, p.p, -1.0), axis=-1, keepdims=True)
+    d, rest = difference(xp, b, a)
+    k = xp.argmax(xp.where(finite, p.log + q.log, -xp.inf), axis=-1, keepdims=True)
     top = onehot(xp, k, d) & finite
-    d_k, rest_k = (_at(xp, top, v) for v in (d, rest))
-    c, c_rest = _difference(xp, d, d_k, rest - rest_k)
+    c, c_rest = difference(xp, d, at(xp, top, d), rest - at(xp, top, rest))
     c, c_rest = xp.where(finite, c, 0.0), xp.where(finite, c_rest, 0.0)
 
-    p_k, q_k, log_p, log_q = (_at(xp, top, v) for v in (p.p, q.p, p.log, q.log))
-    whole = (p_k > 1e-270) & (q_k > 1e-270)
-    ratio = xp.where(whole, p_k, 1.0) / xp.where(whole, q_k, 1.0)
+    p_k, q_k = at(xp, top, p.p), at(xp, top, q.p)
+    normal = (p_k > 1e-270) & (q_k > 1e-270)
+    ratio = xp.where(normal, p_k, 1.0) / xp.where(normal, q_k, 1.0)
     grown = ~finite | (c > 1.0)
     less = p.p * _exponential_less_one(xp, xp.where(grown, 0.0, c), c_rest)
-    w = xp.where(grown, q.p * ratio - p.p, less)
-    W = sum_classes(xp, w, exact)
-    z = W / p.up
-    near = whole & (xp.abs(z) <= 0.5)
-    some = xp.where(near, z, 0.0)
-    D = xp.where(near, xp.where(xp.abs(some) < 1e-30, some, xp.log1p(some)), xp.log(ratio))
-    D = xp.where(whole | ~xp.any(top, axis=-1, keepdims=True), D, log_p - log_q)
-    small = top & near & (xp.abs(z) < 1e-250)
-    return c, c_rest, D, (small, 0.0 - (p.p / p.up) * W)
+    W = sum_classes(xp, xp.where(grown, q.p * ratio - p.p, less), p.exact)
 
-
-def _difference(xp: Any, a: Array, b: Array, rest: Array | float = 0.0) -> tuple[Array, Array]:
-    """a - b + rest in two words, of which the second is at most half an ulp of the first."""
-    d = a - b
-    rest = addition_rest(xp, a, 0.0 - b, d) + rest
-    whole = d + rest
-    return whole, addition_rest(xp, d, rest, whole)
+    w = W / p.scale
+    near = normal & (xp.abs(w) <= 0.5)
+    some = xp.where(near, w, 0.0)
+    close = xp.where(xp.abs(some) < 1e-30, some, xp.log1p(some))
+    plain = xp.log(xp.where(normal, ratio * (q.scale / p.scale), 1.0))
+    far, far_rest = difference(xp, at(xp, top, p.log), at(xp, top, q.log), at(xp, top, p.log_rest - q.log_rest))
+    distant = ~normal | (xp.abs(far) > 16.0)
+    D = xp.where(near, close, xp.where(distant, far, plain))
+    return (c, c_rest), (D, xp.where(distant, far_rest, 0.0)), W, top
 
 
 def _settled(xp: Any, d: Distribution) -> Array:
@@ -139,25 +130,33 @@ def _settled(xp: Any, d: Distribution) -> Array:
     return xp.where(d.top & (d.given == xp.inf), 0.0, d.given)
 
 
-def _at(xp: Any, top: Array, v: Array) -> Array:
-    """Its number at the one class, (*batch, 1)."""
-    return xp.sum(xp.where(top, v, 0.0), axis=-1, keepdims=True)
-
-
-def _log_ratio(xp: Any, p: Distribution, q: Distribution, finite: Array) -> Array:
-    """t of probabilities, or of counts a, b with sums A, B: log(b_j A / (a_j B)), the products in two words."""
+def _log_ratio(
+    xp: Any, p: Distribution, q: Distribution, finite: Array, A: Words | None, B: Words | None
+) -> tuple[Array, Array]:
+    """log(b_j A / (a_j B)) of counts a, b, whose products are taken in two words; log(b_j / a_j) without A and B."""
     a, b = (xp.where(finite, v.given, 1.0) for v in (p, q))
-    if p.total is None or q.total is None:
-        return log_quotient(xp, b, a)
-    (A, A_rest), (B, B_rest) = p.total, q.total
-    left, right = b * A, a * B
-    difference = left - right
-    if p.up != 1.0:
-        left_rest, right_rest = product_rest(b, A, left) + b * A_rest, product_rest(a, B, right) + a * B_rest
-        difference = (difference + addition_rest(xp, left, 0.0 - right, difference)) + (left_rest - right_rest)
-    lost = ~((left > 1e-290) & (right > 1e-290))
-    t = log_quotient(xp, xp.where(lost, 1.0, left), xp.where(lost, 1.0, right), xp.where(lost, 0.0, difference))
-    return xp.where(lost, q.log - p.log, t)
+    if A is None or B is None:
+        return log_quotient(xp, b, a), xp.zeros_like(a)
+    left, right = b * A[0], a * B[0]
+    rest: Any = 0.0
+    if p.exact:
+        rest = (product_rest(b, A[0], left) + b * A[1]) - (product_rest(a, B[0], right) + a * B[1])
+    apart, lost = difference(xp, left, right, rest)
+    vanished = ~((left > 1e-290) & (right > 1e-290))
+    left, right = xp.where(vanished, 1.0, left), xp.where(vanished, 1.0, right)
+    t = log_quotient(xp, left, right, xp.where(vanished, 0.0, apart))
+    return xp.where(vanished, q.log - p.log, t), xp.zeros_like(t)
+
+
+def _relative(xp: Any, v: Pair, top: Array) -> Words:
+    """t_j - t_k for the class k that `top` marks; not finite where one of the four probabilities is 0."""
+    if v.p.form == v.q.form == "counts":
+        a_k, b_k = at(xp, top, v.p.p), at(xp, top, v.q.p)
+        both = v.finite & (a_k > 0.0) & (b_k > 0.0)
+        zero = xp.zeros_like(a_k)
+        high, low = _log_ratio(xp, v.p, v.q, both, (a_k, zero), (b_k, zero))
+        return xp.where(both, high, v.c[0] - at(xp, top, v.c[0])), low
+    return difference(xp, v.c[0], at(xp, top, v.c[0]), v.c[1] - at(xp, top, v.c[1]))
 
 
 # ---- terms that are never negative
@@ -201,7 +200,7 @@ def _exponential_less_one(xp: Any, t: Array, rest: Array) -> Array:
     return xp.expm1(t) + xp.where(xp.isfinite(slope), slope, 0.0) * rest
 
 
-# ---- measures: (*batch) values, and the gradients over both, given that over the value
+# ---- measures: (*batch) values, and the gradients over p or q as they are given, from that over the value
 
 
 def cross_entropy(a: Array, b: Array, p_form: str, q_form: str) -> Array:
@@ -209,32 +208,36 @@ def cross_entropy(a: Array, b: Array, p_form: str, q_form: str) -> Array:
     xp = namespace(a)
     p, q = distribution(a, p_form), distribution(b, q_form)
     terms = p.p * (0.0 - (q.log + q.log_rest))
-    terms = xp.where(q.zero, xp.where(p.zero, 0.0, _infinite(xp, p)), terms)
-    return _sum(xp, terms, p.up)
+    return _sum(xp, p, xp.where(q.zero, xp.where(p.zero, 0.0, _infinite(xp, p)), terms))
 
 
 def cross_entropy_backward(a: Array, b: Array, p_form: str, q_form: str, g: Array, over: str) -> Array:
+    """d/dp = -log q, d/dq = -p / q."""
     xp = namespace(a)
     p, q = distribution(a, p_form), distribution(b, q_form)
+    if over == "p" and p_form in NORMALIZED:
+        high, low = distance(xp, q, p.top)
+        return _project(xp, p, (xp.where(q.zero, xp.inf, high), low), g)
     if over == "p":
-        cost = xp.where(q.zero, xp.inf, 0.0 - q.log)
-        return _chain(xp, p, cost, 0.0 - q.log_rest, g)
-    if q_form in ("logits", "counts"):
-        return _over_normalised_q(xp, p, q, g)
+        return _weigh(xp, p, xp.where(q.zero, xp.inf, 0.0 - (q.log + q.log_rest)), g)
+    if q_form in NORMALIZED:
+        return _over_normalized_q(xp, p, q, g)
     if q_form == "log_probs":
-        return col(g) * (0.0 - p.p) / p.up
-    return times(xp, col(g), 0.0 - _quotient(xp, p, q))
+        return col(g) * (0.0 - p.p) / p.scale
+    quotient = p.p / xp.where(q.zero, 1.0, q.p) * (q.scale / p.scale)
+    return times(xp, col(g), 0.0 - xp.where(p.zero, 0.0, xp.where(q.zero, xp.inf, quotient)))
 
 
 def kl_divergence(a: Array, b: Array, p_form: str, q_form: str) -> Array:
     """sum p h(t); beside a much larger q, q - p (1 + t)."""
     xp = namespace(a)
-    p, q, t, rest, *_ = v = pair(a, b, p_form, q_form)
+    v = pair(a, b, p_form, q_form)
+    (t, rest), p = v.t, v.p
     far = ~(t <= 4.0)
     some = xp.where(v.finite, t, 0.0)
     near = p.p * _h(xp, xp.where(far, 0.0, some), rest)
-    terms = xp.where(far, q.p - p.p * (1.0 + (some + rest)), near)
-    return _sum(xp, xp.where(t == -xp.inf, _infinite(xp, p), terms), v.up)
+    terms = xp.where(far, v.q_p - p.p * (1.0 + (some + rest)), near)
+    return _sum(xp, p, xp.where(t == -xp.inf, _infinite(xp, p), terms))
 
 
 def kl_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Array, over: str) -> Array:
@@ -242,46 +245,64 @@ def kl_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Arra
     xp = namespace(a)
     v = pair(a, b, p_form, q_form)
     p, q = v.p, v.q
+    if over == "p" and p_form in NORMALIZED:
+        high, low = _relative(xp, v, p.top)
+        return _project(xp, p, (xp.where(v.finite, 0.0 - high, 0.0 - v.t[0]), 0.0 - low), g)
     if over == "p":
-        u, rest = (v.c, v.c_rest) if p_form in ("logits", "counts") else (v.t, v.rest)
-        return _chain(xp, p, 0.0 - u, 0.0 - rest, g)
-    if q_form in ("logits", "counts") and p_form != q_form:
-        return _over_normalised_q(xp, p, q, g)
+        return _weigh(xp, p, 0.0 - (v.t[0] + v.t[1]), g)
+    if q_form in NORMALIZED and p_form != q_form:
+        return _over_normalized_q(xp, p, q, g)
     if q_form in ("logits", "log_probs"):
-        return col(g) * v.excess / v.up
-    slope = v.excess / xp.where(q.zero, 1.0, q.p)
-    slope = xp.where(p.zero, 1.0, xp.where(q.zero, -xp.inf, slope))
-    return times(xp, col(g), slope if q.whole is None else slope / q.whole)
+        return col(g) * v.excess / p.scale
+    if q_form == "counts":
+        slope = xp.where(q.zero, xp.where(p.zero, 1.0 / _sum_of_counts(q), -xp.inf), _over_counts(xp, v.excess, p, q))
+        return times(xp, col(g), slope)
+    slope = v.excess / xp.where(q.zero, 1.0, v.q_p)
+    return times(xp, col(g), xp.where(p.zero, 1.0, xp.where(q.zero, -xp.inf, slope)))
 
 
 def js_divergence(a: Array, b: Array, p_form: str, q_form: str) -> Array:
     """sum (p + q) / 4 phi(s), or where s is not small (p log(1 - s) + q log(1 + s)) / 2."""
     xp = namespace(a)
     v = pair(a, b, p_form, q_form)
-    s, log_less, log_more = _contrast(xp, v)
+    s = _contrast(xp, v.t)
     near = xp.abs(s) <= 0.5
     square = xp.where(near, s * s, 0.0)
-    terms = 0.25 * (v.p.p + v.q.p) * (square * _polynomial(square, PHI))
-    far = 0.5 * (v.p.p * xp.where(v.p.zero, 0.0, log_less) + v.q.p * xp.where(v.q.zero, 0.0, log_more))
-    return _sum(xp, xp.where(near, terms, far), v.up)
+    terms = 0.25 * (v.p.p + v.q_p) * (square * _polynomial(square, PHI))
+    less, more = (_log_share(xp, s * sign, v.t[0] * sign)[0] for sign in (1.0, -1.0))
+    far = 0.5 * (v.p.p * xp.where(v.p.zero, 0.0, less) + v.q_p * xp.where(v.q.zero, 0.0, more))
+    return _sum(xp, v.p, xp.where(near, terms, far))
 
 
 def js_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Array, over: str) -> Array:
-    """d/dp = log(1 - s) / 2, d/dq = log(1 + s) / 2."""
+    """d/dp = log(1 - s) / 2, d/dq = log(1 + s) / 2.
+
+    From class k to class j the first changes by -1/2 log1p(q_k / (p_k + q_k) (e^(t_j - t_k) - 1)), and the second by the
+    same with p for q and -t for t.
+    """
     xp = namespace(a)
     v = pair(a, b, p_form, q_form)
-    _, log_less, log_more = _contrast(xp, v)
-    own, slope = (v.p, log_less) if over == "p" else (v.q, log_more)
-    return _chain(xp, own, 0.5 * slope, xp.zeros_like(slope), g)
+    own, sign = (v.p, 1.0) if over == "p" else (v.q, -1.0)
+    s = sign * _contrast(xp, v.t)
+    high, low = _log_share(xp, s, sign * v.t[0])
+    if own.form not in NORMALIZED:
+        return _weigh(xp, own, 0.5 * (high + low), g)
+    apart, apart_rest = _relative(xp, v, own.top)
+    near = xp.abs(apart) <= 1.0
+    step = _exponential_less_one(xp, sign * xp.where(near, apart, 0.0), sign * apart_rest)
+    far = difference(xp, high, at(xp, own.top, high), low - at(xp, own.top, low))
+    share = 0.5 * (1.0 + at(xp, own.top, s))
+    w = xp.where(near, 0.0 - xp.log1p(share * step), far[0]), xp.where(near, 0.0, far[1])
+    return _project(xp, own, (0.5 * w[0], 0.5 * w[1]), g)
 
 
 class Measure(NamedTuple):
     """A measure of two distributions, each in one of the four forms, both in the same dtype."""
 
     value: Callable[[Array, Array, str, str], Array]
-    "(p, q, form of p, form of q)"
+    "Of p, q, the form of p and the form of q."
     backward: Callable[[Array, Array, str, str, Array, str], Array]
-    "(..., the gradient over the value, which of them)"
+    "Of the same, the gradient over the value, and which of the two."
 
 
 MEASURES = {
@@ -291,8 +312,8 @@ MEASURES = {
 }
 
 
-def _sum(xp: Any, terms: Array, up: float) -> Array:
-    return 0.0 + last(sum_classes(xp, terms, up != 1.0)) / up
+def _sum(xp: Any, p: Distribution, terms: Array) -> Array:
+    return 0.0 + last(sum_classes(xp, terms, p.exact) / p.scale)
 
 
 def _infinite(xp: Any, p: Distribution) -> Array:
@@ -300,63 +321,67 @@ def _infinite(xp: Any, p: Distribution) -> Array:
     return xp.inf + 0.0 * p.p
 
 
-def _contrast(xp: Any, v: Pair) -> tuple[Array, Array, Array]:
-    """s = (q - p) / (p + q), log(1 - s) = log(p / m) and log(1 + s) = log(q / m), m = (p + q) / 2."""
-    s = xp.tanh(0.5 * v.t)
-    s = s + 0.5 * (1.0 - s * s) * v.rest
-    logs = []
-    for contrast, t in ((s, v.t), (0.0 - s, 0.0 - v.t)):
-        near = contrast <= 0.5
-        far = LOG_2 - xp.where(near, 1.0, t) - xp.log1p(xp.exp(0.0 - xp.where(near, 1.0, t)))
-        logs.append(xp.where(near, xp.log1p(0.0 - xp.where(near, contrast, 0.0)), far))
-    return s, logs[0], logs[1]
+def _contrast(xp: Any, t: Words) -> Array:
+    """s = (q - p) / (p + q)."""
+    s = xp.tanh(0.5 * t[0])
+    return s + 0.5 * (1.0 - s * s) * t[1]
 
 
-def _chain(xp: Any, d: Distribution, u: Array, rest: Array, g: Array) -> Array:
-    """The gradient over what was given, from the derivatives u over the probabilities: g times
+def _log_share(xp: Any, s: Array, t: Array) -> Words:
+    """log(1 - s) = log(2 p / (p + q)) = log 2 - log(1 + e^t): where that is near log 2, what it lacks is kept apart."""
+    near = xp.abs(t) <= 1.0
+    close = xp.log1p(0.0 - xp.where(near, s, 0.0))
+    some = xp.where(near, 1.0, t)
+    softplus = xp.where(some > 0.0, some, 0.0) + xp.log1p(xp.exp(0.0 - xp.abs(some)))
+    far, rest = difference(xp, LOG_2 * xp.ones_like(t), softplus, LOG_2_REST)
+    return xp.where(near, close, far), xp.where(near, 0.0, rest)
 
-        u_j,   p_j u_j,   p_j (u_j - sum p u)   or   (u_j - sum p u) / sum of counts
 
-    for probs, log_probs, logits and counts. Differences to u at the top class come first, so that a constant in u changes
-    nothing. Where u is infinite and p is not 0, its class takes everything.
-    """
+# ---- from derivatives over probabilities to the gradient over what was given
+
+
+def _weigh(xp: Any, d: Distribution, u: Array, g: Array) -> Array:
+    """g u_j over probs, g p_j u_j over log_probs."""
     if d.form == "probs":
-        return times(xp, col(g), u + rest)
-    endless = xp.isinf(u)
-    some = xp.where(endless, 0.0, u)
-    if d.form == "log_probs":
-        slope = xp.where(d.zero, 0.0, d.p * (xp.where(endless, u, some) + rest))
-        return col(g) * slope / d.up
-    kept = xp.where(d.zero, 0.0, some)
-    kept_rest = xp.where(d.zero | endless, 0.0, rest)
-    u_k, rest_k = _at(xp, d.top, kept), _at(xp, d.top, kept_rest)
-    w, w_rest = _difference(xp, kept, u_k, kept_rest - rest_k)
-    w, w_rest = xp.where(d.zero, 0.0, w), xp.where(d.zero, 0.0, w_rest)
-    mean = sum_classes(xp, d.p * w + d.p * w_rest, d.up != 1.0)
+        return times(xp, col(g), u)
+    return col(g) * (d.p * xp.where(d.zero, 0.0, u)) / d.scale
+
+
+def _project(xp: Any, d: Distribution, w: Words, g: Array) -> Array:
+    """g p_j (u_j - sum p u) over logits, g (u_j - sum p u) / N over counts of sum N, given w_j = u_j - u_k, k the top class.
+
+    Differences come first, so that a constant in u changes nothing. An infinite w where p is not 0 takes everything.
+    """
+    endless = ~xp.isfinite(w[0]) & ~xp.isnan(w[0])
+    high, low = (xp.where(endless, 0.0, v) for v in w)
+    mean = sum_classes(xp, d.p * high + d.p * low, d.exact)
     taken = xp.any(endless & ~d.zero, axis=-1, keepdims=True)
-    if d.whole is None:
-        slope = d.p * w + (d.p * w_rest - d.p / d.up * mean)
+    if d.form == "logits":
+        slope = d.p * high + (d.p * low - d.p / d.scale * mean)
         slope = xp.where(taken & (d.p > 0.0), xp.where(endless, xp.inf, -xp.inf), slope)
-        return col(g) * slope / d.up
-    w = xp.where(d.zero, some - u_k, w)
-    slope = ((w - mean / d.up) + w_rest) / d.whole
-    slope = xp.where(taken, -xp.inf, slope)
-    return times(xp, col(g), xp.where(endless, u, slope))
+        return col(g) * slope / d.scale
+    slope = ((high - mean / d.scale) + low) / _sum_of_counts(d)
+    return times(xp, col(g), xp.where(endless, w[0], xp.where(taken, -xp.inf, slope)))
 
 
-def _over_normalised_q(xp: Any, p: Distribution, q: Distribution, g: Array) -> Array:
-    """(tau - p_j) q_j - p_j (1 - q_j), tau = sum p, over logits; over counts, divided by them."""
+def _over_normalized_q(xp: Any, p: Distribution, q: Distribution, g: Array) -> Array:
+    """g ((tau - p_j) q_j - p_j (1 - q_j)), tau = sum p, over logits; over counts, divided by them."""
     others = sum_of_others(p.p) if p.others is None else p.others
-    if q.whole is None:
-        return col(g) * ((others * q.p - p.p * q.others) / p.up) / p.up
-    slope = (others - _quotient(xp, p, q) * q.others) / p.up / q.whole
-    return times(xp, col(g), slope)
+    slope = (others * q.p - p.p * q.others) / p.scale
+    if q.form == "logits":
+        return col(g) * slope / q.scale
+    absent = xp.where(p.zero, others / p.scale / _sum_of_counts(q), -xp.inf)
+    return times(xp, col(g), xp.where(q.zero, absent, _over_counts(xp, slope, q, q)))
 
 
-def _quotient(xp: Any, p: Distribution, q: Distribution) -> Array:
-    """p / q, 0 where p is 0."""
-    quotient = p.p / xp.where(q.zero, 1.0, q.p)
-    return xp.where(p.zero, 0.0, xp.where(q.zero, xp.inf, quotient))
+def _sum_of_counts(d: Distribution) -> Array:
+    """(*batch, 1)."""
+    return d.scale / d.factor
+
+
+def _over_counts(xp: Any, v: Array, of: Distribution, d: Distribution) -> Array:
+    """v / scale / counts, each as large as it must be for no digit to be lost."""
+    return v * HEADROOM / of.scale * (d.factor / HEADROOM) / xp.where(d.zero, 1.0, d.p)
 
 
 # ---- one draw
@@ -372,10 +397,9 @@ def k3_slope(log_p: Array, log_q: Array) -> Array:
     return _exponential_less_one(namespace(log_p), *_log_difference(log_p, log_q))
 
 
-def _log_difference(log_p: Array, log_q: Array) -> tuple[Array, Array]:
-    """log q - log p in two words; 0 where both are the same infinity."""
+def _log_difference(log_p: Array, log_q: Array) -> Words:
+    """log q - log p; 0 where both are the same infinity."""
     xp = namespace(log_p)
     a, b = wide(log_p), wide(log_q)
     same = xp.isinf(a) & (a == b)
-    a, b = xp.where(same, 0.0, a), xp.where(same, 0.0, b)
-    return _difference(xp, b, a)
+    return difference(xp, xp.where(same, 0.0, b), xp.where(same, 0.0, a))

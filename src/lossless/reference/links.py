@@ -37,16 +37,22 @@ def _focal(gamma: float) -> Curve:
         xp = namespace(L)
         end = (L == 0.0) | (L == inf)
         some = xp.where(end, 1.0, L)
-        return xp.where(end, xp.where(L == 0.0, 0.0 * some, L), (0.0 - xp.expm1(0.0 - some)) ** gamma * some)
+        return xp.where(end, xp.where(L == 0.0, 0.0 * some, L), _complement(xp, some) ** gamma * some)
 
     def slope(L: Array) -> Array:
         xp = namespace(L)
         end = (L == 0.0) | (L == inf)
         some = xp.where(end, 1.0, L)
-        q = 0.0 - xp.expm1(0.0 - some)
+        q = _complement(xp, some)
         return xp.where(end, xp.where(L == 0.0, 0.0, 1.0), q**gamma * (1.0 + gamma * xp.exp(0.0 - some) * some / q))
 
     return Curve(value, slope)
+
+
+def _complement(xp: Any, L: Array) -> Array:
+    """1 - e^-L, in the form whose derivative e^-L is accurate too: autograd makes 1 - q of expm1's."""
+    small = L < 1.0
+    return xp.where(small, 0.0 - xp.expm1(0.0 - xp.where(small, L, 0.5)), 1.0 - xp.exp(0.0 - L))
 
 
 CURVES = {"focal": _focal}
