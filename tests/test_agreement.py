@@ -52,6 +52,11 @@ def everything(x, inner_last=False):
             source, *shape, target, weight, w, -100, outputs[0] if given else None, *outputs[1:], correct, state
         )
         assert bad == -1
+        wide = [np.empty(rows) for _ in range(4)]
+        native.row_statistics(
+            source, *shape, target, weight, w, -100, wide[0] if given else None, *wide[1:], None, None
+        )
+        results += wide[0 if given else 1 :]
         gradient, g = empty(), np.linspace(-1, 1, rows)
         native.row_statistics_backward(
             source, *shape, target, weight, w, -100, state, g if given else None, g, g, g, gradient

@@ -1,5 +1,6 @@
 """The losses against PyTorch on ordinary inputs, over options, shapes, dtypes, layouts; and where they must differ."""
 
+import functools
 import itertools
 import warnings
 
@@ -192,6 +193,8 @@ def test_autocast_computes_losses_in_float32():
             (lossless.nll_loss, F.nll_loss, y),
             (lossless.binary_cross_entropy_with_logits, F.binary_cross_entropy_with_logits, t),
             (lossless.mse_loss, F.mse_loss, t),
+            (lambda x, t: lossless.binary_cross_entropy(t, t), lambda x, t: F.binary_cross_entropy(t, t), t),
+            (lambda x, t: lossless.kl_div(x, t, reduction="sum"), lambda x, t: F.kl_div(x, t, reduction="sum"), t),
         ):
             assert ours(x, target).dtype is theirs(x, target).dtype is torch.float32
             assert_same(ours(x, target), theirs(x, target), 1e-6)
@@ -212,7 +215,12 @@ def test_the_mean_of_nothing_is_nan_and_its_sum_is_zero(make):
             assert not np.signbit(total)
             assert loss(x, y, reduction="none").shape == y.shape
     empty = make([1.0])[:0]
-    for loss in (lossless.binary_cross_entropy_with_logits, lossless.mse_loss):
+    for loss in (
+        lossless.binary_cross_entropy_with_logits,
+        lossless.binary_cross_entropy,
+        lossless.mse_loss,
+        functools.partial(lossless.binary_cross_entropy_with_logits, label_smoothing=0.1),
+    ):
         assert np.isnan(float(loss(empty, empty)))
         assert float(loss(empty, empty, reduction="sum")) == 0
     assert np.isnan(float(lossless.rmse_loss(empty, empty)))
@@ -290,6 +298,15 @@ def test_a_loss_is_never_minus_zero(make):
         lossless.rmse_loss(one, one),
         lossless.binary_cross_entropy_with_logits(make([np.inf]), make([1.0])),
         lossless.binary_cross_entropy_with_logits(make([-np.inf]), make([0.0])),
+        lossless.binary_cross_entropy_with_logits(make([np.inf]), make([1.0]), sample_weight=make([1.0])),
+        lossless.binary_cross_entropy(make([1.0]), make([1.0])),
+        lossless.binary_cross_entropy(make([0.0]), make([0.0]), clamp=None),
+        lossless.sigmoid_focal_loss(make([np.inf]), make([1.0]))[0],
+        lossless.sigmoid_focal_loss(make([-np.inf]), make([0.0]), gamma=0)[0],
+        lossless.kl_div(make([1.0]), make([0.0]), reduction="sum"),
+        lossless.kl_div(make([1.0]), make([-np.inf]), reduction="none", log_target=True)[0],
+        lossless.logsigmoid(make([np.inf]))[0],
+        lossless.logit(make([0.5]))[0],
     ]
     for loss in losses:
         assert float(loss) == 0
@@ -329,6 +346,217 @@ def test_binary_cross_entropy_at_infinity_is_the_limit():
     value, grad = value_and_grad(loss, torch.tensor(x), torch.tensor(t), reduction="sum")
     assert value == np.inf
     assert grad.tolist() == [0, 0.5, -0.5, 0]
+
+
+# What the losses below add to PyTorch's, said with PyTorch's.
+
+
+def smoothed(t, e=0.1):
+    return (1 - e) * t + e / 2
+
+
+def torchvisions_focal_loss(x, t, alpha=0.25, gamma=2, reduction="none"):
+    p = x.sigmoid()
+    loss = F.binary_cross_entropy_with_logits(x, t, reduction="none") * (p * (1 - t) + (1 - p) * t) ** gamma
+    loss = loss if alpha < 0 else (alpha * t + (1 - alpha) * (1 - t)) * loss
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+def gradients(value, *inputs):
+    """Over each input, of a sum with unequal weights."""
+    return torch.autograd.grad(
+        value, inputs, torch.linspace(0.5, 2, value.numel()).to(value).reshape(value.shape), retain_graph=True
+    )
+
+
+def compare(ours, theirs, x, t, *others, added=None, **options):
+    """Values, and gradients over input and target; those of NumPy too. `added`: the options of `ours` alone."""
+    added = added or {}
+    x, t = x.clone().requires_grad_(), t.clone().requires_grad_()
+    a, b = ours(x, t, *others, **options, **added), theirs(x, t, *others, **options)
+    assert_same(a, b)
+    for g, h in zip(gradients(a, x, t), gradients(b, x, t), strict=True):
+        assert_same(g, h, 1e-12)
+    arrays = [numpy(v.detach()) if isinstance(v, torch.Tensor) else v for v in (x, t, *others)]
+    options = {name: numpy(v) if isinstance(v, torch.Tensor) else v for name, v in (options | added).items()}
+    value, grad = lossless.value_and_grad(ours)(*arrays, **options)
+    np.testing.assert_allclose(value, a.detach(), rtol=1e-13)
+    np.testing.assert_allclose(grad, torch.autograd.grad(b.sum(), x)[0], rtol=1e-12, atol=1e-15)
+
+
+X, T = draw(4, 5), draw(4, 5, 1)[..., 0].sigmoid()
+MARKED = torch.where(T > 0.6, -1.0, T)  # -1 marks elements to leave out
+W, V, S = draw(4, 5, 2)[..., 0].exp(), draw(5).exp(), draw(4).exp()
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("clamp", ["torch", None])
+def test_binary_cross_entropy(reduction, clamp):
+    for weight in (None, W, V, draw(4, 1).abs()):
+        compare(
+            lossless.binary_cross_entropy, F.binary_cross_entropy, X.sigmoid(), T, weight, reduction=reduction,
+            added={"clamp": clamp},
+        )  # fmt: skip
+
+
+def test_binary_cross_entropy_clamps_as_pytorch_does():
+    p, t = (torch.tensor(v, dtype=torch.float64) for v in ([0, 0, 1, 1, 1e-50, 1e-13], [0, 0.5, 0, 1, 1, 1]))
+    ours = value_and_grad(lossless.binary_cross_entropy, p, t, reduction="none")
+    for a, b in zip(ours, value_and_grad(F.binary_cross_entropy, p, t, reduction="none"), strict=True):
+        assert_same(a, b, 1e-8)  # PyTorch's 1e-12 is a float32
+    t.requires_grad_()
+    (ours,) = torch.autograd.grad(lossless.binary_cross_entropy(p, t, reduction="sum"), t)
+    (theirs,) = torch.autograd.grad(F.binary_cross_entropy(p, t, reduction="sum"), t)
+    assert_same(ours, theirs)
+
+
+def test_binary_cross_entropy_smoothes_labels():
+    for options in ({}, {"reduction": "none"}, {"weight": W, "pos_weight": V}):
+        compare(
+            lossless.binary_cross_entropy_with_logits,
+            lambda x, t, weight=None, pos_weight=1.0, reduction="mean": weighted_bce(
+                x, smoothed(t), weight, pos_weight, 1 - smoothed(t), reduction
+            ),
+            X, T, **options, added={"label_smoothing": 0.1},
+        )  # fmt: skip
+    compare(
+        lossless.binary_cross_entropy, lambda p, t: F.binary_cross_entropy(p, smoothed(t)), X.sigmoid(), T,
+        added={"label_smoothing": 0.1},
+    )  # fmt: skip
+
+
+def weighted_bce(x, positive, weight, pos_weight, negative, reduction):
+    loss = pos_weight * positive * F.softplus(-x) + negative * F.softplus(x)
+    loss = loss if weight is None else weight * loss
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@pytest.mark.parametrize("denominator", [None, "count", "weights", "batch", "positives", 7])
+def test_binary_cross_entropy_of_samples_that_weigh_and_elements_that_do_not_count(denominator):
+    kept, s = MARKED != -1, S[:, None].expand(4, 5)
+
+    def mean(loss, weights, t):
+        number = {"weights": (s * weights)[kept].sum(), "batch": 20, "positives": t[kept].sum().clamp(min=1), 7: 7}
+        return torch.where(kept, loss * s, 0.0).sum() / number.get(denominator, kept.sum())
+
+    def of_logits(x, t, w):
+        loss = F.binary_cross_entropy_with_logits(x, t.clamp(min=0), w, pos_weight=V, reduction="none")
+        return mean(loss, w * (V * t + 1 - t), t)
+
+    def of_probabilities(p, t, w):
+        return mean(F.binary_cross_entropy(p, t.clamp(min=0), w, reduction="none"), w, t)
+
+    options = {"ignore_index": -1, "sample_weight": S, "denominator": denominator}
+    compare(lossless.binary_cross_entropy_with_logits, of_logits, X, MARKED, W, added={"pos_weight": V, **options})
+    compare(lossless.binary_cross_entropy, of_probabilities, X.sigmoid(), MARKED, W, added=options)
+
+
+def test_sample_weights_cover_any_leading_dimensions_and_have_gradients():
+    for shape in ((), (4,), (4, 5)):
+        s = draw(*shape).exp().requires_grad_()
+        wide = s.reshape(*shape, *(1,) * (2 - len(shape)))
+        for options in ({}, {"denominator": "weights"}):
+            ours = lossless.binary_cross_entropy_with_logits(X, T, sample_weight=s, **options)
+            theirs = (wide * F.binary_cross_entropy_with_logits(X, T, reduction="none")).sum()
+            theirs = theirs / (wide.expand(4, 5).sum() if options else 20)
+            assert_same(ours, theirs)
+            assert_same(torch.autograd.grad(ours, s)[0], torch.autograd.grad(theirs, s)[0])
+    flags = torch.tensor([True, False, True, True])
+    ours = lossless.binary_cross_entropy_with_logits(X, T, sample_weight=flags, denominator="weights")
+    assert_same(ours, F.binary_cross_entropy_with_logits(X[flags], T[flags]))
+
+
+def test_binary_denominators_may_be_arrays():
+    n = torch.tensor(3.0, requires_grad=True)
+    loss = lossless.binary_cross_entropy_with_logits(X, T, denominator=n)
+    total = F.binary_cross_entropy_with_logits(X, T, reduction="sum")
+    assert_same(loss, total / 3)
+    assert_same(torch.autograd.grad(loss, n)[0], (-total / 9).float(), 1e-6)
+    assert lossless.binary_cross_entropy(X.sigmoid().numpy(), T.numpy(), denominator=np.array(3)) == pytest.approx(
+        total.item() / 3
+    )
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2), (-1, 2), (0.6, 1.5), (1, 0), (0, 5), (-1, 0.5)])
+def test_sigmoid_focal_loss(alpha, gamma, reduction):
+    for t in (T, (T > 0.5).double()):
+        compare(lossless.sigmoid_focal_loss, torchvisions_focal_loss, X, t, alpha, gamma, reduction)
+
+
+@pytest.mark.parametrize("reduction", [*REDUCTIONS, "batchmean"])
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
+def test_kl_div(reduction, log_target):
+    x, t = X.log_softmax(1), T.log() if log_target else T
+    options = {"reduction": reduction, "log_target": log_target}
+    compare(lossless.kl_div, F.kl_div, x, t, **options)
+    compare(lossless.kl_div, F.kl_div, x[0, 0], t[0, 0], **options)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_kl_div_broadcasts_with_a_warning():
+    for x, t in ((X, T[0]), (X[0], T), (X, T[:, :1]), (X[0, 0], T)):
+        for reduction in ("none", "sum", "batchmean"):
+            compare(lossless.kl_div, F.kl_div, x, t, reduction=reduction)
+    with pytest.warns(LosslessWarning, match="target size") as record:
+        lossless.kl_div(X, T[0], reduction="sum")
+    assert record[0].filename == __file__
+
+
+def test_kl_div_warns_of_its_mean_as_pytorch_does():
+    with pytest.warns(UserWarning, match="batchmean") as theirs:
+        F.kl_div(X, T)
+    with pytest.warns(LosslessWarning) as ours:
+        lossless.kl_div(X, T)
+    assert str(ours[0].message) == str(theirs[0].message)
+    assert ours[0].filename == __file__
+    for legacy, reduction in (({"size_average": False}, "sum"), ({"reduce": False}, "none")):
+        with pytest.warns(LosslessWarning, match=f"reduction='{reduction}' instead"):
+            assert_same(lossless.kl_div(X, T, **legacy), F.kl_div(X, T, reduction=reduction))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_elementwise_results_have_the_dtype_of_the_input(dtype):
+    x, t = draw(4, 5, dtype=getattr(torch, dtype)), draw(4, 5, 1)[..., 0].sigmoid().to(getattr(torch, dtype))
+    for ours, theirs, a, options in (
+        (lossless.binary_cross_entropy, F.binary_cross_entropy, x.sigmoid(), {}),
+        (lossless.binary_cross_entropy_with_logits, F.binary_cross_entropy_with_logits, x, {}),
+        (lossless.sigmoid_focal_loss, torchvisions_focal_loss, x, {"reduction": "mean"}),
+        (lossless.kl_div, F.kl_div, x, {"reduction": "batchmean"}),
+    ):
+        exact, slope = (v.to(x.dtype) for v in value_and_grad(theirs, a.double(), t.double(), **options))
+        value, grad = value_and_grad(ours, a, t, **options)
+        assert value.dtype is grad.dtype is x.dtype
+        assert_same(value, exact, torch.finfo(x.dtype).eps)
+        assert_same(grad, slope, torch.finfo(x.dtype).eps)
+        kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
+        arrays = (v.double().numpy().astype(kind) for v in (a, t))
+        result, dx = lossless.value_and_grad(ours)(*arrays, **options)
+        assert result.dtype == dx.dtype == kind
+        np.testing.assert_allclose(np.asarray(result, np.float64), value.double(), rtol=1e-15)
+
+
+def test_elementwise_losses_promote_input_and_target():
+    for ours in (lossless.binary_cross_entropy, lossless.sigmoid_focal_loss, lossless.kl_div):
+        options = {"reduction": "sum"}
+        assert ours(X.sigmoid().float(), T, **options).dtype is torch.float64
+        assert ours(X.sigmoid().half(), T.float(), **options).dtype is torch.float32
+        assert ours(X.sigmoid().float().numpy(), T.numpy(), **options).dtype == np.float64
+
+
+def test_numpy_gradients_of_squared_errors():
+    for options in ({}, {"reduction": "none"}, {"weight": W}, {"weight": W, "reduction": "sum"}):
+        compare(lossless.mse_loss, F.mse_loss, X, T, **options)
+    for options in ({}, {"dim": 0}, {"dim": 1, "reduction": "sum"}, {"dim": 1, "reduction": "none"}):
+        value, grad = lossless.value_and_grad(lossless.rmse_loss)(X.numpy(), T.numpy(), **options)
+        x = X.clone().requires_grad_()
+        loss = lossless.rmse_loss(x, T, **options)
+        np.testing.assert_allclose(value, loss.detach(), rtol=1e-13)
+        np.testing.assert_allclose(grad, torch.autograd.grad(loss.sum(), x)[0], rtol=1e-12)
+    with pytest.warns(LosslessWarning, match="target size"):
+        value, grad = lossless.value_and_grad(lossless.mse_loss)(X[:1].numpy(), T.numpy())
+    np.testing.assert_allclose(grad, 2 * (X[:1] - T).sum(0, keepdim=True) / 20, rtol=1e-12)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

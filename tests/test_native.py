@@ -221,3 +221,22 @@ def test_a_forked_child_can_compute(setup):
         [sys.executable, "-W", "ignore", "-c", FORK.format(setup=setup)], timeout=60, env=environment, check=False
     )
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_unrounded_statistics_are_those_that_are_rounded(dtype):
+    """For the losses that compute on with them; all of one call, or none."""
+    rng = np.random.default_rng(0)
+    x, y, u = (4 * rng.normal(size=(37, 10))).astype(dtype), rng.integers(0, 10, 37), np.ones(10, np.float32)
+
+    def statistics(*dtypes):
+        outputs = [np.empty(37, d) for d in dtypes]
+        native.row_statistics(x, 37, 10, 1, y, None, u, None, *outputs, None, None)
+        return outputs
+
+    wide = statistics(*[np.float64] * 4)
+    for a, b in zip(statistics(*[dtype] * 4), wide, strict=True):
+        np.testing.assert_array_equal(a, b.astype(dtype))
+        assert np.any(a != b)
+    with pytest.raises(TypeError, match="lse: wrong dtype"):
+        statistics(np.float64, dtype, np.float64, np.float64)

@@ -638,6 +638,25 @@ def test_regimes_are_what_their_names_say(dtype):
             assert np.all(np.abs(oracle.logsumexp(batch.x).value.to_float64()) < 1e-5)
         if name == "masked-but-one":
             assert np.all(np.isfinite(x).sum(axis=1) == 1)
+    for name in regimes.PAIRS[dtype]:
+        for kind in ("logits", "log_probs", "probs"):
+            p, q = (a.astype(np.float64) for a in regimes.pair(name, kind, dtype))
+            zeros = p == (0 if kind == "probs" else -np.inf)
+            assert zeros.any() == (name == "sparse")
+            assert np.all(q > 0 if kind == "probs" else np.isfinite(q))
+            assert not np.any(np.all(p == q, axis=1))
+            if kind != "logits":
+                sums = np.sum(p if kind == "probs" else np.exp(p), axis=1)
+                assert np.all(np.abs(sums - 1) <= 0.05)
+    for name in regimes.UNIT_INTERVAL:
+        p, t = (a.astype(np.float64) for a in regimes.binary_probabilities(name, dtype))
+        assert np.all((p >= 0) & (p <= 1) & (t >= 0) & (t <= 1))
+        assert np.any((p == 0) | (p == 1)) == (name == "certain")
+        assert np.max(np.abs(p - t)) < 0.06 or name != "close"
+    for name in regimes.log_ratios(dtype):
+        d = np.subtract(*(a.astype(np.float64) for a in regimes.log_probabilities(name, dtype)))
+        assert d.min() < 0 < d.max()
+        assert name == "neighbours" or np.max(np.abs(d)) <= 1.02 * float(name)
     for name in regimes.REGRESSION[dtype]:
         x, t = (a.astype(np.float64) for a in regimes.regression(name, dtype))
         assert np.array_equal(x, t) == (name == "equal")

@@ -27,11 +27,23 @@ def numbers(*shape, seed=0):
 X, V = numbers(4, 3), numbers(4, 3, seed=1)
 Y = torch.tensor([0, 2, 1, 1])
 T, W, P = numbers(4, 3, seed=2).sigmoid(), numbers(3, seed=3).exp(), numbers(3, seed=4).exp()
+S = numbers(4, seed=5).exp()
+S, BITS = numbers(4, seed=5).exp(), torch.tensor([[1.0, 0, 1], [0, 0, 1], [1, 1, 0], [0, 1, 0]], dtype=torch.float64)
 IMAGE, PIXELS = numbers(2, 3, 2), torch.tensor([[0, 2], [1, -100]])
 
 
 def statistics(x, target=None, **options):
     return tuple(a for a in lossless.row_statistics(x, target, **options) if a is not None and a.is_floating_point())
+
+
+def focal(cost):
+    return (1 - (-cost).exp()) ** 1.5 * cost
+
+
+def torchvisions_focal_loss(x, t, alpha=0.25, gamma=2):
+    p = x.sigmoid()
+    loss = F.binary_cross_entropy_with_logits(x, t, reduction="none") * (p * (1 - t) + (1 - p) * t) ** gamma
+    return loss if alpha < 0 else (alpha * t + (1 - alpha) * (1 - t)) * loss
 
 
 # name: (ours, PyTorch's or None, differentiated inputs)
@@ -70,6 +82,36 @@ FUNCTIONS = {
         lambda x, t, w: F.cross_entropy(x, t, w, label_smoothing=0.1, reduction="sum"),
         (X, T, W),
     ),
+    "cross_entropy, z-loss and sample weights": (
+        lambda x, s: lossless.cross_entropy(x, Y, sample_weight=s, z_loss=0.1, denominator="batch"),
+        lambda x, s: (s * (F.cross_entropy(x, Y, reduction="none") + 0.1 * x.logsumexp(1) ** 2)).mean(),
+        (X, S),
+    ),
+    "cross_entropy, temperature": (
+        lambda x, d: lossless.cross_entropy(x, Y, W, temperature=0.7, denominator=d),
+        lambda x, d: F.cross_entropy(x / 0.7, Y, W, reduction="sum") / d,
+        (X, S.sum()),
+    ),
+    "focal_loss": (
+        lambda x, s: lossless.focal_loss(x, Y, gamma=1.5, alpha=P, sample_weight=s, dim=-1, denominator="count"),
+        lambda x, s: (P[Y] * s * focal(F.cross_entropy(x, Y, reduction="none"))).mean(),
+        (X, S),
+    ),
+    "focal_loss, soft": (
+        lambda x, t: lossless.focal_loss(x, t, gamma=1.5, weight=W, reduction="none"),
+        lambda x, t: (t * W * focal(-x.log_softmax(1))).sum(1),
+        (X, T),
+    ),
+    "categorical_cross_entropy": (
+        lambda p, t: lossless.categorical_cross_entropy(p, t, label_smoothing=0.1),
+        lambda p, t: -((0.9 * t + 0.1 / 3) * p.log()).sum(1).mean(),
+        (T, V),
+    ),
+    "sparse_categorical_cross_entropy": (
+        lambda p: lossless.sparse_categorical_cross_entropy(p, Y, ignore_class=2),
+        lambda p: F.nll_loss(p.log(), Y, ignore_index=2),
+        (T,),
+    ),
     "nll_loss": (lambda x: lossless.nll_loss(x, Y, W), lambda x: F.nll_loss(x, Y, W), (X,)),
     "nll_loss of log_softmax": (
         lambda x: lossless.nll_loss(lossless.log_softmax(x, 1), Y),
@@ -80,6 +122,7 @@ FUNCTIONS = {
     "row_statistics, all": (lambda x, t, p: statistics(x, t, prior=p), None, (X, T, P)),
     "row_statistics, prior": (lambda x, p: statistics(x, Y, prior=p, ignore_index=2), None, (X, P)),
     "row_statistics, no target": (statistics, None, (X,)),
+    "row_statistics, temperature": (lambda x, p: statistics(x, Y, prior=p, temperature=1.3), None, (X, P)),
     "binary_cross_entropy_with_logits": (
         lambda x: lossless.binary_cross_entropy_with_logits(x, T, W, pos_weight=P),
         lambda x: F.binary_cross_entropy_with_logits(x, T, W, pos_weight=P),
@@ -90,6 +133,49 @@ FUNCTIONS = {
         lambda x, t: F.binary_cross_entropy_with_logits(x, t, reduction="none"),
         (X, T),
     ),
+    "binary_cross_entropy_with_logits, options": (
+        lambda x, t, s: lossless.binary_cross_entropy_with_logits(
+            x, t, W, pos_weight=P, label_smoothing=0.1, ignore_index=1, sample_weight=s, denominator="weights"
+        ),
+        lambda x, t, s: (
+            s[:, None] * F.binary_cross_entropy_with_logits(x, 0.9 * t + 0.05, W, pos_weight=P, reduction="none")
+        ).sum()
+        / (s[:, None] * W * (P * t + 1 - t)).sum(),
+        (X, T, S),
+    ),
+    "binary_cross_entropy": (
+        lambda x: lossless.binary_cross_entropy(x.sigmoid(), T, W),
+        lambda x: F.binary_cross_entropy_with_logits(x, T, W),
+        (X,),
+    ),
+    "binary_cross_entropy, target": (
+        lambda x, t: lossless.binary_cross_entropy(x.sigmoid(), t, clamp=None, label_smoothing=0.2, reduction="none"),
+        lambda x, t: F.binary_cross_entropy_with_logits(x, 0.8 * t + 0.1, reduction="none"),
+        (X, T),
+    ),
+    "sigmoid_focal_loss": (
+        lambda x, t: lossless.sigmoid_focal_loss(x, t, gamma=1.5),
+        lambda x, t: torchvisions_focal_loss(x, t, gamma=1.5),
+        (X, T),
+    ),
+    "sigmoid_focal_loss, no alpha": (
+        lambda x: lossless.sigmoid_focal_loss(x, BITS, -1, 0.5, "mean"),
+        lambda x: torchvisions_focal_loss(x, BITS, -1, 0.5).mean(),
+        (X,),
+    ),
+    "kl_div": (
+        lambda x, t: lossless.kl_div(x.log_softmax(1), t, reduction="batchmean"),
+        lambda x, t: (t * (t.log() - x.log_softmax(1))).sum() / 4,
+        (X, T),
+    ),
+    "kl_div, log_target": (
+        lambda x, t: lossless.kl_div(x, t, reduction="none", log_target=True),
+        lambda x, t: t.exp() * (t - x),
+        (X, V),
+    ),
+    "sigmoid": (lossless.sigmoid, torch.sigmoid, (X,)),
+    "logsigmoid": (lossless.logsigmoid, F.logsigmoid, (X,)),
+    "logit": (lambda x: lossless.logit(x.sigmoid(), 0.1), lambda x: torch.logit(x.sigmoid(), 0.1), (X,)),
     "mse_loss": (lossless.mse_loss, lambda x, t: ((x - t) ** 2).mean(), (X, V)),  # PyTorch's has no jvp of grad
     "mse_loss, weight": (
         lambda x: lossless.mse_loss(x, V, weight=T, reduction="none"),

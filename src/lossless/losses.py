@@ -181,27 +181,12 @@ def focal_loss(
     Source:
         Lin et al. 2017, arXiv:1708.02002, eq. (4) and (5).
     """
-    function = "focal_loss"
-    vector = None if isinstance(alpha, Real) else alpha
-    backend, input, target, weight, vector, sample_weight = select(
-        function, 2, input=input, target=target, weight=weight, alpha=vector, sample_weight=sample_weight
-    )
-    reduction = to_reduction(reduction)
-    input = backend.for_loss(input)
-    name, divisor = to_denominator(function, denominator, reduction, positives=True)
-    gamma = to_float(function, "gamma", gamma)
-    check_not_negative(function, "gamma", gamma)
-    if isinstance(alpha, Real):
-        classes = class_number(input.shape, dim)
-        check_scalar_alpha(function, float(alpha), classes)
-        vector = backend.class_vector(input, (1.0 - float(alpha), float(alpha)))
-    plan = plan_class_loss(
-        function, input.shape, input.dtype, target.shape, target.dtype, *_meta(weight),
-        to_int(function, "ignore_index", ignore_index), 0.0, reduction,
-        **_row_options(function, dim, sample_weight, name), alpha_shape=_meta(vector)[0], alpha_dtype=_meta(vector)[1],
-        curve=("focal", gamma) if gamma else None,
+    gamma = to_float("focal_loss", "gamma", gamma)
+    check_not_negative("focal_loss", "gamma", gamma)
+    return _curved(
+        "focal_loss", ("focal", gamma) if gamma else None, input, target, weight, alpha, ignore_index, reduction, dim,
+        sample_weight, denominator,
     )  # fmt: skip
-    return backend.class_loss(plan, input, target, weight, sample_weight, vector, divisor)
 
 
 def categorical_cross_entropy(
@@ -726,6 +711,39 @@ def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int 
     ndim = len(input.shape)
     dims = tuple(range(ndim)) if dim is None else to_dims(dim, ndim)
     return backend.root_mean_square("rmse_loss", input, target, dims, reduction)
+
+
+def _curved(
+    function: str,
+    curve: tuple[str, float] | None,
+    input: Array,
+    target: Array,
+    weight: Array | None,
+    alpha: float | Array | None,
+    ignore_index: int,
+    reduction: str,
+    dim: int | None,
+    sample_weight: Array | None,
+    denominator: str | float | Array | None,
+) -> Array:
+    """A loss that bends the cost of the true class by one of `reference.links.CURVES`."""
+    backend, input, target, weight, vector, sample_weight = select(
+        function, 2, input=input, target=target, weight=weight,
+        alpha=None if isinstance(alpha, Real) else alpha, sample_weight=sample_weight,
+    )  # fmt: skip
+    to = to_reduction(reduction)
+    input = backend.for_loss(input)
+    name, divisor = to_denominator(function, denominator, to, positives=True)
+    if isinstance(alpha, Real):
+        check_scalar_alpha(function, float(alpha), class_number(input.shape, dim))
+        vector = backend.class_vector(input, (1.0 - float(alpha), float(alpha)))
+    alpha_shape, alpha_dtype = _meta(vector)
+    plan = plan_class_loss(
+        function, input.shape, input.dtype, target.shape, target.dtype, *_meta(weight),
+        to_int(function, "ignore_index", ignore_index), 0.0, to, **_row_options(function, dim, sample_weight, name),
+        alpha_shape=alpha_shape, alpha_dtype=alpha_dtype, curve=curve,
+    )  # fmt: skip
+    return backend.class_loss(plan, input, target, weight, sample_weight, vector, divisor)
 
 
 def _row_options(function: str, dim: Any, sample_weight: Array | None, denominator: str | None) -> dict[str, Any]:

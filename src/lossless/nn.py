@@ -2,17 +2,24 @@
 # mypy: allow-subclassing-any
 
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lossless.errors import LosslessWarning
 from lossless.losses import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
     categorical_cross_entropy,
     cross_entropy,
     focal_loss,
+    kl_div,
+    mse_loss,
     nll_loss,
+    rmse_loss,
+    sigmoid_focal_loss,
     sparse_categorical_cross_entropy,
 )
 from lossless.transforms import log_softmax, softmax
@@ -199,3 +206,140 @@ class SparseCategoricalCrossEntropyLoss(torch.nn.Module):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return sparse_categorical_cross_entropy(input, target, **self.options)
+
+
+# ---------------------------------------------------------------- losses of single numbers
+
+
+class BCELoss(torch.nn.BCELoss):
+    """`lossless.binary_cross_entropy` as a module: PyTorch's arguments, then those of the function by keyword.
+
+    `sample_weight` goes with the batch: `criterion(input, target, sample_weight=...)`.
+
+    Example:
+        >>> round(BCELoss()(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])).item(), 6)
+        0.693147
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        *,
+        clamp: Literal["torch"] | None = "torch",
+        label_smoothing: float = 0.0,
+        ignore_index: int | None = None,
+        denominator: str | float | Tensor | None = None,
+    ) -> None:
+        super().__init__(weight, size_average, reduce, reduction)
+        self.options: dict[str, Any] = {
+            "clamp": clamp,
+            "label_smoothing": label_smoothing,
+            "ignore_index": ignore_index,
+            "denominator": denominator,
+        }
+
+    def forward(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
+        return binary_cross_entropy(
+            input, target, self.weight, reduction=self.reduction, sample_weight=sample_weight, **self.options
+        )
+
+
+class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
+    """`lossless.binary_cross_entropy_with_logits` as a module: PyTorch's arguments, then the function's by keyword.
+
+    `sample_weight` goes with the batch: `criterion(input, target, sample_weight=...)`.
+
+    Example:
+        >>> BCEWithLogitsLoss()(torch.tensor([20.0]), torch.tensor([1.0])).item()
+        2.06115369216775e-09
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        pos_weight: Tensor | None = None,
+        *,
+        label_smoothing: float = 0.0,
+        ignore_index: int | None = None,
+        denominator: str | float | Tensor | None = None,
+    ) -> None:
+        super().__init__(weight, size_average, reduce, reduction, pos_weight)
+        self.options: dict[str, Any] = {
+            "label_smoothing": label_smoothing,
+            "ignore_index": ignore_index,
+            "denominator": denominator,
+        }
+
+    def forward(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
+        return binary_cross_entropy_with_logits(
+            input,
+            target,
+            self.weight,
+            reduction=self.reduction,
+            pos_weight=self.pos_weight,
+            sample_weight=sample_weight,
+            **self.options,
+        )
+
+
+class SigmoidFocalLoss(torch.nn.Module):
+    """`lossless.sigmoid_focal_loss` as a module.
+
+    Example:
+        >>> SigmoidFocalLoss(alpha=-1, gamma=0)(torch.tensor([20.0]), torch.tensor([1.0])).tolist()
+        [2.06115369216775e-09]
+    """
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2, reduction: str = "none") -> None:
+        super().__init__()
+        self.alpha, self.gamma, self.reduction = alpha, gamma, reduction
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return sigmoid_focal_loss(inputs, targets, self.alpha, self.gamma, self.reduction)
+
+
+class MSELoss(torch.nn.MSELoss):
+    """`lossless.mse_loss` as a module, with PyTorch's arguments.
+
+    Example:
+        >>> MSELoss()(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])).item()
+        12.5
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return mse_loss(input, target, reduction=self.reduction)
+
+
+class RMSELoss(torch.nn.Module):
+    """`lossless.rmse_loss` as a module.
+
+    Example:
+        >>> round(RMSELoss()(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])).item(), 6)
+        3.535534
+    """
+
+    def __init__(self, *, reduction: str = "mean", dim: int | Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.reduction, self.dim = reduction, dim
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return rmse_loss(input, target, reduction=self.reduction, dim=self.dim)
+
+
+class KLDivLoss(torch.nn.KLDivLoss):
+    """`lossless.kl_div` as a module, with PyTorch's arguments and its warning for reduction="mean".
+
+    Example:
+        >>> criterion = KLDivLoss(reduction="batchmean")
+        >>> round(criterion(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.9, 0.1]])).item(), 6)
+        0.368064
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return kl_div(input, target, reduction=self.reduction, log_target=self.log_target)

@@ -29,6 +29,7 @@ from lossless.reference.arithmetic import (
     product_rest,
     sum_classes,
     sum_of_others,
+    sum_words,
     times,
     wide,
 )
@@ -68,38 +69,34 @@ def pair(a: Array, b: Array, p_form: str, q_form: str) -> Pair:
     finite = ~(p.zero | q.zero)
     q_p = q.p * (p.scale / q.scale)
     if p_form == q_form == "logits":
-        c, D, W, at_k = _differences_of_logits(xp, p, q, finite)
+        c, D = _differences_of_logits(xp, p, q, finite)
         t = difference(xp, c[0], D[0], c[1] - D[1])
-        excess = _excess(xp, p, q_p, t, finite)
-        # D may be so small that it has lost digits: q - p of the class that D belongs to is then -p W.
-        excess = xp.where(at_k & (xp.abs(D[0]) < 1e-250), 0.0 - (p.p / p.scale) * W, excess)
     elif p_form == q_form and p_form != "log_probs":
-        t = c = _log_ratio(xp, p, q, finite, p.total, q.total)
-        excess = q_p - p.p if p_form == "probs" else _excess(xp, p, q_p, t, finite)
+        t = c = _log_ratio(xp, p, q, finite, _totals(xp, p, q), q.log - p.log)
     else:
         t = c = difference(xp, q.log, p.log, q.log_rest - p.log_rest)
-        excess = _excess(xp, p, q_p, t, finite)
+    excess = q_p - p.p if p_form == q_form == "probs" else _excess(xp, p, q, q_p, t, finite)
     one_sided = xp.where(p.zero, xp.where(q.zero, 0.0, xp.inf), -xp.inf + 0.0 * p.p)
     t, c = ((xp.where(finite, high, one_sided), xp.where(finite, low, 0.0)) for high, low in (t, c))
     return Pair(p, q, q_p, t, c, excess)
 
 
-def _excess(xp: Any, p: Distribution, q_p: Array, t: Words, finite: Array) -> Array:
+def _excess(xp: Any, p: Distribution, q: Distribution, q_p: Array, t: Words, finite: Array) -> Array:
     """p (e^t - 1), or the difference itself where that is as good, or all there is."""
     near = finite & (t[0] <= 1.0)
-    return xp.where(near, p.p * _exponential_less_one(xp, xp.where(near, t[0], 0.0), t[1]), q_p - p.p)
+    excess = xp.where(near, p.p * _exponential_less_one(xp, xp.where(near, t[0], 0.0), t[1]), q_p - p.p)
+    if p.others is None or q.others is None:
+        return excess
+    # What a class with more than half of p loses, all others gain: of its own t little may be left.
+    gained = sum_classes(xp, xp.where(p.top, 0.0, excess), p.exact)
+    return xp.where(p.top & (p.p > 0.5 * p.scale), 0.0 - gained, excess)
 
 
 # ---- log(q / p) of two distributions given in the same form
 
 
-def _differences_of_logits(
-    xp: Any, p: Distribution, q: Distribution, finite: Array
-) -> tuple[Words, Words, Array, Array]:
-    """c, D, sum p (e^c - 1) times the scale of p, and True at the class k to which they refer.
-
-    k is the class that both like best: 1 + sum p (e^c - 1) = p_k / q_k whatever it is.
-    """
+def _differences_of_logits(xp: Any, p: Distribution, q: Distribution, finite: Array) -> tuple[Words, Words]:
+    """c and D, which refer to the class k that both like best: 1 + sum p (e^c - 1) = p_k / q_k whatever k is."""
     a, b = (xp.where(finite, _settled(xp, d), 0.0) for d in (p, q))
     d, rest = difference(xp, b, a)
     k = xp.argmax(xp.where(finite, p.log + q.log, -xp.inf), axis=-1, keepdims=True)
@@ -112,17 +109,16 @@ def _differences_of_logits(
     ratio = xp.where(normal, p_k, 1.0) / xp.where(normal, q_k, 1.0)
     grown = ~finite | (c > 1.0)
     less = p.p * _exponential_less_one(xp, xp.where(grown, 0.0, c), c_rest)
-    W = sum_classes(xp, xp.where(grown, q.p * ratio - p.p, less), p.exact)
-
-    w = W / p.scale
+    w = sum_classes(xp, xp.where(grown, q.p * ratio - p.p, less), p.exact) / p.scale
     near = normal & (xp.abs(w) <= 0.5)
     some = xp.where(near, w, 0.0)
     close = xp.where(xp.abs(some) < 1e-30, some, xp.log1p(some))
-    plain = xp.log(xp.where(normal, ratio * (q.scale / p.scale), 1.0))
+    ratio = xp.where(normal, ratio * (q.scale / p.scale), 1.0)
+    plain = xp.log(ratio)
+    plain_rest = ratio * xp.exp(0.0 - plain) - 1.0
     far, far_rest = difference(xp, at(xp, top, p.log), at(xp, top, q.log), at(xp, top, p.log_rest - q.log_rest))
-    distant = ~normal | (xp.abs(far) > 16.0)
-    D = xp.where(near, close, xp.where(distant, far, plain))
-    return (c, c_rest), (D, xp.where(distant, far_rest, 0.0)), W, top
+    D = xp.where(near, close, xp.where(normal, plain, far))
+    return (c, c_rest), (D, xp.where(near, 0.0, xp.where(normal, plain_rest, far_rest)))
 
 
 def _settled(xp: Any, d: Distribution) -> Array:
@@ -130,33 +126,64 @@ def _settled(xp: Any, d: Distribution) -> Array:
     return xp.where(d.top & (d.given == xp.inf), 0.0, d.given)
 
 
+class Totals(NamedTuple):
+    """What counts are divided by, (*batch, 1)."""
+
+    A: Array
+    B: Array
+    B_rest: Array
+    "What B lacks."
+    apart: Array
+    "What A lacks, less what B lacks."
+
+
+def _totals(xp: Any, p: Distribution, q: Distribution) -> Totals | None:
+    """The sums; what rounding leaves out of two similar ones differs by what is left of the sum of differences."""
+    if p.total is None or q.total is None:
+        return None
+    (A, A_rest), (B, B_rest) = p.total, q.total
+    if not p.exact:
+        return Totals(A, B, xp.zeros_like(A), xp.zeros_like(A))
+    d, d_rest = difference(xp, p.p, q.p)
+    total, lost = sum_words(xp, d, p.exact)
+    exactly = (total - (A - B)) + (lost + sum_classes(xp, d_rest, p.exact))
+    similar = (A <= 2.0 * B) & (B <= 2.0 * A)
+    return Totals(A, B, B_rest, xp.where(similar, exactly, A_rest - B_rest))
+
+
 def _log_ratio(
-    xp: Any, p: Distribution, q: Distribution, finite: Array, A: Words | None, B: Words | None
-) -> tuple[Array, Array]:
-    """log(b_j A / (a_j B)) of counts a, b, whose products are taken in two words; log(b_j / a_j) without A and B."""
+    xp: Any, p: Distribution, q: Distribution, finite: Array, totals: Totals | None, instead: Array
+) -> Words:
+    """log(b_j A / (a_j B)) of counts a, b, whose products are taken in two words, or `instead` if they are too small.
+
+    Without totals: log(b_j / a_j).
+    """
     a, b = (xp.where(finite, v.given, 1.0) for v in (p, q))
-    if A is None or B is None:
-        return log_quotient(xp, b, a), xp.zeros_like(a)
-    left, right = b * A[0], a * B[0]
+    nothing = xp.zeros_like(a)
+    if totals is None:
+        return log_quotient(xp, b, a), nothing
+    left, right = b * totals.A, a * totals.B
     rest: Any = 0.0
     if p.exact:
-        rest = (product_rest(b, A[0], left) + b * A[1]) - (product_rest(a, B[0], right) + a * B[1])
-    apart, lost = difference(xp, left, right, rest)
-    vanished = ~((left > 1e-290) & (right > 1e-290))
-    left, right = xp.where(vanished, 1.0, left), xp.where(vanished, 1.0, right)
-    t = log_quotient(xp, left, right, xp.where(vanished, 0.0, apart))
-    return xp.where(vanished, q.log - p.log, t), xp.zeros_like(t)
+        rest = product_rest(b, totals.A, left) - product_rest(a, totals.B, right)
+        rest = rest + (b * totals.apart + (b - a) * totals.B_rest)
+    apart = difference(xp, left, right, rest)[0]
+    tiny = ~(finite & (left > 1e-290) & (right > 1e-290))
+    left, right, apart = xp.where(tiny, 1.0, left), xp.where(tiny, 1.0, right), xp.where(tiny, 0.0, apart)
+    t = log_quotient(xp, left, right, apart)
+    far = p.exact & (xp.abs(t) > 1.0) & (xp.abs(t) < 600.0)  # where the rounding of t is more than one of e^t
+    rest = xp.where(far, left / right, 1.0) * xp.exp(0.0 - xp.where(far, t, 0.0)) - 1.0
+    return xp.where(tiny, instead, t), rest
 
 
 def _relative(xp: Any, v: Pair, top: Array) -> Words:
     """t_j - t_k for the class k that `top` marks; not finite where one of the four probabilities is 0."""
-    if v.p.form == v.q.form == "counts":
-        a_k, b_k = at(xp, top, v.p.p), at(xp, top, v.q.p)
-        both = v.finite & (a_k > 0.0) & (b_k > 0.0)
-        zero = xp.zeros_like(a_k)
-        high, low = _log_ratio(xp, v.p, v.q, both, (a_k, zero), (b_k, zero))
-        return xp.where(both, high, v.c[0] - at(xp, top, v.c[0])), low
-    return difference(xp, v.c[0], at(xp, top, v.c[0]), v.c[1] - at(xp, top, v.c[1]))
+    high, low = difference(xp, v.c[0], at(xp, top, v.c[0]), v.c[1] - at(xp, top, v.c[1]))
+    if v.p.form != "counts" or v.q.form != "counts":
+        return high, low
+    a_k, b_k = at(xp, top, v.p.p), at(xp, top, v.q.p)
+    finite, nothing = v.finite & (a_k > 0.0) & (b_k > 0.0), xp.zeros_like(a_k)
+    return _log_ratio(xp, v.p, v.q, finite, Totals(a_k, b_k, nothing, nothing), high)
 
 
 # ---- terms that are never negative
@@ -255,8 +282,7 @@ def kl_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Arra
     if q_form in ("logits", "log_probs"):
         return col(g) * v.excess / p.scale
     if q_form == "counts":
-        slope = xp.where(q.zero, xp.where(p.zero, 1.0 / _sum_of_counts(q), -xp.inf), _over_counts(xp, v.excess, p, q))
-        return times(xp, col(g), slope)
+        return _over_counts(xp, col(g) * v.excess, p.scale, q, xp.where(p.zero, 1.0, -xp.inf), g)
     slope = v.excess / xp.where(q.zero, 1.0, v.q_p)
     return times(xp, col(g), xp.where(p.zero, 1.0, xp.where(q.zero, -xp.inf, slope)))
 
@@ -269,7 +295,7 @@ def js_divergence(a: Array, b: Array, p_form: str, q_form: str) -> Array:
     near = xp.abs(s) <= 0.5
     square = xp.where(near, s * s, 0.0)
     terms = 0.25 * (v.p.p + v.q_p) * (square * _polynomial(square, PHI))
-    less, more = (_log_share(xp, s * sign, v.t[0] * sign)[0] for sign in (1.0, -1.0))
+    less, more = (_log_share(xp, s * sign, (v.t[0] * sign, v.t[1] * sign))[0] for sign in (1.0, -1.0))
     far = 0.5 * (v.p.p * xp.where(v.p.zero, 0.0, less) + v.q_p * xp.where(v.q.zero, 0.0, more))
     return _sum(xp, v.p, xp.where(near, terms, far))
 
@@ -283,15 +309,15 @@ def js_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Arra
     xp = namespace(a)
     v = pair(a, b, p_form, q_form)
     own, sign = (v.p, 1.0) if over == "p" else (v.q, -1.0)
-    s = sign * _contrast(xp, v.t)
-    high, low = _log_share(xp, s, sign * v.t[0])
+    t = sign * v.t[0], sign * v.t[1]
+    high, low = _log_share(xp, _contrast(xp, t), t)
     if own.form not in NORMALIZED:
         return _weigh(xp, own, 0.5 * (high + low), g)
     apart, apart_rest = _relative(xp, v, own.top)
     near = xp.abs(apart) <= 1.0
     step = _exponential_less_one(xp, sign * xp.where(near, apart, 0.0), sign * apart_rest)
     far = difference(xp, high, at(xp, own.top, high), low - at(xp, own.top, low))
-    share = 0.5 * (1.0 + at(xp, own.top, s))
+    share = _sigmoid(xp, (at(xp, own.top, t[0]), at(xp, own.top, t[1])))
     w = xp.where(near, 0.0 - xp.log1p(share * step), far[0]), xp.where(near, 0.0, far[1])
     return _project(xp, own, (0.5 * w[0], 0.5 * w[1]), g)
 
@@ -327,14 +353,22 @@ def _contrast(xp: Any, t: Words) -> Array:
     return s + 0.5 * (1.0 - s * s) * t[1]
 
 
-def _log_share(xp: Any, s: Array, t: Array) -> Words:
+def _log_share(xp: Any, s: Array, t: Words) -> Words:
     """log(1 - s) = log(2 p / (p + q)) = log 2 - log(1 + e^t): where that is near log 2, what it lacks is kept apart."""
-    near = xp.abs(t) <= 1.0
+    near = xp.abs(t[0]) <= 1.0
     close = xp.log1p(0.0 - xp.where(near, s, 0.0))
-    some = xp.where(near, 1.0, t)
+    some, rest = xp.where(near, 1.0, t[0]), xp.where(near, 0.0, t[1])
     softplus = xp.where(some > 0.0, some, 0.0) + xp.log1p(xp.exp(0.0 - xp.abs(some)))
-    far, rest = difference(xp, LOG_2 * xp.ones_like(t), softplus, LOG_2_REST)
-    return xp.where(near, close, far), xp.where(near, 0.0, rest)
+    softplus = softplus + _sigmoid(xp, (some, 0.0)) * rest
+    far, far_rest = difference(xp, LOG_2 * xp.ones_like(s), softplus, LOG_2_REST)
+    return xp.where(near, close, far), xp.where(near, 0.0, far_rest)
+
+
+def _sigmoid(xp: Any, t: tuple[Array, Array | float]) -> Array:
+    """q / (p + q)."""
+    e = xp.exp(0.0 - xp.abs(t[0]))
+    sigmoid = xp.where(t[0] > 0.0, 1.0, e) / (1.0 + e)
+    return sigmoid + sigmoid * (1.0 - sigmoid) * t[1]
 
 
 # ---- from derivatives over probabilities to the gradient over what was given
@@ -367,21 +401,21 @@ def _project(xp: Any, d: Distribution, w: Words, g: Array) -> Array:
 def _over_normalized_q(xp: Any, p: Distribution, q: Distribution, g: Array) -> Array:
     """g ((tau - p_j) q_j - p_j (1 - q_j)), tau = sum p, over logits; over counts, divided by them."""
     others = sum_of_others(p.p) if p.others is None else p.others
-    slope = (others * q.p - p.p * q.others) / p.scale
+    slope = col(g) * ((others * q.p - p.p * q.others) / p.scale)
     if q.form == "logits":
-        return col(g) * slope / q.scale
-    absent = xp.where(p.zero, others / p.scale / _sum_of_counts(q), -xp.inf)
-    return times(xp, col(g), xp.where(q.zero, absent, _over_counts(xp, slope, q, q)))
+        return slope / q.scale
+    return _over_counts(xp, slope, q.scale, q, xp.where(p.zero, others / p.scale, -xp.inf), g)
+
+
+def _over_counts(xp: Any, v: Array, scale: Any, d: Distribution, absent: Array, g: Array) -> Array:
+    """v / (scale counts), and g absent / N where there are none; each step as large as the digits need."""
+    some = v * HEADROOM / scale * (d.factor / HEADROOM) / xp.where(d.zero, 1.0, d.p)
+    return xp.where(d.zero, times(xp, col(g), absent / _sum_of_counts(d)), some)
 
 
 def _sum_of_counts(d: Distribution) -> Array:
     """(*batch, 1)."""
     return d.scale / d.factor
-
-
-def _over_counts(xp: Any, v: Array, of: Distribution, d: Distribution) -> Array:
-    """v / scale / counts, each as large as it must be for no digit to be lost."""
-    return v * HEADROOM / of.scale * (d.factor / HEADROOM) / xp.where(d.zero, 1.0, d.p)
 
 
 # ---- one draw

@@ -105,15 +105,17 @@ class BinaryCrossEntropy(Pointwise):
         p, t = wide(p), wide(t)
         positive, negative = shares(t, self.smoothing)
         q = 1.0 - p
-        difference = negative * p - positive * q if self.smoothing else p - t
         if self.clamped:
+            difference = negative * p - positive * q if self.smoothing else p - t
             return difference / xp.where(p * q < 1e-12, 1e-12, p * q)
-        some_p, some_q = xp.where(p == 0.0, 1.0, p), xp.where(q == 0.0, 1.0, q)
-        only_no, only_yes = positive == 0.0, negative == 0.0
-        both = difference / xp.where(only_no | only_yes, 1.0, p * q)
-        # What is left of the other term is 0, but its derivative over t is not.
-        slope = xp.where(only_no, negative / xp.where(only_no, q, 1.0) - positive / some_p, both)
-        return xp.where(only_yes, negative / some_q - positive / xp.where(only_yes, p, 1.0), slope)
+        some_p = xp.where((p == 0.0) & (positive == 0.0), 1.0, p)
+        some_q = xp.where((q == 0.0) & (negative == 0.0), 1.0, q)
+        slope = negative / some_q - positive / some_p
+        if self.smoothing:
+            return slope
+        # Near p = t the terms cancel, and p - t has all digits; only its number is taken, the derivatives are theirs.
+        both = (positive > 0.0) & (negative > 0.0) & xp.isfinite(slope)
+        return slope + constant(xp.where(both, (p - t) / (some_p * some_q) - slope, 0.0))
 
     def target_slope(self, p: Array, t: Array, /, *_: Any) -> Array:
         """log(1 - p) - log p, without a clamp: PyTorch has none here."""
@@ -139,31 +141,32 @@ class SigmoidFocal(Pointwise):
     def slope(self, x: Array, t: Array, /, *_: Any) -> Array:
         """alpha_t q^gamma (gamma ce q' / q + ce'), with q' / q = (1 - 2 t) sigma(x) sigma(-x) / q without its q."""
         xp = namespace(x)
-        s, t = self._parts(xp, x, t), wide(t)
+        s, t = self._parts(xp, x, t, finite=True), wide(t)
         right, e = s.side
         sure = s.wrong < TINY  # t is 0 or 1 there, and the quotient e / e
         growth = (1.0 - 2.0 * t) * xp.where(sure, 1.0, e / xp.where(sure, 1.0, s.wrong)) / (1.0 + e)
         rise = ((1.0 - t) * xp.where(right, 1.0, e) - t * xp.where(right, e, 1.0)) / (1.0 + e)
-        return s.balance * s.power * (self.gamma * times(xp, growth, s.cost) + rise)
+        return s.balance * s.power * (self.gamma * growth * s.cost + rise)
 
     def target_slope(self, x: Array, t: Array, /, *_: Any) -> Array:
         """(2 alpha - 1) q^gamma ce + alpha_t q^gamma (gamma (sigma(-x) - sigma(x)) ce / q - x)."""
         xp = namespace(x)
-        endless = xp.isinf(wide(x))
-        x = xp.where(endless, 0.0, wide(x))
-        s = self._parts(xp, x, t)
+        s = self._parts(xp, x, t, finite=True)
         right, e = s.side
         sure = s.wrong < TINY  # the quotient's limit
         ratio = xp.where(sure, 1.0, s.cost / xp.where(sure, 1.0, s.q))
         turn = xp.where(right, e - 1.0, 1.0 - e) / (1.0 + e)
-        slope = s.balance * s.power * (self.gamma * turn * ratio - x)
+        slope = s.balance * s.power * (self.gamma * turn * ratio - s.x)
         if self.alpha >= 0.0:
             slope = slope + (2.0 * self.alpha - 1.0) * s.power * s.cost
-        return xp.where(endless, 0.0 - x, slope)
+        return xp.where(xp.isinf(x), 0.0 - wide(x), slope)
 
-    def _parts(self, xp: Any, x: Array, t: Array) -> "FocalParts":
+    def _parts(self, xp: Any, x: Array, t: Array, finite: bool = False) -> "FocalParts":
+        """`finite`: with 10000 for infinity, which has the same slopes over x, and makes no 0 * inf."""
         exact = xp.float64 in (x.dtype, t.dtype)  # narrower data leave room enough for plain arithmetic
         x, t = wide(x), wide(t)
+        if finite:
+            x = xp.where(xp.isinf(x), xp.where(x > 0.0, 10000.0, -10000.0), x)
         yes, no = t, 1.0 - t
         right, e = side = sides(xp, x)
         whole = 1.0 + e
@@ -183,12 +186,13 @@ class SigmoidFocal(Pointwise):
         to_yes, to_no = side.softplus(xp, x)
         cost = times(xp, yes, to_yes) + times(xp, no, to_no)
         balance = 1.0 if self.alpha < 0.0 else self.alpha * yes + (1.0 - self.alpha) * no
-        return FocalParts(side, wrong, q, power, cost, balance)
+        return FocalParts(x, side, wrong, q, power, cost, balance)
 
 
 class FocalParts(NamedTuple):
     """What value and slopes share."""
 
+    x: Array
     side: Sides
     wrong: Array
     "q (1 + e)."

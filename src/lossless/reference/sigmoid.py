@@ -84,7 +84,7 @@ class LogSigmoid(Elementwise):
 
 @dataclass(frozen=True)
 class Logit(Elementwise):
-    """log(p / (1 - p)) of p clamped to [eps, 1 - eps]; its slope is 1 / (p (1 - p)), or 0 where p was clamped.
+    """log(p / (1 - p)) of p clamped to [eps, 1 - eps]; its slope is 1 / p + 1 / (1 - p), or 0 where p was clamped.
 
     The smaller of p and 1 - p is a number without rounding: s, clamped to eps without rounding too. Then
     logit = -+log(s / (1 - s)), or log1p((2 s - 1) / (1 - s)) where the quotient is near 1: 2 s - 1 is exact there.
@@ -104,12 +104,10 @@ class Logit(Elementwise):
     def slope(self, p: Array, /, *_: Any) -> Array:
         xp = namespace(p)
         _, s, clamped = self._smaller(xp, wide(p))
-        slope = 1.0 / (s * (1.0 - s))
-        outside = xp.where(s < 0.0, xp.nan, slope)
-        return outside if self.eps is None else xp.where(clamped, 0.0, slope)
+        return xp.where(clamped, xp.nan if self.eps is None else 0.0, 1.0 / s + 1.0 / (1.0 - s))
 
     def _smaller(self, xp: Any, p: Array) -> tuple[Array, Array, Array]:
-        """(whether p > 1/2, the smaller of p and 1 - p as clamped, whether it was)."""
+        """(whether p > 1/2, the smaller of p and 1 - p as clamped, whether p was out of bounds)."""
         upper = p > 0.5
         s = xp.where(upper, 1.0 - p, p) + 0.0  # no -0.0, whose slope would be -inf
         if self.eps is None:
