@@ -1099,9 +1099,10 @@ def measure_gradient(
     p_j s_j, of logits p_j (s_j - sum p s), of counts the same over their sum instead of times p_j.
 
     Larger terms. Of logits, k their largest: p_j max(|s_j - s_k|, sum_i p_i |s_i - s_k|), as for any function of a
-    softmax; but of cross-entropy over q that of (tau - p_j) q_j and p_j (1 - q_j), tau = sum p, and of the
-    divergence over q (t = log(q / p)) p_j max(|t_j - t_k|, sum_i p_i |t_i - t_k|), k the largest of p. Of two kinds,
-    |s| is replaced by the larger of the terms it is the difference of.
+    softmax; but of the js_divergence, whose slopes are bounded, p_j max(|s_j|, sum_i p_i |s_i|), of cross-entropy over
+    q that of (tau - p_j) q_j and p_j (1 - q_j), tau = sum p, and of the divergence over q (t = log(q / p))
+    p_j max(|t_j - t_k|, sum_i p_i |t_i - t_k|), k the largest of p. Of two kinds, |s| is replaced by the larger of the
+    terms it is the difference of.
     """
     mixed = q_kind not in (None, p_kind)
     kinds = {"p": p_kind, "q": q_kind or p_kind}
@@ -1121,7 +1122,7 @@ def measure_gradient(
             elif kind == "log_probs":
                 slope, unit = _weighted(own.p, slopes), _weighted(own.p, sizes)
             else:
-                slope, unit = _centred(own, slopes, sizes if mixed else None)
+                slope, unit = _centred(own, slopes, sizes if mixed or name == "js_divergence" else None)
                 if over == "q" and name != "js_divergence":
                     unit = _q_logits_unit(name, mixed, pr, qr)
                 if kind == "counts":

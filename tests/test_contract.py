@@ -28,7 +28,19 @@ SIGNATURES = {
     "categorical_cross_entropy": "input, target, *, from_logits, dim, label_smoothing, reduction",
     "sparse_categorical_cross_entropy": "input, target, *, from_logits, dim, ignore_class, reduction",
     "value_and_grad": "loss",
-    "binary_cross_entropy_with_logits": "input, target, weight, size_average, reduce, reduction, pos_weight",
+    "sigmoid": "input",
+    "logsigmoid": "input",
+    "logit": "input, eps",
+    "binary_cross_entropy": (
+        "input, target, weight, size_average, reduce, reduction, *, clamp, label_smoothing, ignore_index, "
+        "sample_weight, denominator"
+    ),
+    "binary_cross_entropy_with_logits": (
+        "input, target, weight, size_average, reduce, reduction, pos_weight, *, label_smoothing, ignore_index, "
+        "sample_weight, denominator"
+    ),
+    "sigmoid_focal_loss": "inputs, targets, alpha, gamma, reduction",
+    "kl_div": "input, target, size_average, reduce, reduction, log_target",
     "mse_loss": "input, target, size_average, reduce, reduction, weight",
     "rmse_loss": "input, target, *, reduction, dim",
     "row_statistics": "input, target, *, dim, prior, ignore_index, temperature",
@@ -57,7 +69,10 @@ def test_signatures(name, expected):
     assert spelled(public(name)) == expected
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss", "binary_cross_entropy_with_logits", "mse_loss"])
+@pytest.mark.parametrize(
+    "name",
+    ["cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "mse_loss", "kl_div"],
+)
 def test_positional_arguments_and_defaults_are_pytorchs(name):
     functional = pytest.importorskip("torch.nn.functional")
     theirs = inspect.signature(getattr(functional, name)).parameters

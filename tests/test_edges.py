@@ -238,6 +238,105 @@ def test_binary_cross_entropy_with_infinite_logits(framework, dtype):
         agree(leaf.grad.double().numpy(), [[0, 1, 0, -1, NAN]])
 
 
+# x, t, value, slope over x, slope over t: the limits where arithmetic has none
+LOG2 = math.log(2)
+WITH_LOGITS = [
+    (INF, 1, 0, 0, -INF), (-INF, 0, 0, 0, INF), (INF, 0, INF, 1, -INF), (-INF, 1, INF, -1, INF), (NAN, 1, *[NAN] * 3),
+    (INF, 0.25, INF, 0.75, -INF), (0, 1, LOG2, -0.5, 0), (1000, 1, 0, 0, -1000), (1000, 0, 1000, 1, -1000),
+]  # fmt: skip
+PROBABILITIES = [
+    (0, 0, 0, 1, INF), (1, 1, 0, -1, -INF), (0, 1, INF, -INF, INF), (1, 0, INF, INF, -INF), (0, 0.5, INF, -INF, INF),
+    (1, 0.5, INF, INF, -INF), (0.5, 0, LOG2, 2, 0), (0.5, 0.5, LOG2, 0, 0),
+]  # fmt: skip
+CLAMPED = [
+    (0, 0, 0, 0, INF), (1, 1, 0, 0, -INF), (0, 1, 100, -1e12, INF), (1, 0, 100, 1e12, -INF), (0, 0.5, 50, -5e11, INF),
+]  # fmt: skip
+FOCAL = [
+    (INF, 1, 0, 0, -INF), (-INF, 0, 0, 0, INF), (INF, 0, INF, 1, -INF), (-INF, 1, INF, -1, INF), (NAN, 1, *[NAN] * 3),
+    (INF, 0.5, INF, 0.125, -INF), (1000, 1, 0, 0, 0), (-1000, 1, 1000, -1, 3000),
+]  # fmt: skip
+DIVERGENCE = [
+    (-1, 0, 0, 0, -INF), (-INF, 0, 0, 0, INF), (-INF, 0.5, INF, -0.5, INF), (0, 1, 0, -1, 1), (NAN, 1, NAN, -1, NAN),
+    (-1, NAN, NAN, NAN, NAN), (-1, -1, NAN, 1, NAN), (1, 0, 0, 0, -INF),
+]  # fmt: skip
+LOG_DIVERGENCE = [
+    (-1, -INF, 0, 0, 0), (-INF, -INF, 0, 0, 0), (-INF, -1, INF, -math.exp(-1), INF), (0, 0, 0, -1, 1),
+    (NAN, -INF, NAN, 0, NAN), (-1, NAN, NAN, NAN, NAN), (-INF, -1000, INF, 0, INF),
+]  # fmt: skip
+ELEMENTWISE = {
+    "with logits": (lossless.binary_cross_entropy_with_logits, {}, WITH_LOGITS),
+    "with logits, formula": (lossless.binary_cross_entropy_with_logits, {"ignore_index": -100}, WITH_LOGITS),
+    "probabilities": (lossless.binary_cross_entropy, {"clamp": None}, PROBABILITIES),
+    "probabilities, clamped": (lossless.binary_cross_entropy, {}, CLAMPED),
+    "focal": (lossless.sigmoid_focal_loss, {"alpha": -1}, FOCAL),
+    "divergence": (lossless.kl_div, {}, DIVERGENCE),
+    "divergence of logarithms": (lossless.kl_div, {"log_target": True}, LOG_DIVERGENCE),
+}
+
+
+@formats
+@frameworks
+@pytest.mark.parametrize("case", ELEMENTWISE)
+def test_elementwise_losses_take_their_limits(case, framework, dtype):
+    function, options, table = ELEMENTWISE[case]
+    x, t, loss, slope, target_slope = np.array(table, np.float64).T
+    found = call(function, dtype, framework, x, rows(t, dtype), reduction="none", **options)
+    with np.errstate(over="ignore"):
+        agree(found, rows(loss, dtype).astype(np.float64))
+        assert not np.any(np.signbit(found[found == 0]))
+        if framework == "torch":
+            leaves = [TORCH(rows(a, dtype)).requires_grad_() for a in (x, t)]
+            grads = torch.autograd.grad(function(*leaves, reduction="sum", **options), leaves)
+            for grad, expected in zip(grads, (slope, target_slope), strict=True):
+                agree(grad.double().numpy(), rows(expected, dtype).astype(np.float64))
+        else:
+            call_with_gradient = lossless.value_and_grad(function)
+            grad = call_with_gradient(rows(x, dtype), rows(t, dtype), reduction="none", **options)[1]
+            agree(grad.astype(np.float64), rows(slope, dtype).astype(np.float64))
+
+
+@pytest.mark.parametrize("gamma", [0, 0.25, 0.5, 1, 2])
+@pytest.mark.parametrize("far", [INF, 1e300, 745.0, 720.0, 700.0, 40.0])
+def test_focal_loss_has_no_slope_where_it_is_sure(gamma, far):
+    """q^(gamma - 1) is infinite at q = 0 for gamma < 1; the slope is not, nor is its derivative."""
+    for x, t in ((far, 1.0), (-far, 0.0)):
+        leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+        loss = lossless.sigmoid_focal_loss(leaf, torch.tensor(t, dtype=torch.float64), -1, gamma)
+        (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        (bend,) = torch.autograd.grad(slope, leaf)
+        q = math.exp(-abs(x))
+        expected = math.copysign((gamma + 1) * q ** (gamma + 1), -x)
+        assert slope.item() == pytest.approx(expected, rel=1e-12, abs=1e-300)
+        assert bend.item() == pytest.approx((gamma + 1) * abs(expected), rel=1e-12, abs=1e-300)
+
+
+@formats
+@frameworks
+@pytest.mark.parametrize(
+    ("function", "x"),
+    [
+        (lossless.binary_cross_entropy_with_logits, [0, NAN, INF]),
+        (lossless.binary_cross_entropy, [0.5, NAN, 7]),
+    ],
+)
+def test_an_ignored_element_adds_nothing_whatever_it_holds(function, x, framework, dtype):
+    t, gone = rows([1, -1, -1], dtype), rows([-1, -1, -1], dtype)
+    agree(call(function, dtype, framework, x, t, ignore_index=-1), LOG2)
+    agree(call(function, dtype, framework, x, t, ignore_index=-1, denominator="batch"), LOG2 / 3)
+    agree(call(function, dtype, framework, x, t, ignore_index=-1, reduction="none"), [LOG2, 0, 0])
+    assert math.isnan(call(function, dtype, framework, x, gone, ignore_index=-1))
+    assert call(function, dtype, framework, x, gone, ignore_index=-1, reduction="sum") == 0
+    assert call(function, dtype, framework, x, gone, ignore_index=-1, denominator=5) == 0
+    slope = -0.5 if function is lossless.binary_cross_entropy_with_logits else -2
+    for target, expected in ((t, [slope, 0, 0]), (gone, [0, 0, 0])):
+        if framework == "torch":
+            leaf = TORCH(rows(x, dtype)).requires_grad_()
+            function(leaf, TORCH(target), ignore_index=-1).backward()
+            agree(leaf.grad.double().numpy(), expected)
+        else:
+            agree(lossless.value_and_grad(function)(rows(x, dtype), target, ignore_index=-1)[1].astype(float), expected)
+
+
 @formats
 @frameworks
 def test_entropy_of_certainty_is_positive_zero(framework, dtype):

@@ -116,6 +116,46 @@ SMOOTH = {
         lambda x, t: lossless.binary_cross_entropy_with_logits(x, t, BITS + 1, pos_weight=WEIGHT, reduction="none"),
         (draw(5, 4), simplex(5, 4)),
     ),
+    "binary_cross_entropy_with_logits, options": (
+        lambda x, t, s, v: lossless.binary_cross_entropy_with_logits(
+            x, t, pos_weight=v, label_smoothing=0.1, sample_weight=s, denominator="weights"
+        ),
+        (draw(5, 4), simplex(5, 4), draw(5).detach().exp().requires_grad_(), draw(4).detach().exp().requires_grad_()),
+    ),
+    "binary_cross_entropy_with_logits, ignored": (
+        lambda x, w: lossless.binary_cross_entropy_with_logits(x, BITS, w, ignore_index=1),
+        (draw(5, 4), draw(5, 4, seed=2)),
+    ),
+    "binary_cross_entropy": (
+        lambda p, t, s: lossless.binary_cross_entropy(p, t, WEIGHT, sample_weight=s),
+        (simplex(5, 4), draw(5, 4).detach().sigmoid().requires_grad_(), draw(5)),
+    ),
+    "binary_cross_entropy, exact": (
+        lambda p, t: lossless.binary_cross_entropy(p, t, clamp=None, reduction="none"),
+        (simplex(5, 4), draw(5, 4).detach().sigmoid().requires_grad_()),
+    ),
+    "binary_cross_entropy, exact, smoothing": (
+        lambda p, t: lossless.binary_cross_entropy(p, t, clamp=None, label_smoothing=0.2, denominator="positives"),
+        (simplex(5, 4), draw(5, 4).detach().sigmoid().requires_grad_()),
+    ),
+    "sigmoid_focal_loss": (
+        lambda x, t: lossless.sigmoid_focal_loss(x, t),
+        (draw(5, 4), draw(5, 4, seed=1).detach().sigmoid().requires_grad_()),
+    ),
+    "sigmoid_focal_loss, no alpha": (
+        lambda x, t: lossless.sigmoid_focal_loss(x, t, -1, 0.5, "mean"),
+        (draw(5, 4), draw(5, 4, seed=1).detach().sigmoid().requires_grad_()),
+    ),
+    "sigmoid_focal_loss, gamma 0": (lambda x: lossless.sigmoid_focal_loss(x, BITS, 0.75, 0, "sum"), (draw(5, 4),)),
+    "kl_div": (lambda x, t: lossless.kl_div(x, t, reduction="batchmean"), (draw(5, 4), simplex(5, 4))),
+    "kl_div, log_target": (
+        lambda x, t: lossless.kl_div(x, t, reduction="none", log_target=True),
+        (draw(5, 4), draw(5, 4, seed=1)),
+    ),
+    "sigmoid": (lossless.sigmoid, (draw(5, 4),)),
+    "logsigmoid": (lossless.logsigmoid, (draw(5, 4),)),
+    "logit": (lossless.logit, (simplex(5, 4),)),
+    "logit, eps": (lambda p: lossless.logit(p, 0.2), (simplex(5, 4),)),
     "mse_loss": (lambda x, t: lossless.mse_loss(x, t), (draw(5, 4), draw(5, 4, seed=1))),
     "mse_loss, none": (lambda x, t: lossless.mse_loss(x, t, reduction="none"), (draw(5, 4), draw(5, 4, seed=1))),
     "rmse_loss": (lambda x, t: lossless.rmse_loss(x, t), (draw(5, 4), draw(5, 4, seed=1))),

@@ -44,6 +44,50 @@ def test_it_stands_in_for_pytorchs():
     assert module.double().weight.dtype is torch.float64
 
 
+# name: (constructor arguments, options of the forward pass)
+X, T = torch.randn(4, 3), torch.rand(4, 3)
+MARKED = torch.where(T < 0.3, -1.0, T)
+ELEMENTWISE = {
+    "BCELoss": [{}, {"weight": torch.rand(3)}, {"reduction": "sum"}, {"reduction": "none"}],
+    "BCEWithLogitsLoss": [{}, {"weight": torch.rand(3), "pos_weight": torch.rand(3)}, {"reduction": "none"}],
+    "MSELoss": [{}, {"reduction": "sum"}, {"reduction": "none"}],
+    "KLDivLoss": [{"reduction": "batchmean"}, {"reduction": "sum", "log_target": True}, {"reduction": "none"}],
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_losses_of_single_numbers_are_pytorchs(name):
+    x = X.sigmoid() if name == "BCELoss" else X
+    for options in ELEMENTWISE[name]:
+        ours, theirs = getattr(nn, name)(**options), getattr(torch.nn, name)(**options)
+        assert isinstance(ours, getattr(torch.nn, name))
+        assert list(ours.state_dict()) == list(theirs.state_dict())
+        torch.testing.assert_close(ours(x, T), theirs(x, T))
+
+
+def test_losses_of_single_numbers_take_the_options_of_their_functions():
+    s = torch.rand(4)
+    options = {"label_smoothing": 0.1, "ignore_index": -1, "denominator": "weights"}
+    assert torch.equal(
+        nn.BCELoss(**options, clamp=None)(X.sigmoid(), MARKED, sample_weight=s),
+        lossless.binary_cross_entropy(X.sigmoid(), MARKED, **options, clamp=None, sample_weight=s),
+    )
+    assert torch.equal(
+        nn.BCEWithLogitsLoss(**options, pos_weight=torch.ones(3))(X, MARKED, sample_weight=s),
+        lossless.binary_cross_entropy_with_logits(X, MARKED, **options, pos_weight=torch.ones(3), sample_weight=s),
+    )
+    assert torch.equal(nn.RMSELoss(dim=1)(X, T), lossless.rmse_loss(X, T, dim=1))
+    assert torch.equal(nn.RMSELoss(reduction="sum", dim=0)(X, T), lossless.rmse_loss(X, T, reduction="sum", dim=0))
+    assert torch.equal(nn.SigmoidFocalLoss()(X, T), lossless.sigmoid_focal_loss(X, T))
+    assert torch.equal(nn.SigmoidFocalLoss(0.5, 1, "mean")(X, T), lossless.sigmoid_focal_loss(X, T, 0.5, 1, "mean"))
+
+
+def test_a_sure_binary_score_still_learns():
+    x = torch.tensor([20.0, 20.0], requires_grad=True)
+    nn.BCEWithLogitsLoss(reduction="sum", label_smoothing=0.0, ignore_index=0)(x, torch.tensor([1.0, 0.0])).backward()
+    assert x.grad.tolist() == [-np.float32(2.0611536e-09), 0]
+
+
 def test_it_is_imported_when_asked_for():
     code = "import sys, lossless; assert 'torch' not in sys.modules; lossless.nn; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -68,14 +68,45 @@ def test_softmax_gradients_are_derivatives(temperature):
 
 
 def test_slopes_are_derivatives():
-    w, v = RNG.uniform(0.5, 2, size=X.shape), RNG.uniform(0.5, 2, size=5)
-    for name, (value, slope) in reference.POINTWISE.items():
-        pos_weight = v if name == "bce_with_logits" else None
+    p, logs, v = 1 / (1 + np.exp(-X)), np.log(T), RNG.uniform(0.5, 2, size=X.shape)
+    functors = [
+        (reference.BinaryCrossEntropyWithLogits(), (X, T)),
+        (reference.BinaryCrossEntropyWithLogits(0.1), (X, T, v)),
+        (reference.BinaryCrossEntropy(), (p, T)),
+        (reference.BinaryCrossEntropy(clamped=False), (p, T)),
+        (reference.BinaryCrossEntropy(clamped=False, smoothing=0.1), (p, T)),
+        (reference.SigmoidFocal(), (X, T)),
+        (reference.SigmoidFocal(-1.0, 0.5), (X, T)),
+        (reference.KLDivergence(), (X, T)),
+        (reference.KLDivergence(log_target=True), (X, logs)),
+        (reference.SquaredError(), (X, T)),
+        (reference.Sigmoid(), (X,)),
+        (reference.LogSigmoid(), (X,)),
+        (reference.Logit(), (p,)),
+        (reference.Logit(0.2), (p,)),
+    ]
+    assert {type(functor) for functor, _ in functors} >= set(reference.POINTWISE.values())
+    for functor, arrays in functors:
+        for i, slope in enumerate(functor.slopes[: len(arrays)]):
 
-        def f(x, value=value, pos_weight=pos_weight):
-            return float(value(x, T, w, pos_weight).sum())
+            def f(a, i=i, arrays=arrays, functor=functor):
+                return float(functor.value(*arrays[:i], a, *arrays[i + 1 :]).sum())
 
-        np.testing.assert_allclose(slope(X, T, w, pos_weight), numerical_gradient(f, X), rtol=1e-6, atol=1e-8)
+            np.testing.assert_allclose(slope(*arrays), numerical_gradient(f, arrays[i], 1e-7), rtol=1e-5, atol=1e-7)
+
+
+def test_root_mean_square_slope_is_its_derivative():
+    for axis in ((0, 1), (0,), (1,)):
+
+        def f(d, axis=axis):
+            return float(reference.root_mean_square(d, axis).sum())
+
+        np.testing.assert_allclose(
+            reference.root_mean_square_slope(X, axis), numerical_gradient(f, X), rtol=1e-6, atol=1e-8
+        )
+    np.testing.assert_array_equal(reference.root_mean_square_slope(np.zeros((2, 3)), (1,)), np.zeros((2, 3)))
+    slope = reference.root_mean_square_slope(np.array([1e200, 0.0, 5e-324]), (0,))
+    np.testing.assert_allclose(slope, [3**-0.5, 0, 0], rtol=1e-15, atol=1e-300)
 
 
 def test_sums_of_others_lose_nothing():

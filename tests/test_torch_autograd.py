@@ -138,9 +138,11 @@ FUNCTIONS = {
             x, t, W, pos_weight=P, label_smoothing=0.1, ignore_index=1, sample_weight=s, denominator="weights"
         ),
         lambda x, t, s: (
-            s[:, None] * F.binary_cross_entropy_with_logits(x, 0.9 * t + 0.05, W, pos_weight=P, reduction="none")
-        ).sum()
-        / (s[:, None] * W * (P * t + 1 - t)).sum(),
+            (
+                s[:, None] * F.binary_cross_entropy_with_logits(x, 0.9 * t + 0.05, W, pos_weight=P, reduction="none")
+            ).sum()
+            / (s[:, None] * W * (P * t + 1 - t)).sum()
+        ),
         (X, T, S),
     ),
     "binary_cross_entropy": (

@@ -108,6 +108,78 @@ def test_dtype_converts_first():
     assert torch.equal(lossless.softmax(x, 1, dtype=torch.float32), lossless.softmax(x.float(), 1))
 
 
+BINARY = {"sigmoid": torch.sigmoid, "logsigmoid": torch.nn.functional.logsigmoid, "logit": torch.logit}
+
+
+@pytest.mark.parametrize("make", BOTH, ids=["torch", "numpy"])
+@pytest.mark.parametrize("name", BINARY)
+def test_sigmoid_and_its_kin(make, name):
+    x = numbers(3, 4, 5)
+    x = 1 / (1 + np.exp(-x)) if name == "logit" else x
+    for shape in ((3, 4, 5), (60,), (0, 2)):
+        a = x[:0, :2, 0] if 0 in shape else x.reshape(shape)
+        np.testing.assert_allclose(getattr(lossless, name)(make(a)), BINARY[name](torch.tensor(a)), rtol=1e-13)
+    np.testing.assert_allclose(
+        getattr(lossless, name)(make(x)[::2, :, 1:]), BINARY[name](torch.tensor(x[::2, :, 1:])), 1e-13
+    )
+    assert getattr(lossless, name)(make(0.25)).shape == ()
+    leaves = [torch.tensor(x, requires_grad=True) for _ in range(2)]
+    a, b = getattr(lossless, name)(leaves[0]), BINARY[name](leaves[1])
+    g, h = (torch.autograd.grad(v.square().sum(), leaf)[0] for v, leaf in zip((a, b), leaves, strict=True))
+    torch.testing.assert_close(g, h, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("make", BOTH, ids=["torch", "numpy"])
+def test_sigmoid_and_its_kin_at_the_ends(make):
+    x = make([INF, -INF, NAN, 0.0, -0.0])
+    np.testing.assert_array_equal(lossless.sigmoid(x), [1, 0, NAN, 0.5, 0.5])
+    np.testing.assert_array_equal(lossless.logsigmoid(x), [0, -INF, NAN, *[-math.log(2)] * 2])
+    p = make([0.0, -0.0, 1.0, 0.5, NAN, -0.1, 1.1, INF])
+    np.testing.assert_array_equal(lossless.logit(p), [-INF, -INF, INF, 0, NAN, NAN, NAN, NAN])
+    end = math.log(3)
+    np.testing.assert_allclose(lossless.logit(p, eps=0.25), [-end, -end, end, 0, NAN, -end, end, end], rtol=1e-15)
+    np.testing.assert_array_equal(lossless.logit(p, eps=0.0), [-INF, -INF, INF, 0, NAN, -INF, INF, INF])
+
+
+@pytest.mark.parametrize("eps", [None, 0.0, 1e-6, 0.25, 0.5])
+def test_logit_clamps_as_pytorch_does(eps):
+    p = [0.0, 0.1, 0.25, 0.3, 0.5, 0.75, 0.9, 1.0, -1.0, 2.0, NAN]
+    for ours, theirs in zip(*(_value_and_slope(f, p, eps) for f in (lossless.logit, torch.logit)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0, equal_nan=True)
+
+
+def _value_and_slope(function, p, eps):
+    p = torch.tensor(p, dtype=torch.float64, requires_grad=True)
+    value = function(p, eps=eps)
+    return value.detach(), torch.autograd.grad(value.sum(), p)[0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_the_clamp_of_logit_is_not_rounded(dtype):
+    p = torch.tensor([0.0, 1.0], dtype=getattr(torch, dtype))
+    expected = torch.tensor([-1.0, 1.0], dtype=torch.float64) * math.log(1e9 - 1)
+    assert torch.equal(lossless.logit(p, eps=1e-9), expected.to(p.dtype))
+
+
+def test_a_confident_sigmoid_keeps_its_slope():
+    x = torch.tensor([-90.0, -20.0, 20.0, 90.0], requires_grad=True)
+    tail = [np.float32(np.exp(-90.0)), np.float32(2.0611536e-9)]
+    (slope,) = torch.autograd.grad(lossless.sigmoid(x).sum(), x)
+    assert slope.tolist() == [tail[0], tail[1], tail[1], tail[0]]
+    (slope,) = torch.autograd.grad(lossless.logsigmoid(x).sum(), x)
+    assert slope.tolist() == [1, 1, tail[1], tail[0]]
+    assert lossless.logsigmoid(x)[2:].tolist() == [-tail[1], -tail[0]]
+
+
+@pytest.mark.parametrize("make", BOTH, ids=["torch", "numpy"])
+def test_logit_is_antisymmetric_and_exact_around_one_half(make):
+    p = 1 - (0.5 + np.array([0.0, 2.0**-53, 2.0**-52, 1e-9, 0.1, 0.25, 0.4999]))  # 1 - p is a number
+    np.testing.assert_array_equal(lossless.logit(make(1 - p)), -np.asarray(lossless.logit(make(p))))
+    with mpmath.workprec(300):
+        expected = [mpmath.log(mpmath.mpf(v) / (1 - mpmath.mpf(v))) for v in p.tolist()]
+        np.testing.assert_allclose(lossless.logit(make(p)), np.array(expected, float), rtol=4e-16)
+
+
 def true_softmax(x, temperature):
     """Probabilities and their logarithms, in 1200 bits."""
     with mpmath.workprec(1200):

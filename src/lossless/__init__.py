@@ -22,7 +22,7 @@ from lossless.losses import (
 )
 from lossless.gradients import value_and_grad
 from lossless.statistics import RowStatistics, row_statistics
-from lossless.transforms import log_softmax, logit, logsigmoid, logsumexp, sigmoid, softmax
+from lossless.transforms import inverse_softmax, log_softmax, logit, logsigmoid, logsumexp, sigmoid, softmax
 
 if TYPE_CHECKING:
     from lossless import nn as nn
@@ -42,6 +42,7 @@ __all__ = [
     "focal_loss",
     "get_num_threads",
     "info",
+    "inverse_softmax",
     "kl_div",
     "log_softmax",
     "logit",

@@ -270,6 +270,14 @@ def check_same_shape(function: str, target_shape: Shape, shape: Shape) -> None:
     raise ShapeError(f"Target size ({target_shape}) must be the same as input size ({shape})")
 
 
+def check_shapes_equal(function: str, name: str, shape: Shape, other: str, other_shape: Shape) -> None:
+    """Two arrays that stand for the same things; nothing is broadcast."""
+    if shape != other_shape:
+        raise ShapeError(
+            f"{function}: {name} has shape {_list(shape)} and {other} has shape {_list(other_shape)}, expected the same"
+        )
+
+
 def check_elementwise_target(function: str, dtype: str, input_dtype: str) -> None:
     """Targets of elementwise classification are probabilities."""
     if dtype not in FLOATS:
@@ -295,8 +303,8 @@ def check_broadcasts(function: str, name: str, shape: Shape, to: Shape, dtype: s
             )
             if function == "binary_cross_entropy":
                 first = (
-                    f"Attempting to broadcast a dimension of length {size} at {-i}! Mismatching argument at index 1 had "
-                    f"{shape}; but expected shape should be broadcastable to {_list(to)}"
+                    f"Attempting to broadcast a dimension of length {size} at {-i}! Mismatching argument at index 1 "
+                    f"had {shape}; but expected shape should be broadcastable to {_list(to)}"
                 )
             raise ShapeError(
                 f"{first}\n{function}: {name} has shape {_list(shape)}, which does not broadcast to "
@@ -351,14 +359,15 @@ def probability_error(function: str, name: str, values: np.ndarray[Any, Any]) ->
 
 
 def broadcast_shape(function: str, a: Shape, b: Shape) -> tuple[int, ...]:
-    """The shape of `a - b`."""
+    """The shape of `a - b`; kl_div subtracts the other way round."""
     try:
         return np.broadcast_shapes(a, b)
     except ValueError:
         n = min(len(a), len(b))
         i = next(i for i in range(1, n + 1) if a[-i] != b[-i] and 1 not in (a[-i], b[-i]))
+        first, second = (b[-i], a[-i]) if function == "kl_div" else (a[-i], b[-i])
         raise ShapeError(
-            f"The size of tensor a ({a[-i]}) must match the size of tensor b ({b[-i]}) at non-singleton dimension "
+            f"The size of tensor a ({first}) must match the size of tensor b ({second}) at non-singleton dimension "
             f"{max(len(a), len(b)) - i}\n{function}: input has shape {_list(a)} and target {_list(b)}."
         ) from None
 

@@ -52,7 +52,7 @@ class Backend(Protocol):
 
     def nll(self, plan: RowPlan, x: Array, target: Array, weight: Array | None, /) -> Array: ...
 
-    def elementwise(self, function: str, functor: Elementwise, x: Array, /) -> Array:
+    def elementwise(self, function: str, functor: Elementwise, /, *arrays: Array) -> Array:
         """A function of single numbers, rounded."""
 
     def pointwise(
@@ -67,6 +67,13 @@ class Backend(Protocol):
 
     def entropy(self, plan: RowPlan, p: Array, kind: str, normalize: bool, unit: float, /) -> Array:
         """In units of `unit` nats."""
+
+    def perplexity(self, plan: RowPlan, p: Array, form: str, /) -> Array: ...
+
+    def measure(self, plan: RowPlan, p: Array, q: Array, p_form: str, q_form: str, unit: float, /) -> Array:
+        """The measure of two distributions that `plan.function` names in `reference.MEASURES`."""
+
+    def inverse_softmax(self, plan: RowPlan, p: Array, center: str | None, /) -> Array: ...
 
 
 _backends: dict[str, Backend] = {}

@@ -171,6 +171,17 @@ def plan_statistics(
 
 
 @cached
+def plan_pair(function: str, shape: Shape, dtype: Any, q_shape: Shape, q_dtype: Any, dim: int) -> RowPlan:
+    """Two distributions over the same outcomes."""
+    _check.check_floating(function, _check.dtype_name(dtype), "p")
+    _check.check_floating(function, _check.dtype_name(q_dtype), "q")
+    _check.check_shapes_equal(function, "p", shape, "q", q_shape)
+    dim = to_dim(dim, len(shape))
+    _check.check_has_classes(function, shape, dim, "p")
+    return RowPlan(function, dim, to_rows(shape, dim), without_dim(shape, dim))
+
+
+@cached
 def plan_binary(
     function: str,
     shape: Shape,

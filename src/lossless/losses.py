@@ -409,7 +409,9 @@ def binary_cross_entropy_with_logits(
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
     if ignore_index is sample_weight is denominator is None and label_smoothing == 0.0:  # PyTorch's, and nothing else
-        divisor, parameters, options = None, (), {}
+        parameters: tuple[float, ...] = ()
+        options: dict[str, Any] = {}
+        divisor = None
     else:
         denominator = denominator if given is None else given
         divisor, options = _element_options(function, ignore_index, sample_weight, denominator, reduction)
@@ -505,7 +507,8 @@ def sigmoid_focal_loss(
 ) -> Array:
     """Focal loss of yes-or-no scores: binary cross-entropy that discounts what is already right.
 
-        loss = alpha_t q^gamma ce,   ce = t softplus(-x) + (1 - t) softplus(x),   alpha_t = alpha t + (1 - alpha) (1 - t),
+        loss = alpha_t q^gamma ce,   alpha_t = alpha t + (1 - alpha) (1 - t),
+        ce = t softplus(-x) + (1 - t) softplus(x),
         q = t sigma(-x) + (1 - t) sigma(x), the probability of being wrong
 
     torchvision's function, name for name. `focal_loss` is the form for softmax.
@@ -602,7 +605,11 @@ def kl_div(
     backend, input, target = select("kl_div", 2, input=input, target=target)
     legacy = size_average is not None or reduce is not None
     per_batch = reduction == "batchmean" and not legacy
-    if reduction == "mean" and not legacy:
+    per_element = reduction == "mean" and not legacy
+    reduction = "mean" if per_batch else to_reduction(reduction, size_average, reduce)
+    input = backend.for_loss(input)
+    plan = plan_divergence("kl_div", input.shape, input.dtype, target.shape, target.dtype, bool(log_target), reduction)
+    if per_element:
         warnings.warn(
             "reduction: 'mean' divides the total loss by both the batch size and the support size."
             "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
@@ -610,11 +617,6 @@ def kl_div(
             LosslessWarning,
             stacklevel=2,
         )
-    reduction = "mean" if per_batch else to_reduction(reduction, size_average, reduce)
-    input = backend.for_loss(input)
-    plan = plan_divergence(
-        "kl_div", input.shape, input.dtype, target.shape, target.dtype, bool(log_target), reduction
-    )
     if target.shape != input.shape:
         _warn_of_broadcast(input, target)
     divisor = float(input.shape[0] if input.shape else 1) if per_batch else None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import inf, prod
 from typing import Any
 
-from lossless._check import check_floating, check_temperature, dtype_name, to_float, to_int
+from lossless._check import check_floating, check_probabilities, check_temperature, dtype_name, to_float, to_int
 from lossless._dispatch import select
 from lossless._layout import to_dims
 from lossless._plan import plan_transform
@@ -199,6 +199,52 @@ def logit(input: Array, eps: float | None = None) -> Array:
         if not 0.0 <= eps <= 0.5:
             raise ParameterError(f"logit: eps got {eps!r}, expected None or a number in [0, 0.5]")
     return _elementwise("logit", Logit(eps), input)
+
+
+def inverse_softmax(input: Array, dim: int = -1, *, center: str | None = "mean") -> Array:
+    """Inverse softmax: logits back from probabilities, up to the constant that softmax forgets.
+
+        x_j = log p_j - c,   softmax(x) = p
+
+    Args:
+        input: (*batch, C) floating point probabilities, the classes along `dim`; their sum does not matter.
+        dim: the dimension of the classes.
+        center: what the constant c is: "mean", the mean of log p over the classes that are not 0, so that those of x
+            have mean 0 (the centered log-ratio); "max", so that the largest x is 0; None for log p itself.
+
+    Returns:
+        Logits, shape and dtype of `input`, within 4 ulp (with "mean", of the larger of log(p_j / max p) and its
+        mean), in near-uniform rows too. Their gradient is accurate as well.
+
+    Raises:
+        LogitsDtypeError: `input` is not real floating point.
+        DimensionError: `input` has no dimension `dim`.
+        ParameterError: a probability below 0 or above 1; an unknown `center`.
+
+    Edges:
+        A class at 0 gets -inf and does not count for the mean; its gradient 1/p is infinite, and 0 where nothing
+        depends on it, and reaches no other class. A row of zeros is NaN, and -inf with `center=None`. NaN stays in its row.
+
+    Example:
+        >>> inverse_softmax(np.array([0.25, 0.25, 0.5]))
+        array([-0.23104906, -0.23104906,  0.46209812])
+        >>> inverse_softmax(np.array([1.0, 0.5, 0.0]) / 1.5, center="max")
+        array([ 0.        , -0.69314718,        -inf])
+        >>> lossless.softmax(inverse_softmax(np.array([0.1, 0.2, 0.7])))
+        array([0.1, 0.2, 0.7])
+
+    Source:
+        Aitchison 1982, The statistical analysis of compositional data (the centered log-ratio).
+    """
+    backend, input = select("inverse_softmax", 1, input=input)
+    plan = plan_transform("inverse_softmax", input.shape, input.dtype, to_int("inverse_softmax", "dim", dim))
+    if center not in ("mean", "max", None):
+        raise ParameterError(f"inverse_softmax: center got {center!r}, expected 'mean', 'max' or None")
+    if not plan.rows.classes:
+        return input + 0.0  # no classes, no numbers
+    hint = "It undoes softmax: of log-probabilities nothing has to be undone, and counts are divided by their sum first."
+    check_probabilities("inverse_softmax", "input", *backend.extremes(plan, input), hint)
+    return backend.inverse_softmax(plan, input, center)
 
 
 def _elementwise(function: str, functor: Elementwise, input: Array) -> Array:

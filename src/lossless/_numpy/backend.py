@@ -31,7 +31,11 @@ def for_loss(a: Array) -> Array:
 
 def _promote(*arrays: Array | None) -> Any:
     """The dtype that holds the floating arrays among these."""
-    return np.result_type(*(a.dtype for a in arrays if a is not None and a.dtype.name in _check.FLOATS))
+    dtypes = {a.dtype for a in arrays if a is not None and a.dtype.name in _check.FLOATS}
+    halves = {d for d in dtypes if d.itemsize == 2}
+    if len(halves) > 1:  # float16 and bfloat16, of which neither holds the other
+        dtypes = (dtypes - halves) | {np.dtype(np.float32)}
+    return np.result_type(*dtypes)
 
 
 def _memory(a: Array | None) -> Array | None:
@@ -83,8 +87,8 @@ def permute(x: Array, order: tuple[int, ...]) -> Array:
 
 
 @silent
-def elementwise(function: str, functor: reference.Elementwise, x: Array) -> Any:
-    return _rounded(functor.value(x), x.dtype)
+def elementwise(function: str, functor: reference.Elementwise, *arrays: Array) -> Any:
+    return _rounded(functor.value(*arrays), _promote(*arrays))
 
 
 # ---------------------------------------------------------------- statistics and losses
@@ -296,8 +300,9 @@ def _pointwise_kernel(
     kernel = plan.loss.kernel
     inner = _promote(x, target, weight, pos_weight) if target.dtype.name in _check.FLOATS else np.dtype("float64")
     shape = np.broadcast_shapes(x.shape, target.shape)
-    by_weight = isinstance(plan.loss, reference.SquaredError) and weight is not None  # as given, before it is expanded
-    count = float(weight.sum(dtype=np.float64)) if by_weight else prod(shape)
+    count: float = prod(shape)
+    if weight is not None and isinstance(plan.loss, reference.SquaredError):  # as given, before it is expanded
+        count = float(weight.sum(dtype=np.float64))
     arrays = [
         None if a is None else _memory(np.broadcast_to(a.astype(inner, copy=False), shape))
         for a in (x, target, weight, pos_weight)
@@ -332,7 +337,7 @@ def _sum_to(a: Array, shape: tuple[int, ...]) -> Array:
         return a
     extra = a.ndim - len(shape)
     axes = (*range(extra), *(extra + i for i, size in enumerate(shape) if size == 1))
-    return a.sum(axes).reshape(shape)
+    return np.asarray(a.sum(axes)).reshape(shape)
 
 
 @silent
@@ -356,6 +361,30 @@ def entropy(plan: RowPlan, p: Array, kind: str, normalize: bool, unit: float) ->
     else:
         h = reference.entropy(_classes_last(p, plan.dim), kind, normalize)
     return _rounded(h / unit, p.dtype)
+
+
+@silent
+def perplexity(plan: RowPlan, p: Array, form: str) -> Any:
+    return _rounded(reference.perplexity(_classes_last(p, plan.dim), form), p.dtype)
+
+
+@silent
+def measure(plan: RowPlan, p: Array, q: Array, p_form: str, q_form: str, unit: float) -> Any:
+    dtype = _promote(p, q)
+    p, q = p.astype(dtype, copy=False), q.astype(dtype, copy=False)
+    if plan.function == "cross_entropy" and (p_form, q_form) == ("probs", "logits"):
+        p, q = (p, q) if unit == 1.0 else (reference.wide(p), reference.wide(q))  # one rounding, after the division
+        rows = np.asarray(row_statistics(plan._replace(soft=True), q, p, None).nll)
+    else:
+        value = reference.MEASURES[plan.function].value
+        rows = value(_classes_last(p, plan.dim), _classes_last(q, plan.dim), p_form, q_form)
+    return _rounded(rows / unit + 0.0, dtype)
+
+
+@silent
+def inverse_softmax(plan: RowPlan, p: Array, center: str | None) -> Any:
+    x = reference.inverse_softmax(_classes_last(p, plan.dim), center).astype(p.dtype)
+    return np.ascontiguousarray(np.moveaxis(x, -1, plan.dim)).reshape(p.shape)[()]
 
 
 def extremes(plan: RowPlan, a: Array) -> tuple[float, float]:

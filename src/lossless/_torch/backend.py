@@ -103,9 +103,10 @@ def _transform(
     return formula(_classes_last(x, plan.dim), temperature).movedim(-1, plan.dim).reshape(x.shape)
 
 
-def elementwise(function: str, functor: reference.Elementwise, x: Tensor) -> Tensor:
-    check_supported(function, input=x)
-    return differentiable.elementwise(functor, x).to(x.dtype)
+def elementwise(function: str, functor: reference.Elementwise, *arrays: Tensor) -> Tensor:
+    for a in arrays:
+        check_supported(function, input=a)
+    return differentiable.elementwise(functor, *arrays).to(_promote(*arrays))
 
 
 # ---------------------------------------------------------------- statistics and losses
@@ -216,17 +217,17 @@ def pointwise(
 ) -> Tensor:  # fmt: skip
     dtype = _promote(x, target)
     squared = isinstance(plan.loss, reference.SquaredError)
-    if sample_weight is None and plan.kernel is not None and kernels_serve(x, target, weight, pos_weight):
-        if not needs_grad(weight, pos_weight, *(() if squared else (target,))):
-            inner = _promote(x, target, weight, pos_weight) if target.is_floating_point() else torch.float64
-            shape = x.shape if target.shape == x.shape else torch.broadcast_shapes(x.shape, target.shape)
-            x, target = _as(x, inner, shape), _as(target, inner, shape)
-            by_weight = squared and weight is not None  # the weight as given, before it is expanded
-            count = weight.sum(dtype=torch.float64).item() if by_weight else prod(shape)  # type: ignore[union-attr]
-            weight = None if weight is None else _as(weight, inner, shape)
-            pos_weight = None if pos_weight is None else _as(pos_weight, inner, shape)
-            loss = eager.pointwise(x, target, weight, pos_weight, plan.loss, plan.reduction, count)
-            return loss if inner is dtype else loss.to(dtype)
+    kernels = sample_weight is None and plan.kernel is not None and kernels_serve(x, target, weight, pos_weight)
+    if kernels and not needs_grad(weight, pos_weight, None if squared else target):
+        inner = _promote(x, target, weight, pos_weight) if target.is_floating_point() else torch.float64
+        shape = x.shape if target.shape == x.shape else torch.broadcast_shapes(x.shape, target.shape)
+        x, target = _as(x, inner, shape), _as(target, inner, shape)
+        by_weight = squared and weight is not None  # the weight as given, before it is expanded
+        count = weight.sum(dtype=torch.float64).item() if by_weight else prod(shape)  # type: ignore[union-attr]
+        weight = None if weight is None else _as(weight, inner, shape)
+        pos_weight = None if pos_weight is None else _as(pos_weight, inner, shape)
+        loss = eager.pointwise(x, target, weight, pos_weight, plan.loss, plan.reduction, count)
+        return loss if inner is dtype else loss.to(dtype)
     check_supported(plan.function, input=x, target=target, weight=weight, pos_weight=pos_weight)
     check_supported(plan.function, sample_weight=sample_weight)
     kept = None
@@ -276,6 +277,34 @@ def entropy(plan: RowPlan, p: Tensor, kind: str, normalize: bool, unit: float) -
         return (row_statistics(plan, x, None, None).entropy / unit).to(p.dtype)
     check_supported(plan.function, p=p)
     return (reference.entropy(_classes_last(p, plan.dim), kind, normalize) / unit).to(p.dtype)
+
+
+def perplexity(plan: RowPlan, p: Tensor, form: str) -> Tensor:
+    """exp of the entropy, but of float64, whose entropy would have been rounded, by itself."""
+    if p.dtype is torch.float64:
+        check_supported(plan.function, p=p)
+        return differentiable.perplexity(_classes_last(p, plan.dim), form)
+    kind, normalize = ("probs" if form in ("probs", "counts") else "log_probs"), form in ("counts", "logits")
+    return entropy(plan, reference.wide(p), kind, normalize, 1.0).exp().to(p.dtype)
+
+
+def measure(plan: RowPlan, p: Tensor, q: Tensor, p_form: str, q_form: str, unit: float) -> Tensor:
+    check_supported(plan.function, p=p, q=q)
+    dtype = _promote(p, q)
+    p, q = p.to(dtype), q.to(dtype)
+    if plan.function == "cross_entropy" and (p_form, q_form) == ("probs", "logits"):
+        p, q = (p, q) if unit == 1.0 else (reference.wide(p), reference.wide(q))  # one rounding, after the division
+        rows = row_statistics(plan._replace(soft=True), q, p, None).nll
+    else:
+        rows = differentiable.measure(
+            plan.function, _classes_last(p, plan.dim), _classes_last(q, plan.dim), p_form, q_form
+        )
+    return (rows / unit + 0.0).to(dtype)
+
+
+def inverse_softmax(plan: RowPlan, p: Tensor, center: str | None) -> Tensor:
+    check_supported(plan.function, input=p)
+    return differentiable.inverse_softmax(_classes_last(p, plan.dim), center).movedim(-1, plan.dim).reshape(p.shape)
 
 
 def extremes(plan: RowPlan, a: Tensor) -> tuple[float, float]:

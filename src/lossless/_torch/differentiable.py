@@ -64,6 +64,21 @@ def soft_curve(x: Tensor, target: Tensor, curve: tuple[str, float]) -> Tensor:
     return _apply(_SoftCurve, _SoftCurveTransforms, x, target, *curve)
 
 
+def measure(name: str, p: Tensor, q: Tensor, p_form: str, q_form: str) -> Tensor:
+    """(*batch), unrounded."""
+    return _apply(_Measure, _MeasureTransforms, p, q, name, p_form, q_form)
+
+
+def perplexity(p: Tensor, form: str) -> Tensor:
+    """(*batch), unrounded."""
+    return _apply(_Perplexity, _PerplexityTransforms, p, form)
+
+
+def inverse_softmax(p: Tensor, center: str | None) -> Tensor:
+    """(*batch, C) in p's dtype."""
+    return _apply(_InverseSoftmax, _InverseSoftmaxTransforms, p, center)
+
+
 class _RowGradient(Function):
     """Its derivatives are made of plain operations: the third is theirs by autograd."""
 
@@ -264,7 +279,7 @@ class _SoftCurveTransforms(_SoftCurve):
 
 
 class _Elementwise(Function):
-    """A functor of `reference` over tensors of one shape; its derivatives are 0 where the cotangent is, even at infinity."""
+    """A functor of `reference` over tensors of one shape; a derivative times a cotangent of 0 is 0, even at infinity."""
 
     @staticmethod
     def forward(functor: reference.Elementwise, *arrays: Tensor | None) -> Tensor:
@@ -299,6 +314,95 @@ class _ElementwiseTransforms(_Elementwise):
             if d is not None
         ]
         return sum(changes[1:], changes[0])
+
+
+class _Measure(Function):
+    """A measure of two distributions, by its name in `reference.MEASURES`."""
+
+    @staticmethod
+    def forward(p: Tensor, q: Tensor, name: str, p_form: str, q_form: str) -> Tensor:
+        return reference.MEASURES[name].value(p, q, p_form, q_form)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        p, q, *ctx.of = inputs
+        ctx.save_for_backward(p, q)
+        ctx.save_for_forward(p, q)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (p, q), (name, *forms) = ctx.saved_tensors, ctx.of
+        sides = zip("pq", (p, q), ctx.needs_input_grad[:2], strict=True)
+        slope = reference.MEASURES[name].backward
+        return *(slope(p, q, *forms, g, side).to(a.dtype) if wanted else None for side, a, wanted in sides), *[None] * 3
+
+
+class _MeasureTransforms(_Measure):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def jvp(ctx: Any, dp: Tensor | None, dq: Tensor | None, *_: None) -> Tensor:
+        (p, q), (name, *forms) = ctx.saved_tensors, ctx.of
+        one = torch.ones_like(reference.wide(p)[..., 0])
+        change = torch.zeros_like(one)
+        for side, d in (("p", dp), ("q", dq)):
+            if d is not None:
+                slope = reference.MEASURES[name].backward(p, q, *forms, one, side)
+                change = change + reference.weighted(slope, d, None, None).sum(-1)
+        return change
+
+
+class _Perplexity(Function):
+    @staticmethod
+    def forward(p: Tensor, form: str) -> Tensor:
+        return reference.perplexity(p, form)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        p, ctx.form = inputs
+        ctx.save_for_backward(p)
+        ctx.save_for_forward(p)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (p,) = ctx.saved_tensors
+        return reference.perplexity_backward(p, ctx.form, g).to(p.dtype), None
+
+
+class _PerplexityTransforms(_Perplexity):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def jvp(ctx: Any, dp: Tensor, _: None) -> Tensor:
+        (p,) = ctx.saved_tensors
+        one = torch.ones_like(reference.wide(p)[..., 0])
+        return reference.weighted(reference.perplexity_backward(p, ctx.form, one), dp, None, None).sum(-1)
+
+
+class _InverseSoftmax(Function):
+    @staticmethod
+    def forward(p: Tensor, center: str | None) -> Tensor:
+        return reference.inverse_softmax(p, center).to(p.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        p, ctx.center = inputs
+        ctx.save_for_backward(p)
+        ctx.save_for_forward(p)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (p,) = ctx.saved_tensors
+        return reference.inverse_softmax_backward(p, g, ctx.center).to(p.dtype), None
+
+
+class _InverseSoftmaxTransforms(_InverseSoftmax):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def jvp(ctx: Any, dp: Tensor, _: None) -> Tensor:
+        (p,) = ctx.saved_tensors
+        return reference.inverse_softmax_forward(p, dp, ctx.center).to(p.dtype)
 
 
 def _by_name(target: Any, prior: Any, g: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

@@ -21,8 +21,15 @@ operations, so differentiating a gradient once more gives the second derivative.
 """
 
 from lossless.reference.arithmetic import Array, namespace, sum_of_others, wide
-from lossless.reference.distributions import entropy, inverse_softmax, inverse_softmax_backward, perplexity
-from lossless.reference.divergences import MEASURES, k3, k3_slope
+from lossless.reference.distributions import (
+    entropy,
+    inverse_softmax,
+    inverse_softmax_backward,
+    inverse_softmax_forward,
+    perplexity,
+    perplexity_backward,
+)
+from lossless.reference.divergences import K3, MEASURES
 from lossless.reference.links import (
     Link,
     link,
@@ -64,6 +71,7 @@ from lossless.reference.softmax import (
 )
 
 __all__ = [
+    "K3",
     "MEASURES",
     "POINTWISE",
     "Array",
@@ -84,15 +92,15 @@ __all__ = [
     "entropy",
     "inverse_softmax",
     "inverse_softmax_backward",
-    "k3",
-    "k3_slope",
-    "perplexity",
+    "inverse_softmax_forward",
     "log_softmax",
     "log_softmax_backward",
     "masked",
     "link",
     "namespace",
     "nll",
+    "perplexity",
+    "perplexity_backward",
     "probability_cost",
     "probability_cost_backward",
     "root_mean_square",

@@ -12,17 +12,24 @@ from lossless.reference.arithmetic import (
     Array,
     addition_rest,
     col,
+    divide,
     last,
     log_quotient,
     namespace,
     onehot,
-    product_rest,
     sum_classes,
     sum_words,
     sums_of_classes,
+    times,
     wide,
 )
 from lossless.reference.softmax import HEADROOM, LOG_HEADROOM, LOG_HEADROOM_REST, softmax_parts
+
+Words = tuple[Array, Array]
+"""A number in two words, the second at most half an ulp of the first."""
+
+NORMALIZED = ("logits", "counts")
+"""The forms whose probabilities add up to 1 whatever the numbers."""
 
 LOG_2 = 0.6931471805599453
 LOG_2_REST = 2.3190468138462996e-17
@@ -50,7 +57,7 @@ class Distribution(NamedTuple):
     "Whether the data are float64, to which plain arithmetic does not do justice."
     others: Array | None = None
     "1 - p, times `scale`; None in forms that need not add up to 1."
-    total: tuple[Array, Array] | None = None
+    total: Words | None = None
     "`scale` of counts in two words."
     factor: Any = 1.0
     "The power of two by which counts were multiplied."
@@ -64,7 +71,7 @@ def distribution(x: Array, form: str) -> Distribution:
         return _from_logits(xp, x, exact)
     x = wide(x)
     if form == "counts":
-        return _from_counts(xp, x, exact)
+        return _from_counts(xp, x)
     scale = HEADROOM if exact else 1.0
     top = onehot(xp, xp.argmax(x, axis=-1, keepdims=True), x)
     nothing = xp.zeros_like(x)
@@ -92,27 +99,29 @@ def _from_logits(xp: Any, x: Array, exact: bool) -> Distribution:
     return Distribution("logits", s.E, s.S, zero, log, log_rest, s.top, wide(x), exact, s.others)
 
 
-def _from_counts(xp: Any, x: Array, exact: bool) -> Distribution:
-    """The largest class has log p_k = -log1p(rest / p_k): its share of the whole may round to 1."""
+def _from_counts(xp: Any, x: Array) -> Distribution:
+    """The largest class has log p_k = -log1p(rest / p_k): its share of the whole may round to 1.
+
+    Always exact: of sums of any data, a small difference may be all that counts.
+    """
     top = onehot(xp, xp.argmax(x, axis=-1, keepdims=True), x)
     largest = at(xp, top, x)
     factor, log_factor = xp.ones_like(largest), xp.zeros_like(largest)
-    if exact:  # to around 2^350, where products of counts and sums are normal numbers
-        for bound in range(-1074, 1000, 200):
-            power, reached = min(224 - bound, 950), largest >= 2.0**bound
-            factor = xp.where(reached, 2.0**power, factor)
-            log_factor = xp.where(reached, power * LOG_2, log_factor)
+    for bound in range(-1074, 1000, 200):  # to around 2^350, where products of counts and sums are normal numbers
+        power, reached = min(224 - bound, 950), largest >= 2.0**bound
+        factor = xp.where(reached, 2.0**power, factor)
+        log_factor = xp.where(reached, power * LOG_2, log_factor)
     zero = x == 0.0
     p = x * factor
-    tail, whole, others = sums_of_classes(xp, p, top, exact)
+    tail, whole, others = sums_of_classes(xp, p, top, exact=True)
     ordinary = ~(zero | top)
     quotient = xp.where(ordinary, whole, 1.0) / xp.where(ordinary, p, 1.0)
     vanishing = quotient > 1e290
     log = 0.0 - xp.log(xp.where(vanishing, 1.0, quotient))
     log = xp.where(vanishing, xp.log(xp.where(vanishing, x, 1.0)) + log_factor - xp.log(whole), log)
     log = xp.where(top, 0.0 - xp.log1p(tail / at(xp, top, p)), xp.where(zero, 0.0, log))
-    total, nothing = sum_words(xp, p, exact), xp.zeros_like(p)
-    return Distribution("counts", p, whole, zero, log, nothing, top, p, exact, others, total, factor)
+    total, nothing = sum_words(xp, p, exact=True), xp.zeros_like(p)
+    return Distribution("counts", p, whole, zero, log, nothing, top, p, True, others, total, factor)
 
 
 # ---- measures of one distribution
@@ -156,10 +165,28 @@ def perplexity(p: Array, form: str) -> Array:
     if d.others is None:
         total, more = sum_words(xp, d.p, d.exact)
         spread = spread + ((d.scale - total) - more) * log_k
-    return last(d.scale / p_k * xp.exp(spread / d.scale))
+    exponent = spread / d.scale
+    one, lost = divide(xp, d.scale, 0.0, p_k)
+    near = xp.abs(exponent) < 0.5  # where 1 / p_k and what the other factor changes are added in full
+    return last(xp.where(near, one + (lost + one * xp.expm1(exponent)), one * xp.exp(exponent)))
 
 
-def distance(xp: Any, d: Distribution, top: Array) -> tuple[Array, Array]:
+def entropy_backward(p: Array, form: str, g: Array) -> Array:
+    """g times the gradient over p as it is given: d/dp = -(log p + 1), infinite at 0."""
+    xp = namespace(p)
+    d = distribution(p, form)
+    if form in NORMALIZED:
+        high, low = distance(xp, d, d.top)
+        return project(xp, d, (xp.where(d.zero, xp.inf, high), low), g)
+    return weigh(xp, d, xp.where(d.zero, xp.inf, 0.0 - (d.log + 1.0)), g)
+
+
+def perplexity_backward(p: Array, form: str, g: Array) -> Array:
+    """g exp(H) times the gradient of H."""
+    return entropy_backward(p, form, g * perplexity(p, form))
+
+
+def distance(xp: Any, d: Distribution, top: Array) -> Words:
     """log(p_k / p_j) for the class k that `top` marks, in two words; 0 where p_j is 0, anything if p_k is."""
     if d.form in ("probs", "counts"):
         p_k = at(xp, top, d.given)
@@ -169,7 +196,7 @@ def distance(xp: Any, d: Distribution, top: Array) -> tuple[Array, Array]:
     return xp.where(d.zero, 0.0, away), xp.where(d.zero, 0.0, rest)
 
 
-def difference(xp: Any, a: Array, b: Array, rest: Array | float = 0.0) -> tuple[Array, Array]:
+def difference(xp: Any, a: Array, b: Array, rest: Array | float = 0.0) -> Words:
     """a - b + rest in two words, the second at most half an ulp of the first."""
     d = a - b
     rest = addition_rest(xp, a, 0.0 - b, d) + rest
@@ -180,6 +207,38 @@ def difference(xp: Any, a: Array, b: Array, rest: Array | float = 0.0) -> tuple[
 def at(xp: Any, top: Array, v: Array) -> Array:
     """Its number at the one class that `top` marks, (*batch, 1)."""
     return xp.sum(xp.where(top, v, 0.0), axis=-1, keepdims=True)
+
+
+# ---- from derivatives over probabilities to the gradient over what was given
+
+
+def weigh(xp: Any, d: Distribution, u: Array, g: Array) -> Array:
+    """g u_j over probs, g p_j u_j over log_probs."""
+    if d.form == "probs":
+        return times(xp, col(g), u)
+    return col(g) * (d.p * xp.where(d.zero, 0.0, u)) / d.scale
+
+
+def project(xp: Any, d: Distribution, w: Words, g: Array) -> Array:
+    """g p_j (u_j - sum p u) over logits, g (u_j - sum p u) / N over counts of sum N, given w_j = u_j - u_k, k the top class.
+
+    Differences come first, so that a constant in u changes nothing. An infinite w where p is not 0 takes everything.
+    """
+    endless = ~xp.isfinite(w[0]) & ~xp.isnan(w[0])
+    high, low = (xp.where(endless, 0.0, v) for v in w)
+    mean = sum_classes(xp, d.p * high + d.p * low, d.exact)
+    taken = xp.any(endless & ~d.zero, axis=-1, keepdims=True)
+    if d.form == "logits":
+        slope = d.p * high + (d.p * low - d.p / d.scale * mean)
+        slope = xp.where(taken & (d.p > 0.0), xp.where(endless, xp.inf, -xp.inf), slope)
+        return col(g) * slope / d.scale
+    slope = ((high - mean / d.scale) + low) / sum_of_counts(d)
+    return times(xp, col(g), xp.where(endless, w[0], xp.where(taken, -xp.inf, slope)))
+
+
+def sum_of_counts(d: Distribution) -> Array:
+    """(*batch, 1)."""
+    return d.scale / d.factor
 
 
 # ---- from probabilities to logits
@@ -223,3 +282,18 @@ def inverse_softmax_backward(p: Array, g: Array, center: str | None) -> Array:
         top = onehot(xp, xp.argmax(p, axis=-1, keepdims=True), p)
         slope = xp.where(top, 0.0 - sums_of_classes(xp, kept, top, exact=True)[0], kept)
     return xp.where(zero, xp.where(g == 0.0, 0.0, g / xp.abs(p)), slope / some)
+
+
+def inverse_softmax_forward(p: Array, v: Array, center: str | None) -> Array:
+    """The change of the result along v: v_j / p_j less its mean, or less that of the largest class, or less nothing."""
+    xp = namespace(p)
+    p, v = wide(p), wide(v)
+    zero = p == 0.0
+    change = xp.where(zero, 0.0, v / xp.where(zero, 1.0, p))
+    less: Any = 0.0
+    if center == "mean":
+        count = xp.sum(wide(~zero), axis=-1, keepdims=True)
+        less = sum_classes(xp, change, exact=True) / xp.where(count == 0.0, 1.0, count)
+    elif center == "max":
+        less = at(xp, onehot(xp, xp.argmax(p, axis=-1, keepdims=True), p), change)
+    return xp.where(zero, xp.where(v == 0.0, 0.0, v / xp.abs(p)), change - less)

@@ -16,6 +16,7 @@ in t cancels before it is rounded.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lossless.reference.arithmetic import (
@@ -33,14 +34,22 @@ from lossless.reference.arithmetic import (
     times,
     wide,
 )
-from lossless.reference.distributions import LOG_2, LOG_2_REST, Distribution, at, difference, distance, distribution
+from lossless.reference.distributions import (
+    LOG_2,
+    LOG_2_REST,
+    NORMALIZED,
+    Distribution,
+    Words,
+    at,
+    difference,
+    distance,
+    distribution,
+    project,
+    sum_of_counts,
+    weigh,
+)
+from lossless.reference.sigmoid import Elementwise
 from lossless.reference.softmax import HEADROOM
-
-Words = tuple[Array, Array]
-"""A number in two words, the second at most half an ulp of the first."""
-
-NORMALIZED = ("logits", "counts")
-
 
 class Pair(NamedTuple):
     """Two distributions, (*batch, C)."""
@@ -142,11 +151,9 @@ def _totals(xp: Any, p: Distribution, q: Distribution) -> Totals | None:
     if p.total is None or q.total is None:
         return None
     (A, A_rest), (B, B_rest) = p.total, q.total
-    if not p.exact:
-        return Totals(A, B, xp.zeros_like(A), xp.zeros_like(A))
     d, d_rest = difference(xp, p.p, q.p)
-    total, lost = sum_words(xp, d, p.exact)
-    exactly = (total - (A - B)) + (lost + sum_classes(xp, d_rest, p.exact))
+    total, lost = sum_words(xp, d, exact=True)
+    exactly = (total - (A - B)) + (lost + sum_classes(xp, d_rest, exact=True))
     similar = (A <= 2.0 * B) & (B <= 2.0 * A)
     return Totals(A, B, B_rest, xp.where(similar, exactly, A_rest - B_rest))
 
@@ -163,15 +170,13 @@ def _log_ratio(
     if totals is None:
         return log_quotient(xp, b, a), nothing
     left, right = b * totals.A, a * totals.B
-    rest: Any = 0.0
-    if p.exact:
-        rest = product_rest(b, totals.A, left) - product_rest(a, totals.B, right)
-        rest = rest + (b * totals.apart + (b - a) * totals.B_rest)
+    rest = product_rest(b, totals.A, left) - product_rest(a, totals.B, right)
+    rest = rest + (b * totals.apart + (b - a) * totals.B_rest)
     apart = difference(xp, left, right, rest)[0]
     tiny = ~(finite & (left > 1e-290) & (right > 1e-290))
     left, right, apart = xp.where(tiny, 1.0, left), xp.where(tiny, 1.0, right), xp.where(tiny, 0.0, apart)
     t = log_quotient(xp, left, right, apart)
-    far = p.exact & (xp.abs(t) > 1.0) & (xp.abs(t) < 600.0)  # where the rounding of t is more than one of e^t
+    far = (xp.abs(t) > 1.0) & (xp.abs(t) < 600.0)  # where the rounding of t is more than one of e^t
     rest = xp.where(far, left / right, 1.0) * xp.exp(0.0 - xp.where(far, t, 0.0)) - 1.0
     return xp.where(tiny, instead, t), rest
 
@@ -244,9 +249,9 @@ def cross_entropy_backward(a: Array, b: Array, p_form: str, q_form: str, g: Arra
     p, q = distribution(a, p_form), distribution(b, q_form)
     if over == "p" and p_form in NORMALIZED:
         high, low = distance(xp, q, p.top)
-        return _project(xp, p, (xp.where(q.zero, xp.inf, high), low), g)
+        return project(xp, p, (xp.where(q.zero, xp.inf, high), low), g)
     if over == "p":
-        return _weigh(xp, p, xp.where(q.zero, xp.inf, 0.0 - (q.log + q.log_rest)), g)
+        return weigh(xp, p, xp.where(q.zero, xp.inf, 0.0 - (q.log + q.log_rest)), g)
     if q_form in NORMALIZED:
         return _over_normalized_q(xp, p, q, g)
     if q_form == "log_probs":
@@ -274,9 +279,9 @@ def kl_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Arra
     p, q = v.p, v.q
     if over == "p" and p_form in NORMALIZED:
         high, low = _relative(xp, v, p.top)
-        return _project(xp, p, (xp.where(v.finite, 0.0 - high, 0.0 - v.t[0]), 0.0 - low), g)
+        return project(xp, p, (xp.where(v.finite, 0.0 - high, 0.0 - v.t[0]), 0.0 - low), g)
     if over == "p":
-        return _weigh(xp, p, 0.0 - (v.t[0] + v.t[1]), g)
+        return weigh(xp, p, 0.0 - (v.t[0] + v.t[1]), g)
     if q_form in NORMALIZED and p_form != q_form:
         return _over_normalized_q(xp, p, q, g)
     if q_form in ("logits", "log_probs"):
@@ -312,14 +317,14 @@ def js_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Arra
     t = sign * v.t[0], sign * v.t[1]
     high, low = _log_share(xp, _contrast(xp, t), t)
     if own.form not in NORMALIZED:
-        return _weigh(xp, own, 0.5 * (high + low), g)
+        return weigh(xp, own, 0.5 * (high + low), g)
     apart, apart_rest = _relative(xp, v, own.top)
     near = xp.abs(apart) <= 1.0
     step = _exponential_less_one(xp, sign * xp.where(near, apart, 0.0), sign * apart_rest)
     far = difference(xp, high, at(xp, own.top, high), low - at(xp, own.top, low))
     share = _sigmoid(xp, (at(xp, own.top, t[0]), at(xp, own.top, t[1])))
     w = xp.where(near, 0.0 - xp.log1p(share * step), far[0]), xp.where(near, 0.0, far[1])
-    return _project(xp, own, (0.5 * w[0], 0.5 * w[1]), g)
+    return project(xp, own, (0.5 * w[0], 0.5 * w[1]), g)
 
 
 class Measure(NamedTuple):
@@ -371,33 +376,6 @@ def _sigmoid(xp: Any, t: tuple[Array, Array | float]) -> Array:
     return sigmoid + sigmoid * (1.0 - sigmoid) * t[1]
 
 
-# ---- from derivatives over probabilities to the gradient over what was given
-
-
-def _weigh(xp: Any, d: Distribution, u: Array, g: Array) -> Array:
-    """g u_j over probs, g p_j u_j over log_probs."""
-    if d.form == "probs":
-        return times(xp, col(g), u)
-    return col(g) * (d.p * xp.where(d.zero, 0.0, u)) / d.scale
-
-
-def _project(xp: Any, d: Distribution, w: Words, g: Array) -> Array:
-    """g p_j (u_j - sum p u) over logits, g (u_j - sum p u) / N over counts of sum N, given w_j = u_j - u_k, k the top class.
-
-    Differences come first, so that a constant in u changes nothing. An infinite w where p is not 0 takes everything.
-    """
-    endless = ~xp.isfinite(w[0]) & ~xp.isnan(w[0])
-    high, low = (xp.where(endless, 0.0, v) for v in w)
-    mean = sum_classes(xp, d.p * high + d.p * low, d.exact)
-    taken = xp.any(endless & ~d.zero, axis=-1, keepdims=True)
-    if d.form == "logits":
-        slope = d.p * high + (d.p * low - d.p / d.scale * mean)
-        slope = xp.where(taken & (d.p > 0.0), xp.where(endless, xp.inf, -xp.inf), slope)
-        return col(g) * slope / d.scale
-    slope = ((high - mean / d.scale) + low) / _sum_of_counts(d)
-    return times(xp, col(g), xp.where(endless, w[0], xp.where(taken, -xp.inf, slope)))
-
-
 def _over_normalized_q(xp: Any, p: Distribution, q: Distribution, g: Array) -> Array:
     """g ((tau - p_j) q_j - p_j (1 - q_j)), tau = sum p, over logits; over counts, divided by them."""
     others = sum_of_others(p.p) if p.others is None else p.others
@@ -410,25 +388,28 @@ def _over_normalized_q(xp: Any, p: Distribution, q: Distribution, g: Array) -> A
 def _over_counts(xp: Any, v: Array, scale: Any, d: Distribution, absent: Array, g: Array) -> Array:
     """v / (scale counts), and g absent / N where there are none; each step as large as the digits need."""
     some = v * HEADROOM / scale * (d.factor / HEADROOM) / xp.where(d.zero, 1.0, d.p)
-    return xp.where(d.zero, times(xp, col(g), absent / _sum_of_counts(d)), some)
-
-
-def _sum_of_counts(d: Distribution) -> Array:
-    """(*batch, 1)."""
-    return d.scale / d.factor
+    return xp.where(d.zero, times(xp, col(g), absent / sum_of_counts(d)), some)
 
 
 # ---- one draw
 
 
-def k3(log_p: Array, log_q: Array) -> Array:
-    """h(log q - log p)."""
-    return 0.0 + _h(namespace(log_p), *_log_difference(log_p, log_q))
+@dataclass(frozen=True)
+class K3(Elementwise):
+    """h(d), d = log q - log p; its slope over log q is e^d - 1, and minus that over log p."""
 
+    @property
+    def slopes(self) -> tuple[Callable[..., Array], ...]:
+        return self.slope, self.slope_of_q
 
-def k3_slope(log_p: Array, log_q: Array) -> Array:
-    """Its derivative over log q, and minus that over log p."""
-    return _exponential_less_one(namespace(log_p), *_log_difference(log_p, log_q))
+    def value(self, log_p: Array, log_q: Array, /) -> Array:
+        return 0.0 + _h(namespace(log_p), *_log_difference(log_p, log_q))
+
+    def slope(self, log_p: Array, log_q: Array, /) -> Array:
+        return 0.0 - self.slope_of_q(log_p, log_q)
+
+    def slope_of_q(self, log_p: Array, log_q: Array, /) -> Array:
+        return _exponential_less_one(namespace(log_p), *_log_difference(log_p, log_q))
 
 
 def _log_difference(log_p: Array, log_q: Array) -> Words:
