@@ -423,8 +423,8 @@ def _focal_losses(dtype: str) -> Cases:
     for regime in dict.fromkeys((*_selected(dtype), *gaps, "masked-half", "masked-but-one", "size-1")):
         yield f"focal_loss/index/{regime}", index(regime, dtype)
     for regime in _some(dtype):
-        for gamma in (0.5, 5.0):
-            yield f"focal_loss/index-gamma-{gamma}/{regime}", index(regime, dtype, gamma)
+        yield f"focal_loss/index-gamma-0.5/{regime}", index(regime, dtype, 0.5)
+        yield f"focal_loss_gamma_5/index/{regime}", index(regime, dtype, 5.0)
     for regime in ("typical-2", "gap-2-classes"):
         yield f"focal_loss/index-alpha/{regime}", index(regime, dtype, alpha="number")
     for regime in _few(dtype):
@@ -488,7 +488,7 @@ def _focal(
         return {"value": lossless.focal_loss(x, place(target), gamma=gamma, weight=view(weight), **given)}
 
     return Problem(
-        "focal_loss",
+        "focal_loss" if gamma <= 2 else "focal_loss_gamma_5",
         x,
         call,
         lambda: {"value": oracle.focal_loss(x, targets, gamma, alphas, reduction)},

@@ -1,9 +1,10 @@
 """The rows of the mission, one test a section of docs/scores-to-losses.md and named after it.
 
-Expected values are computed here, by mpmath from the definition or in closed form; `test_accuracy.py` has the oracle for
-every regime. Each test runs in NumPy and in torch.
+Expected values are computed here, by mpmath from the definition or in closed form; `test_accuracy.py` has the oracle
+for every regime. Each test runs in NumPy and in torch.
 """
 
+import itertools
 import math
 import re
 from pathlib import Path
@@ -304,7 +305,8 @@ def test_cross_entropy_is_entropy_plus_divergence(make):
     p, q = draw.dirichlet(np.ones(5), size=(2, 20))
     info = lossless.info
     cross, entropy, divergence = (
-        array(f) for f in (info.cross_entropy(make(p), make(q)), info.entropy(make(p)), info.kl_divergence(make(p), make(q)))
+        array(f)
+        for f in (info.cross_entropy(make(p), make(q)), info.entropy(make(p)), info.kl_divergence(make(p), make(q)))
     )
     exact = [
         float(-mpmath.fsum(mpmath.mpf(a) * mpmath.log(b) for a, b in zip(u, v, strict=True)))
@@ -361,7 +363,7 @@ def test_training_moves_the_weights_until_the_loss_is_small(make):
     assert losses[0] == pytest.approx(math.log(3), rel=1e-15)
     assert losses[-1] < 0.002
     assert losses[-1] == pytest.approx(0.0013006, rel=1e-3)
-    assert all(later < earlier for earlier, later in zip(losses[10:], losses[11:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses[10:]))
     assert np.abs(weights).max() > 1
     assert np.all(scores.argmax(axis=1) == labels)
 

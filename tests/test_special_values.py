@@ -1,8 +1,8 @@
 """The tables of docs/special-values.md, line by line: each is a test here, with every function that it concerns.
 
 A line yields cases: a call, and what its value and gradient must be. Every case runs in NumPy and torch; gradients are
-those of autograd, and of `value_and_grad` for losses in NumPy. Expected numbers come from the definitions, with p known in
-closed form. `test_edges.py` goes deeper into cross-entropy: widths, layouts, neighbours.
+those of autograd, and of `value_and_grad` for losses in NumPy. Expected numbers come from the definitions, with p known
+in closed form. `test_edges.py` goes deeper into softmax and cross-entropy: widths, layouts, neighbours.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,7 +105,12 @@ def differs(found: np.ndarray, expected: Any, dtype: str) -> str:
     if dtype == "float16":
         with np.errstate(over="ignore"):
             expected = np.where(np.abs(expected) > 1e5, expected.astype(np.float16), expected)
-    same = found.shape == expected.shape and np.allclose(found, expected, rtol=TOLERANCE[dtype], atol=0, equal_nan=True)
+    with np.errstate(invalid="ignore"):
+        same = found.shape == expected.shape and np.all(
+            (found == expected)
+            | (np.abs(found - expected) <= TOLERANCE[dtype] * np.abs(expected))
+            | (np.isnan(found) & np.isnan(expected))
+        )
     return "" if same else f"found {found.tolist()}, expected {expected.tolist()}"
 
 
@@ -165,7 +169,7 @@ def entropy_of(p: np.ndarray) -> float:
 
 
 def on_scores(x: list[float], y: int, p: list[float], lse: float) -> Iterator[Case]:
-    """Every function of the scores x, label y, where softmax(x) = p is known: values and gradients by their formulas."""
+    """Every function of the scores x and label y, where softmax(x) = p is known, by its formula."""
     p, truth = np.array(p, np.float64), np.eye(len(p))[y]
     with np.errstate(divide="ignore", invalid="ignore"):
         log_p = np.log(p)
@@ -259,9 +263,7 @@ def a_positive_target_on_a_class_at_minus_inf(dtype):
         options = {**NONE, "label_smoothing": 0.5}
         yield Case(lossless.cross_entropy, ([[0, 1, -INF]], target), [INF], [p - smoothed], options)
     options = {**NONE, "label_smoothing": 0.5, "from_logits": True}
-    yield Case(
-        lossless.categorical_cross_entropy, ([[0, 1, -INF]], [[1.0, 0, 0]]), [INF], [p - smoothed], options
-    )
+    yield Case(lossless.categorical_cross_entropy, ([[0, 1, -INF]], [[1.0, 0, 0]]), [INF], [p - smoothed], options)
 
 
 @line("all classes but one at -inf")
@@ -271,8 +273,7 @@ def all_classes_but_one_at_minus_inf(dtype):
 
 @line("all classes at -inf")
 def all_classes_at_minus_inf(dtype):
-    for case in on_scores([-INF] * 3, 1, [NAN] * 3, -INF):
-        yield case
+    yield from on_scores([-INF] * 3, 1, [NAN] * 3, -INF)
 
 
 @line("a lone +inf at the label")
@@ -295,11 +296,11 @@ def two_classes_at_inf(dtype):
 
 @line("a single class")
 def a_single_class(dtype):
-    x, y = [[5], [0], [INF], [-INF], [NAN]], [0] * 5
+    x, y = [[5.0], [-1e4], [INF], [-INF], [NAN]], [0] * 5
     p, zeros = [[1], [1], [1], [NAN], [NAN]], np.array([[0], [0], [0], [NAN], [NAN]])
     yield Case(lossless.softmax, (x,), p, zeros)
     yield Case(lossless.log_softmax, (x,), zeros, zeros)
-    yield Case(lossless.logsumexp, (x,), [5, 0, INF, -INF, NAN], p)
+    yield Case(lossless.logsumexp, (x,), [5, -1e4, INF, -INF, NAN], p)
     for function in (lossless.cross_entropy, lossless.focal_loss):
         for target in (y, np.ones((5, 1))):
             yield Case(function, (x, target), zeros[:, 0], zeros, NONE)
@@ -375,10 +376,11 @@ def only_ignored_rows(dtype):
         for function in BINARY:
             value = zeros if reduction == "none" else value
             yield Case(function, (x, zeros - 7), value, zeros, {"ignore_index": -7, "reduction": reduction})
-    for denominator, value in (("weights", NAN), ("count", NAN), ("batch", 0), (4.0, 0)):
+    for denominator, value in (("weights", NAN), ("count", NAN), ("batch", 0), ("positives", 0), (4.0, 0)):
         options = {"denominator": denominator, "ignore_index": -7}
         for function in (lossless.cross_entropy, lossless.focal_loss):
-            yield Case(function, (x, [-7, -7]), value, zeros, options)
+            if function is lossless.focal_loss or denominator != "positives":
+                yield Case(function, (x, [-7, -7]), value, zeros, options)
         for function in BINARY:
             yield Case(function, (x, zeros - 7), value, zeros, options)
 
@@ -462,6 +464,8 @@ def a_weight_of_0_on_an_infinite_loss(dtype):
             yield Case(function, (x, [0]), [NAN], zeros, {**NONE, **weight})
             yield Case(function, (x, [0]), NAN, zeros, {"reduction": "sum", **weight})
         yield Case(function, (x, [[1.0, 0, 0]]), [0], zeros, {**NONE, "weight": [0.0, 1.0, 1.0]})
+        yield Case(function, (x, [[1.0, 0, 0]]), [NAN], zeros, {**NONE, "sample_weight": [0.0]})
+    yield Case(lossless.mse_loss, ([INF, 1.0], [1.0, 0.0]), [NAN, 2], [NAN, 4], {**NONE, "weight": [0.0, 2.0]})
     yield Case(lossless.nll_loss, ([[-INF, -1.0, -2.0]], [0]), [NAN], zeros, {**NONE, "weight": [0.0, 1.0, 1.0]})
     for weight in ("weight", "sample_weight"):
         yield Case(BINARY[1], ([INF, -INF], [0.0, 1.0]), [0, 0], [0, 0], {**NONE, weight: [0.0, 0.0]})
@@ -534,9 +538,11 @@ def refuses(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns 1 for a call that raises ParameterError."""
 
     def call(x, *arrays, **options):
-        with pytest.raises(lossless.errors.ParameterError):
-            function(x, *arrays, **options)
-        return np.ones(1, x.dtype) if isinstance(x, np.ndarray) else torch.ones(1, dtype=x.dtype)
+        try:
+            result = function(x, *arrays, **options)
+        except lossless.errors.ParameterError:
+            return np.ones(1, x.dtype) if isinstance(x, np.ndarray) else torch.ones(1, dtype=x.dtype)
+        raise AssertionError(f"answers {result}")
 
     call.__name__ = f"refused: {function.__name__}"
     return call
@@ -556,7 +562,9 @@ def nan_among_probabilities(dtype):
     yield Case(lossless.logit, ([NAN, 0.5],), [NAN, 0], [NAN, 4])
     yield Case(lossless.logit, ([NAN, 0.5],), [NAN, 0], [NAN, 4], {"eps": 0.25})
     for center in ("mean", "max"):
-        yield Case(lossless.inverse_softmax, ([NAN, 0.5, 0.5],), [NAN] * 3, None, {"center": center}, beside=(ordinary,))
+        yield Case(
+            lossless.inverse_softmax, ([NAN, 0.5, 0.5],), [NAN] * 3, None, {"center": center}, beside=(ordinary,)
+        )
     yield Case(lossless.inverse_softmax, ([NAN, 0.5, 1.0],), [NAN, -math.log(2), 0], None, {"center": None})
     for clamp in ("torch", None):
         yield Case(refuses(lossless.binary_cross_entropy), ([NAN, 0.5], [1.0, 0.0]), [1], None, {"clamp": clamp})
@@ -575,6 +583,12 @@ def a_probability_outside_0_to_1(dtype):
         for function in (info.cross_entropy, info.kl_divergence, info.js_divergence):
             yield Case(refuses(function), (row, [[0.5, 0.25, 0.25]]), [1])
             yield Case(refuses(function), ([[0.5, 0.25, 0.25]], row), [1])
+        beside_nan = [*row, [NAN, 0.5, 0.5]]  # which hides nothing
+        yield Case(refuses(lossless.categorical_cross_entropy), (beside_nan, [[1.0, 0, 0]] * 2), [1])
+        yield Case(refuses(lossless.sparse_categorical_cross_entropy), (beside_nan, [1, 1]), [1])
+        yield Case(refuses(lossless.binary_cross_entropy), (beside_nan, [[1.0, 0, 0]] * 2), [1])
+        yield Case(refuses(info.entropy), (beside_nan,), [1])
+        yield Case(refuses(info.kl_divergence), (beside_nan, [[0.5, 0.25, 0.25]] * 2), [1])
         yield Case(lossless.logit, ([bad],), [NAN], [NAN])
         end = math.copysign(math.log(3), bad - 0.5)
         yield Case(lossless.logit, ([bad],), [end], [0], {"eps": 0.25})
@@ -596,7 +610,9 @@ def inverse_softmax_of_a_probability_of_0(dtype):
         yield Case(lossless.inverse_softmax, (p,), value, slopes[center], options, 0, [1, 0, 0], beside)
         flowing = [-0.0, INF, -0.0]
         yield Case(lossless.inverse_softmax, (p,), value, flowing, options, 0, [0, 1, 0], beside)
-    yield Case(lossless.inverse_softmax, ([0.0, 1.0, 0.0],), [-INF, 0, -INF], [0, 0, 0], {}, 0, [0, 1, 0], ([0.5, 0.25, 0.25],))
+    yield Case(
+        lossless.inverse_softmax, ([0.0, 1.0, 0.0],), [-INF, 0, -INF], [0, 0, 0], {}, 0, [0, 1, 0], ([0.5, 0.25, 0.25],)
+    )
 
 
 @line("inverse_softmax of nothing but 0")
@@ -617,8 +633,7 @@ def nan_in_an_element(dtype):
     yield Case(lossless.logsigmoid, (x,), [NAN, -math.log(2)], [NAN, 0.5])
     for arrays in ((x, t), ([0.5, 0.0], [NAN, 1.0])):
         yield Case(BINARY[1], arrays, [NAN, math.log(2)], [NAN, -0.5], NONE)
-        value, slope = math.log(2) / 16, -(0.125 + 0.25 * math.log(2)) / 4 * 0.5
-        slope = -0.25 * (0.5**3 + 2 * 0.5 * 0.25 * math.log(2))
+        value, slope = math.log(2) / 16, -0.25 * (0.5**3 + 2 * 0.5 * 0.25 * math.log(2))
         yield Case(lossless.sigmoid_focal_loss, arrays, [NAN, value], [NAN, slope])
 
 
@@ -692,7 +707,7 @@ def no_difference_at_all(dtype):
 # ---- distributions
 
 LOG2 = math.log(2)
-DIVERGENCES = (info.cross_entropy, info.kl_divergence, info.js_divergence) if hasattr(info, "k3") else ()
+DIVERGENCES = (info.cross_entropy, info.kl_divergence, info.js_divergence)
 FAIR = [0.5, 0.5]
 
 
@@ -709,14 +724,10 @@ def an_outcome_of_probability_0(dtype):
     yield Case(info.entropy, ([0.5, 0.0, 0.5],), LOG2, [LOG2 - 1, INF, LOG2 - 1], beside=([0.25, 0.25, 0.5],))
     yield Case(info.entropy, ([[0.5, 0.0, 0.5]],), [1], None, {"base": 2})
     yield Case(info.perplexity, ([0.5, 0.0, 0.5],), 2, None, beside=([0.25, 0.25, 0.5],))
-    logs = [-LOG2, -INF, -LOG2]
-    for kind, slope in (("logits", 0), ("log_probs", 0.5 * (LOG2 - 1))):
-        options = {"kind": kind}
-        # in low precision -log 2 is rounded, which moves what is not 0
-        yield Case(info.entropy, ([[0.0, -INF, 0.0]] if kind == "logits" else [logs],), [LOG2], None, options)
-        yield Case(info.perplexity, ([[0.0, -INF, 0.0]] if kind == "logits" else [logs],), [2], None, options)
-        for case in (Case(info.entropy, ([[1.0, -INF, 1.0]],), None, [[0, 0, 0]], {"kind": "logits"}),):
-            yield case
+    for kind, x in (("logits", [1.0, -INF, 1.0]), ("log_probs", [-LOG2, -INF, -LOG2])):
+        slopes = np.zeros((1, 3)) if kind == "logits" else None
+        yield Case(info.entropy, ([x],), [LOG2], slopes, {"kind": kind})
+        yield Case(info.perplexity, ([x],), [2], slopes, {"kind": kind})
 
 
 @line("a certain outcome")
@@ -808,9 +819,8 @@ def nan_in_a_distribution(dtype):
             for function in (info.entropy, info.perplexity):
                 yield Case(function, (x,), NAN, None, {"kind": kind}, beside=(ordinary,))
             for function in DIVERGENCES:
-                for arrays in ((x, ordinary), (ordinary, x), (x, x)):
-                    for over in (0, 1):
-                        yield Case(function, arrays, NAN, None, {"kind": kind}, over, beside=(ordinary, ordinary))
+                for arrays, over in (((x, ordinary), 0), ((ordinary, x), 0), ((ordinary, x), 1)):
+                    yield Case(function, arrays, NAN, None, {"kind": kind}, over, beside=(ordinary, ordinary))
     yield Case(info.k3, ([NAN, -1.0, -1.0], [-1.0, NAN, -1.0]), [NAN, NAN, 0], [NAN, NAN, 0])
     yield Case(lossless.kl_div, ([NAN, -1.0, 0.0], [0.5, NAN, 1.0]), [NAN, NAN, 0], [-0.5, NAN, -1], NONE)
 
@@ -833,12 +843,14 @@ def the_same_infinity_twice_in_k3(dtype):
 @pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("dtype", regimes.DTYPES)
 @pytest.mark.parametrize("situation", LINES)
-def test_line(situation, dtype):
+def test_line(situation, dtype, path):
+    if path == "reference" and dtype in ("float16", "bfloat16"):
+        pytest.skip("computed as float32 is there")
     cases = list(LINES[situation](dtype))
     assert cases
     wrong = []
     for case in cases:
-        for framework in ("numpy", "torch"):
+        for framework in ("torch",) if case.over else ("numpy", "torch"):  # NumPy has no gradient over the second
             try:
                 wrong += [f"{case} in {framework}: {what}" for what in complaints(case, dtype, framework)]
             except Exception as error:

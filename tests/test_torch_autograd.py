@@ -46,6 +46,10 @@ def torchvisions_focal_loss(x, t, alpha=0.25, gamma=2):
     return loss if alpha < 0 else (alpha * t + (1 - alpha) * (1 - t)) * loss
 
 
+def divergence(p, log_p, log_q, dim=-1):
+    return (p * (log_p - log_q) - p + log_q.exp()).sum(dim)
+
+
 # name: (ours, PyTorch's or None, differentiated inputs)
 FUNCTIONS = {
     "softmax": (lossless.softmax, functools.partial(torch.softmax, dim=-1), (X,)),
@@ -190,6 +194,81 @@ FUNCTIONS = {
     "entropy, probs": (lossless.info.entropy, lambda p: torch.special.entr(p).sum(-1), (T,)),
     "entropy, counts": (lambda x: lossless.info.entropy(x, normalize=True), None, (T,)),
     "entropy, log_probs": (lambda x: lossless.info.entropy(x, kind="log_probs"), None, (X,)),
+    "perplexity": (
+        lambda x: lossless.info.perplexity(x, kind="logits"),
+        lambda x: torch.special.entr(x.softmax(-1)).sum(-1).exp(),
+        (X,),
+    ),
+    "perplexity, counts": (
+        lambda x: lossless.info.perplexity(x, normalize=True),
+        lambda x: torch.special.entr(x / x.sum(-1, keepdim=True)).sum(-1).exp(),
+        (T,),
+    ),
+    "perplexity, probs": (lossless.info.perplexity, lambda p: torch.special.entr(p).sum(-1).exp(), (T,)),
+    "perplexity, log_probs": (
+        lambda x: lossless.info.perplexity(x, kind="log_probs"),
+        lambda x: (-x.exp() * x).sum(-1).exp(),
+        (X,),
+    ),
+    "info.cross_entropy": (
+        lambda x, y: lossless.info.cross_entropy(x, y, kind="logits", base=2),
+        lambda x, y: -(x.softmax(-1) * y.log_softmax(-1)).sum(-1) / np.log(2),
+        (X, V),
+    ),
+    "info.cross_entropy, probs and logits": (
+        lambda p, y: lossless.info.cross_entropy(p, y, q_kind="logits"),
+        lambda p, y: -(p * y.log_softmax(-1)).sum(-1),
+        (T, V),
+    ),
+    "info.cross_entropy, probs and counts": (
+        lambda p, y: lossless.info.cross_entropy(p.log(), y, p_kind="logits", normalize=True),
+        lambda p, y: -(p / p.sum(-1, keepdim=True) * (y / y.sum(-1, keepdim=True)).log()).sum(-1),
+        (T, V.exp()),
+    ),
+    "kl_divergence": (lossless.info.kl_divergence, lambda p, q: divergence(p, p.log(), q.log()), (T, V.sigmoid())),
+    "kl_divergence, logits": (
+        lambda x, y: lossless.info.kl_divergence(x, y, kind="logits", dim=0),
+        lambda x, y: divergence(x.softmax(0), x.log_softmax(0), y.log_softmax(0), 0),
+        (X, V),
+    ),
+    "kl_divergence, log_probs": (
+        lambda x, y: lossless.info.kl_divergence(x, y, kind="log_probs", keepdim=True),
+        lambda x, y: divergence(x.exp(), x, y)[:, None],
+        (X, V),
+    ),
+    "kl_divergence, counts": (
+        lambda x, y: lossless.info.kl_divergence(x, y, normalize=True),
+        lambda x, y: lossless.info.kl_divergence(x.log(), y.log(), kind="logits"),
+        (T, V.exp()),
+    ),
+    "kl_divergence, probs and logits": (
+        lambda p, y: lossless.info.kl_divergence(p, y, q_kind="logits"),
+        lambda p, y: divergence(p, p.log(), y.log_softmax(-1)),
+        (T, V),
+    ),
+    "js_divergence": (
+        lossless.info.js_divergence,
+        lambda p, q: (divergence(p, p.log(), ((p + q) / 2).log()) + divergence(q, q.log(), ((p + q) / 2).log())) / 2,
+        (T, V.sigmoid()),
+    ),
+    "js_divergence, logits": (
+        lambda x, y: lossless.info.js_divergence(x, y, kind="logits"),
+        lambda x, y: lossless.info.js_divergence(x.softmax(-1), y.softmax(-1)),
+        (X, V),
+    ),
+    "js_divergence, counts and log_probs": (
+        lambda x, y: lossless.info.js_divergence(x, y, q_kind="log_probs", normalize=True),
+        lambda x, y: lossless.info.js_divergence(x / x.sum(-1, keepdim=True), y.softmax(-1)),
+        (T, V),
+    ),
+    "k3": (lossless.info.k3, lambda a, b: (b - a).exp() - 1 - (b - a), (X, V)),
+    "inverse_softmax": (lossless.inverse_softmax, lambda p: p.log() - p.log().mean(-1, keepdim=True), (T,)),
+    "inverse_softmax, max": (
+        lambda p: lossless.inverse_softmax(p, 0, center="max"),
+        lambda p: p.log() - p.log().amax(0),
+        (T,),
+    ),
+    "inverse_softmax, None": (lambda p: lossless.inverse_softmax(p, center=None), torch.log, (T,)),
 }
 COMPARED = [name for name, (_, theirs, _) in FUNCTIONS.items() if theirs]
 

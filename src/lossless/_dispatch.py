@@ -27,7 +27,7 @@ class Backend(Protocol):
     def permute(self, a: Array, order: tuple[int, ...], /) -> Array: ...
 
     def extremes(self, plan: RowPlan, a: Array, /) -> tuple[float, float]:
-        """Its smallest and largest number, or (0, 0) if they may not be looked at."""
+        """Its smallest and largest number but for NaN, or (0, 0) if there are none, or none that may be looked at."""
 
     def softmax(self, plan: RowPlan, x: Array, temperature: float, /) -> Array: ...
 

@@ -3,7 +3,14 @@
 from math import inf, log
 from typing import Any, Literal, get_args
 
-from lossless._check import check_floating, check_has_classes, check_probabilities, check_shapes_equal, dtype_name, to_int
+from lossless._check import (
+    check_floating,
+    check_has_classes,
+    check_probabilities,
+    check_shapes_equal,
+    dtype_name,
+    to_int,
+)
 from lossless._dispatch import select
 from lossless._plan import plan_pair, plan_transform
 from lossless.errors import ParameterError
@@ -187,10 +194,10 @@ def kl_divergence(
         keepdim: keep `dim` with size 1.
 
     Returns:
-        `p` without `dim`, in the dtype that holds both; within 8 ulp, never negative, and 0 only for equal distributions
-        (or a divergence too small for the dtype), also where the two are all but equal. The gradients over both are
-        accurate there as well. float64 distributions of two kinds promise less: log p and log q are then rounded
-        before they are compared, which blurs divergences below about 1e-30 and tells differences of 1e-16 from none.
+        `p` without `dim`, in the dtype that holds both; within 8 ulp, never negative, and 0 only for equal
+        distributions (or a divergence too small for the dtype), also where the two are all but equal. The gradients
+        over both are accurate there as well. Distributions of two kinds promise less in float64: log p and log q are
+        rounded before they are compared, so that equal ones may differ by 1e-16, and diverge by 1e-32.
 
     Raises:
         LogitsDtypeError: `p` or `q` is not real floating point.
@@ -200,9 +207,9 @@ def kl_divergence(
 
     Edges:
         p = 0 adds q; p > 0 where q = 0 is infinite; p = q = 0 adds nothing. NaN stays in its row. Gradients are those
-        of the terms: over p log(p / q), which is -inf where p = 0 < q, inf where q = 0 < p and 0 where both are 0; over q
-        1 - p / q, which is 1 where p = 0. Over logits a probability of 0 has gradient 0 (a q of 0: -p), and of p an
-        infinite term takes the whole row: inf there, -inf for other possible outcomes.
+        of the terms: over p log(p / q), which is -inf where p = 0 < q, inf where q = 0 < p and 0 where both are 0;
+        over q 1 - p / q, which is 1 where p = 0. Over logits a probability of 0 has gradient 0 (a q of 0: -p), and
+        over those of p an infinite term takes the whole row: inf there, -inf for other possible outcomes.
 
     Example:
         >>> p, q = np.array([0.5, 0.5, 0.0]), np.array([0.25, 0.5, 0.25])
@@ -247,9 +254,9 @@ def js_divergence(
         keepdim: keep `dim` with size 1.
 
     Returns:
-        `p` without `dim`, in the dtype that holds both; between 0 and log 2 (1 bit), within 8 ulp, never negative, and 0
-        only for equal distributions (or a divergence too small for the dtype). Its square root is a metric. For float64
-        distributions of two kinds see `kl_divergence`.
+        `p` without `dim`, in the dtype that holds both; between 0 and log 2 (1 bit), within 8 ulp, never negative, and
+        0 only for equal distributions (or a divergence too small for the dtype). Its square root is a metric. For
+        float64 distributions of two kinds see `kl_divergence`.
 
     Raises:
         LogitsDtypeError: `p` or `q` is not real floating point.
@@ -259,7 +266,8 @@ def js_divergence(
 
     Edges:
         Always finite: where one is 0 the other adds half of itself times log 2. NaN stays in its row. The gradient
-        over p is log(p / m) / 2: -inf where p = 0 < q, and 0 where both are 0. Over logits a probability of 0 has gradient 0.
+        over p is log(p / m) / 2: -inf where p = 0 < q, and 0 where both are 0. Over logits a probability of 0 has
+        gradient 0.
 
     Example:
         >>> js_divergence(np.array([1.0, 0.0]), np.array([0.0, 1.0]), base=2).item()
@@ -328,13 +336,13 @@ def _measure(
     backend, p, q = select(function, 2, p=p, q=q)
     plan = plan_pair(function, p.shape, p.dtype, q.shape, q.dtype, to_int(function, "dim", dim))
     unit = _unit(function, base)
-    forms = []
+    forms: list[str] = []
     for name, array, own in (("p", p, p_kind), ("q", q, q_kind)):
         chosen = kind if own is None else own
         _check_kind(function, "kind" if own is None else f"{name}_kind", chosen)
         _check_numbers(function, name, chosen, normalize, backend.extremes, plan, array)
         forms.append(_form(chosen, normalize))
-    return _with_dim(backend.measure(plan, p, q, *forms, unit), plan.dim, p.shape, keepdim)
+    return _with_dim(backend.measure(plan, p, q, forms[0], forms[1], unit), plan.dim, p.shape, keepdim)
 
 
 def _form(kind: Kind, normalize: bool) -> str:
@@ -360,7 +368,8 @@ def _check_numbers(
     """No probability is negative, nor above 1 unless they are still to be normalized; NaN passes."""
     if kind == "probs":
         hint = "Pass kind='logits' for scores, kind='log_probs' for log-probabilities, normalize=True for counts."
-        check_probabilities(function, name, *extremes(plan, array), hint, inf if normalize else 1.0)
+        low, high = extremes(plan, array)
+        check_probabilities(function, name, low, high, hint, inf if normalize else 1.0)
 
 
 def _with_dim(result: Array, dim: int, shape: tuple[int, ...], keepdim: bool) -> Array:

@@ -242,7 +242,7 @@ def inverse_softmax(input: Array, dim: int = -1, *, center: str | None = "mean")
         raise ParameterError(f"inverse_softmax: center got {center!r}, expected 'mean', 'max' or None")
     if not plan.rows.classes:
         return input + 0.0  # no classes, no numbers
-    hint = "It undoes softmax: of log-probabilities nothing has to be undone, and counts are divided by their sum first."
+    hint = "Log-probabilities are logits already; divide counts by their sum first."
     check_probabilities("inverse_softmax", "input", *backend.extremes(plan, input), hint)
     return backend.inverse_softmax(plan, input, center)
 

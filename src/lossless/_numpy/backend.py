@@ -387,8 +387,12 @@ def inverse_softmax(plan: RowPlan, p: Array, center: str | None) -> Any:
     return np.ascontiguousarray(np.moveaxis(x, -1, plan.dim)).reshape(p.shape)[()]
 
 
+@silent
 def extremes(plan: RowPlan, a: Array) -> tuple[float, float]:
-    return (float(a.min()), float(a.max())) if a.size else (0.0, 0.0)
+    if not a.size:
+        return 0.0, 0.0
+    low, high = float(a.min()), float(a.max())
+    return extremes(plan, a[~np.isnan(a)]) if low != low else (low, high)
 
 
 # ---------------------------------------------------------------- the ends of every loss

@@ -309,4 +309,7 @@ def inverse_softmax(plan: RowPlan, p: Tensor, center: str | None) -> Tensor:
 
 def extremes(plan: RowPlan, a: Tensor) -> tuple[float, float]:
     check_supported(plan.function, p=a)
-    return (a.min().item(), a.max().item()) if a.numel() and values_known(a) else (0.0, 0.0)
+    if not a.numel() or not values_known(a):
+        return 0.0, 0.0
+    low, high = a.min().item(), a.max().item()
+    return extremes(plan, a[~a.isnan()]) if low != low else (low, high)

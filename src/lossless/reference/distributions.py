@@ -156,7 +156,10 @@ def _minus_p_log_p(xp: Any, p: Array) -> Array:
 
 
 def perplexity(p: Array, form: str) -> Array:
-    """exp(H) = 1 / p_k exp((1 - sum p) log p_k + sum p log(p_k / p)), k the largest class: no long logarithm is rounded."""
+    """exp(H) = 1 / p_k exp((1 - sum p) log p_k + sum p log(p_k / p)), k the largest class.
+
+    What log p_k would lose to rounding is as much as the result's own ulp, several times over.
+    """
     xp = namespace(p)
     d = distribution(p, form)
     away, rest = distance(xp, d, d.top)
@@ -220,19 +223,23 @@ def weigh(xp: Any, d: Distribution, u: Array, g: Array) -> Array:
 
 
 def project(xp: Any, d: Distribution, w: Words, g: Array) -> Array:
-    """g p_j (u_j - sum p u) over logits, g (u_j - sum p u) / N over counts of sum N, given w_j = u_j - u_k, k the top class.
+    """g p_j (u_j - sum p u) over logits, over counts of sum N divided by p_j N; given w_j = u_j - u_k, k the top class.
 
     Differences come first, so that a constant in u changes nothing. An infinite w where p is not 0 takes everything.
     """
     endless = ~xp.isfinite(w[0]) & ~xp.isnan(w[0])
     high, low = (xp.where(endless, 0.0, v) for v in w)
     mean = sum_classes(xp, d.p * high + d.p * low, d.exact)
+    centred = (high - mean / d.scale) + low
+    if d.exact:  # once more, from smaller numbers: k may lie far from the mean
+        more = sum_classes(xp, d.p * xp.where(endless, 0.0, centred), d.exact)
+        centred = centred - more / d.scale
     taken = xp.any(endless & ~d.zero, axis=-1, keepdims=True)
     if d.form == "logits":
-        slope = d.p * high + (d.p * low - d.p / d.scale * mean)
+        slope = xp.where(d.top, 0.0 - d.p / d.scale * mean, d.p * centred)  # the mean may be tiny, where p is not
         slope = xp.where(taken & (d.p > 0.0), xp.where(endless, xp.inf, -xp.inf), slope)
         return col(g) * slope / d.scale
-    slope = ((high - mean / d.scale) + low) / sum_of_counts(d)
+    slope = centred / sum_of_counts(d)
     return times(xp, col(g), xp.where(endless, w[0], xp.where(taken, -xp.inf, slope)))
 
 

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from lossless.reference.arithmetic import (
     Array,
-    addition_rest,
     col,
+    constant,
     last,
     log_quotient,
     namespace,
@@ -50,6 +50,7 @@ from lossless.reference.distributions import (
 )
 from lossless.reference.sigmoid import Elementwise
 from lossless.reference.softmax import HEADROOM
+
 
 class Pair(NamedTuple):
     """Two distributions, (*batch, C)."""
@@ -161,24 +162,24 @@ def _totals(xp: Any, p: Distribution, q: Distribution) -> Totals | None:
 def _log_ratio(
     xp: Any, p: Distribution, q: Distribution, finite: Array, totals: Totals | None, instead: Array
 ) -> Words:
-    """log(b_j A / (a_j B)) of counts a, b, whose products are taken in two words, or `instead` if they are too small.
+    """log(b_j A / (a_j B)) of counts a, b, whose products are taken in two words; without totals log(b_j / a_j).
 
-    Without totals: log(b_j / a_j).
+    `instead` is the same by logarithms: it stands where the products are too small, and for the derivative.
     """
     a, b = (xp.where(finite, v.given, 1.0) for v in (p, q))
-    nothing = xp.zeros_like(a)
     if totals is None:
-        return log_quotient(xp, b, a), nothing
-    left, right = b * totals.A, a * totals.B
-    rest = product_rest(b, totals.A, left) - product_rest(a, totals.B, right)
-    rest = rest + (b * totals.apart + (b - a) * totals.B_rest)
+        return log_quotient(xp, b, a), xp.zeros_like(a)
+    a, b, (A, B, B_rest, apart_rest) = constant(a), constant(b), map(constant, totals)
+    left, right = b * A, a * B
+    rest = product_rest(b, A, left) - product_rest(a, B, right) + (b * apart_rest + (b - a) * B_rest)
     apart = difference(xp, left, right, rest)[0]
-    tiny = ~(finite & (left > 1e-290) & (right > 1e-290))
-    left, right, apart = xp.where(tiny, 1.0, left), xp.where(tiny, 1.0, right), xp.where(tiny, 0.0, apart)
+    fit = finite & (left > 1e-290) & (right > 1e-290)
+    left, right, apart = xp.where(fit, left, 1.0), xp.where(fit, right, 1.0), xp.where(fit, apart, 0.0)
     t = log_quotient(xp, left, right, apart)
     far = (xp.abs(t) > 1.0) & (xp.abs(t) < 600.0)  # where the rounding of t is more than one of e^t
     rest = xp.where(far, left / right, 1.0) * xp.exp(0.0 - xp.where(far, t, 0.0)) - 1.0
-    return xp.where(tiny, instead, t), rest
+    same = xp.where(fit, instead, 0.0)
+    return xp.where(fit, t + (same - constant(same)), instead), rest
 
 
 def _relative(xp: Any, v: Pair, top: Array) -> Words:
@@ -221,7 +222,9 @@ def _h(xp: Any, t: Array, rest: Array) -> Array:
     """h(t + rest) = e^t - 1 - t."""
     near = xp.abs(t) <= 1.0
     small, large = xp.where(near, t, 0.0), xp.where(near, 0.0, t)
-    value = xp.where(near, small * small * _polynomial(small, H), xp.expm1(large) - large)
+    value = xp.where(
+        near, small * small * _polynomial(small, H), xp.expm1(large) - xp.where(large == xp.inf, 0.0, large)
+    )
     slope = xp.expm1(t)
     return value + xp.where(xp.isfinite(slope), slope, 0.0) * rest
 
@@ -256,8 +259,8 @@ def cross_entropy_backward(a: Array, b: Array, p_form: str, q_form: str, g: Arra
         return _over_normalized_q(xp, p, q, g)
     if q_form == "log_probs":
         return col(g) * (0.0 - p.p) / p.scale
-    quotient = p.p / xp.where(q.zero, 1.0, q.p) * (q.scale / p.scale)
-    return times(xp, col(g), 0.0 - xp.where(p.zero, 0.0, xp.where(q.zero, xp.inf, quotient)))
+    quotient = col(g) * p.p * (q.scale / p.scale) / xp.where(q.zero, 1.0, q.p)
+    return 0.0 - xp.where(p.zero, 0.0, xp.where(q.zero, _endless(xp, p, q, g), quotient))
 
 
 def kl_divergence(a: Array, b: Array, p_form: str, q_form: str) -> Array:
@@ -279,7 +282,8 @@ def kl_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Arra
     p, q = v.p, v.q
     if over == "p" and p_form in NORMALIZED:
         high, low = _relative(xp, v, p.top)
-        return project(xp, p, (xp.where(v.finite, 0.0 - high, 0.0 - v.t[0]), 0.0 - low), g)
+        one_sided = xp.where(xp.isinf(v.t[0]), 0.0 - v.t[0], at(xp, p.top, v.t[0]))  # 0 - u_k where both are 0
+        return project(xp, p, (xp.where(v.finite, 0.0 - high, one_sided), 0.0 - low), g)
     if over == "p":
         return weigh(xp, p, 0.0 - (v.t[0] + v.t[1]), g)
     if q_form in NORMALIZED and p_form != q_form:
@@ -287,9 +291,9 @@ def kl_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Arra
     if q_form in ("logits", "log_probs"):
         return col(g) * v.excess / p.scale
     if q_form == "counts":
-        return _over_counts(xp, col(g) * v.excess, p.scale, q, xp.where(p.zero, 1.0, -xp.inf), g)
-    slope = v.excess / xp.where(q.zero, 1.0, v.q_p)
-    return times(xp, col(g), xp.where(p.zero, 1.0, xp.where(q.zero, -xp.inf, slope)))
+        return _over_counts(xp, col(g) * v.excess, p.scale, p, q, 1.0, g)
+    slope = col(g) * v.excess / xp.where(q.zero, 1.0, v.q_p)
+    return xp.where(p.zero, col(g), xp.where(q.zero, 0.0 - _endless(xp, p, q, g), slope))
 
 
 def js_divergence(a: Array, b: Array, p_form: str, q_form: str) -> Array:
@@ -319,7 +323,7 @@ def js_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Arra
     if own.form not in NORMALIZED:
         return weigh(xp, own, 0.5 * (high + low), g)
     apart, apart_rest = _relative(xp, v, own.top)
-    near = xp.abs(apart) <= 1.0
+    near = (xp.abs(apart) <= 1.0) & (xp.abs(apart) < xp.abs(t[0]))  # elsewhere nothing cancels
     step = _exponential_less_one(xp, sign * xp.where(near, apart, 0.0), sign * apart_rest)
     far = difference(xp, high, at(xp, own.top, high), low - at(xp, own.top, low))
     share = _sigmoid(xp, (at(xp, own.top, t[0]), at(xp, own.top, t[1])))
@@ -379,16 +383,26 @@ def _sigmoid(xp: Any, t: tuple[Array, Array | float]) -> Array:
 def _over_normalized_q(xp: Any, p: Distribution, q: Distribution, g: Array) -> Array:
     """g ((tau - p_j) q_j - p_j (1 - q_j)), tau = sum p, over logits; over counts, divided by them."""
     others = sum_of_others(p.p) if p.others is None else p.others
-    slope = col(g) * ((others * q.p - p.p * q.others) / p.scale)
+    gain, loss = others * q.p, p.p * q.others
+    apart = gain - loss
+    if p.exact:
+        apart = apart + (product_rest(others, q.p, gain) - product_rest(p.p, q.others, loss))
+    slope = col(g) * (apart / p.scale)
     if q.form == "logits":
         return slope / q.scale
-    return _over_counts(xp, slope, q.scale, q, xp.where(p.zero, others / p.scale, -xp.inf), g)
+    return _over_counts(xp, slope, q.scale, p, q, others / p.scale, g)
 
 
-def _over_counts(xp: Any, v: Array, scale: Any, d: Distribution, absent: Array, g: Array) -> Array:
-    """v / (scale counts), and g absent / N where there are none; each step as large as the digits need."""
-    some = v * HEADROOM / scale * (d.factor / HEADROOM) / xp.where(d.zero, 1.0, d.p)
-    return xp.where(d.zero, times(xp, col(g), absent / sum_of_counts(d)), some)
+def _over_counts(xp: Any, v: Array, scale: Any, p: Distribution, q: Distribution, absent: Any, g: Array) -> Array:
+    """v / (scale counts), each step as large as the digits need; without counts -inf, or g absent / N if p is 0 too."""
+    some = v * HEADROOM / scale * (q.factor / HEADROOM) / xp.where(q.zero, 1.0, q.p)
+    none = xp.where(p.zero, col(g) * absent / sum_of_counts(q), 0.0 - _endless(xp, p, q, g))
+    return xp.where(q.zero, none, some)
+
+
+def _endless(xp: Any, p: Distribution, q: Distribution, g: Array) -> Array:
+    """g times infinity where q is 0 and p is not, with 0 * inf = 0."""
+    return times(xp, col(g), xp.where(q.zero & ~p.zero, _infinite(xp, p), 0.0))
 
 
 # ---- one draw

@@ -1,10 +1,11 @@
-"""Part (a): two small models on scikit-learn's data, trained in PyTorch with the losses of this library."""
+"""Part (a): small models on scikit-learn's data, trained in PyTorch with every loss of this library that fits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,129 +13,250 @@ import torch
 from sklearn.datasets import load_diabetes, load_digits
 
 import lossless
+from lossless._evaluate.accumulators import Accuracy, Calibration, PerClass
+from lossless._evaluate.rows import Kind, score_rows
 
-from .._console import Progress, figure
+from .._console import Progress
+from .comparison import Comparison, Epoch, Measures, Run, Trained, mean
 
-_SEED = 0
+SEEDS = (0, 1, 2)
 _BATCH = 64
+_CLASSES = 10
+RARE = (5, 6, 7, 8, 9)
+_KEPT = 30  # of the rare digits, one training row in so many
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """Mean losses after an epoch, and the measure people ask for on held-out data."""
-
-    epoch: int
-    train: float
-    held_out: float
-    measured: float
-
-
-@dataclass(frozen=True)
-class Training:
-    """A finished training run."""
+class Loss:
+    """A loss as the loop calls it: `call(scores, targets)`."""
 
     name: str
-    loss: str
-    data: str
-    measure: str
-    baseline: float  # the measure without a model
-    epochs: tuple[Epoch, ...]
-
-    def conclusion(self) -> str:
-        """One sentence on the whole run."""
-        first, last = self.epochs[0], self.epochs[-1]
-        return (
-            f"Training loss {figure(first.train)} to {figure(last.train)} in {last.epoch} epochs; {self.measure} "
-            f"{figure(last.measured)} (without a model {figure(self.baseline)})."
-        )
+    call: Callable[[Any, Any], Any]
+    about: str
 
 
 @dataclass(frozen=True)
-class _Data:
-    """Inputs and targets, and the rows to learn from and to hold out."""
+class Task:
+    """Data, a model for it, what to train with, and what to measure of the held-out scores."""
 
+    name: str
+    about: str
     x: Any
     y: Any
-    train: Any
+    train: Any  # row numbers
     held_out: Any
+    model: Callable[[], Any]
+    losses: tuple[Loss, ...]
+    curve: Callable[[Any], float]  # measured after every epoch
+    measure: Callable[[Any], Measures]  # after the last one
 
 
-def digits(epochs: int, *, progress: Progress | None = None) -> Training:
-    """Images of handwritten digits to ten classes, by cross-entropy."""
-    images, labels = load_digits(return_X_y=True)
-    data = _Data(torch.tensor(images / 16.0, dtype=torch.float32), torch.tensor(labels), *_split(len(labels)))
-    truth = data.y[data.held_out]
-    torch.manual_seed(_SEED)
-    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+def _one_hot(labels: Any) -> Any:
+    return torch.nn.functional.one_hot(labels, _CLASSES).float()
 
-    def accuracy(scores: Any) -> float:
-        return float((scores.argmax(1) == truth).double().mean())
 
-    return Training(
-        name="digits",
-        loss="cross_entropy",
-        data=f"{len(data.train)} images of digits to learn from, {len(data.held_out)} held out, 10 classes.",
-        measure="held-out accuracy",
-        baseline=float(torch.bincount(truth).max() / len(truth)),
-        epochs=_fit(model, data, lossless.cross_entropy, accuracy, epochs, progress),
+def _nll(x: Any, y: Any) -> Any:
+    return lossless.nll_loss(lossless.log_softmax(x), y)
+
+
+def _sparse(x: Any, y: Any) -> Any:
+    return lossless.sparse_categorical_cross_entropy(lossless.softmax(x), y)
+
+
+def _categorical(x: Any, y: Any) -> Any:
+    return lossless.categorical_cross_entropy(x, _one_hot(y), from_logits=True)
+
+
+def _kl(x: Any, y: Any) -> Any:
+    return lossless.kl_div(lossless.log_softmax(x), 0.9 * _one_hot(y) + 0.1 / _CLASSES, reduction="batchmean")
+
+
+def _bce_with_logits(x: Any, y: Any) -> Any:
+    return lossless.binary_cross_entropy_with_logits(x, _one_hot(y))
+
+
+def _bce(x: Any, y: Any) -> Any:
+    return lossless.binary_cross_entropy(lossless.sigmoid(x), _one_hot(y))
+
+
+def _sigmoid_focal(x: Any, y: Any) -> Any:
+    return lossless.sigmoid_focal_loss(x, _one_hot(y), reduction="mean")
+
+
+CLASSIFICATION = (
+    Loss("cross_entropy", lossless.cross_entropy, "Softmax; from logits and labels."),
+    Loss("nll_loss", _nll, "The same from log_softmax."),
+    Loss("categorical_cross_entropy", _categorical, "The same from logits and one-hot labels."),
+    Loss("sparse_categorical_cross_entropy", _sparse, "The same from softmax probabilities and labels."),
+    Loss(
+        "cross_entropy, label_smoothing=0.1",
+        partial(lossless.cross_entropy, label_smoothing=0.1),
+        "A tenth of the target is spread over all classes.",
+    ),
+    Loss("kl_div", _kl, "From log_softmax to that smoothed target: differs by a constant."),
+    Loss("focal_loss", lossless.focal_loss, "Cross-entropy times (1 - p)^2: easy rows count less."),
+    Loss("binary_cross_entropy_with_logits", _bce_with_logits, "One sigmoid a class, each against the rest."),
+    Loss("binary_cross_entropy", _bce, "The same from sigmoid probabilities."),
+    Loss("sigmoid_focal_loss", _sigmoid_focal, "The focal form of it; alpha 0.25, gamma 2."),
+)
+REGRESSION = (
+    Loss("mse_loss", lossless.mse_loss, "Mean squared error."),
+    Loss("rmse_loss", lossless.rmse_loss, "Its root."),
+)
+
+
+def _imbalanced(weight: Any) -> tuple[Loss, ...]:
+    return (
+        Loss("cross_entropy", lossless.cross_entropy, "Every row counts alike."),
+        Loss("focal_loss", lossless.focal_loss, "Easy rows count less."),
+        Loss(
+            "cross_entropy, weight",
+            partial(lossless.cross_entropy, weight=weight),
+            "Rows weigh as one over their class's share.",
+        ),
+        Loss("focal_loss, alpha", partial(lossless.focal_loss, alpha=weight), "Both; alpha is that weight."),
     )
 
 
-def diabetes(epochs: int, *, progress: Progress | None = None) -> Training:
-    """Progression of diabetes after a year from ten measurements, by mean squared error."""
+def compare(epochs: int, *, progress: Progress | None = None) -> tuple[Comparison, ...]:
+    """Train every loss of every task from every seed."""
+    tasks = (digits(), rare_digits(), diabetes())
+    runs, done, compared = sum(len(t.losses) for t in tasks) * len(SEEDS), 0, []
+    with _one_thread():
+        for task in tasks:
+            trained = []
+            for loss in task.losses:
+                results = []
+                for seed in SEEDS:
+                    results.append(_fit(task, loss.call, seed, epochs))
+                    done += 1
+                    if progress is not None:
+                        progress(done, runs)
+                trained.append(Trained(loss.name, loss.about, mean([r.measures for r in results]), tuple(results)))
+            compared.append(Comparison(task.name, task.about, len(task.held_out), tuple(trained)))
+    return tuple(compared)
+
+
+def digits() -> Task:
+    """Images of handwritten digits to ten classes, with every classification loss."""
+    labels, train, held_out = _digits()
+    commonest = np.bincount(labels[train]).argmax()
+    about = (
+        f"{len(train)} images of ten handwritten digits to learn from, {len(held_out)} held out; always answering "
+        f"{commonest} is right for {np.mean(labels[held_out] == commonest):.4f}."
+    )
+    return _classification("digits", about, train, held_out, CLASSIFICATION, rare=())
+
+
+def rare_digits() -> Task:
+    """The same with few examples of half the digits, with and without class weights."""
+    labels, train, held_out = _digits()
+    kept = np.isin(labels[train], RARE, invert=True)
+    for digit in RARE:
+        kept[np.flatnonzero(labels[train] == digit)[::_KEPT]] = True
+    train = train[kept]
+    support = np.bincount(labels[train], minlength=_CLASSES)
+    weight = torch.tensor(len(train) / (_CLASSES * support), dtype=torch.float32)
+    about = (
+        f"The digits {RARE[0]} to {RARE[-1]} keep one training image in {_KEPT}: {support[list(RARE)].sum()} of "
+        f"{len(train)}. The held-out images stay as they are, {np.isin(labels[held_out], RARE).sum()} of "
+        f"{len(held_out)} of them of rare digits."
+    )
+    return _classification("rare digits", about, train, held_out, _imbalanced(weight), rare=RARE)
+
+
+def diabetes() -> Task:
+    """Progression of diabetes after a year from ten measurements, with either regression loss."""
     features, progression = load_diabetes(return_X_y=True)
     train, held_out = _split(len(progression))
-    mean, spread = progression[train].mean(), progression[train].std()
+    center, spread = progression[train].mean(), progression[train].std()
     x = torch.tensor((features - features[train].mean(0)) / features[train].std(0), dtype=torch.float32)
-    y = torch.tensor((progression - mean) / spread, dtype=torch.float32)[:, None]
-    torch.manual_seed(_SEED)
-    model = torch.nn.Sequential(torch.nn.Linear(10, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+    y = torch.tensor((progression - center) / spread, dtype=torch.float32)[:, None]
 
     def rmse(predicted: Any) -> float:
-        """In the units of the data, by lossless.rmse_loss."""
+        """In the units of the data."""
         return float(lossless.rmse_loss(predicted.double() * spread, y[held_out].double() * spread))
 
-    return Training(
+    return Task(
         name="diabetes",
-        loss="mse_loss",
-        data=f"{len(train)} patients to learn from, {len(held_out)} held out; the target is standardised for training.",
-        measure="held-out RMSE",
-        baseline=rmse(torch.zeros(len(held_out), 1)),
-        epochs=_fit(model, _Data(x, y, train, held_out), lossless.mse_loss, rmse, epochs, progress),
+        about=f"{len(train)} patients to learn from, {len(held_out)} held out; the target is standardised for training. "
+        f"Always answering the mean has RMSE {rmse(torch.zeros(len(held_out), 1)):.2f}.",
+        x=x,
+        y=y,
+        train=train,
+        held_out=held_out,
+        model=lambda: torch.nn.Sequential(torch.nn.Linear(10, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)),
+        losses=REGRESSION,
+        curve=rmse,
+        measure=lambda predicted: Measures(rmse=rmse(predicted)),
+    )
+
+
+def _digits() -> tuple[Any, Any, Any]:
+    _, labels = load_digits(return_X_y=True)
+    return labels, *_split(len(labels))
+
+
+def _classification(
+    name: str, about: str, train: Any, held_out: Any, losses: tuple[Loss, ...], *, rare: tuple[int, ...]
+) -> Task:
+    images, labels = load_digits(return_X_y=True)
+    x, y = torch.tensor(images / 16.0, dtype=torch.float32), torch.tensor(labels)
+
+    def nll(scores: Any) -> float:
+        return float(lossless.cross_entropy(scores.double(), y[held_out]))
+
+    def measure(scores: Any) -> Measures:
+        rows = score_rows(0, np.arange(len(held_out)), scores.double().numpy(), labels[held_out], Kind.LOGITS)
+        accuracy, calibration, classes = Accuracy(), Calibration(), PerClass(_CLASSES)
+        for accumulator in (accuracy, calibration, classes):
+            accumulator.update(rows)
+        recall = {c.index: c.recall for c in classes.result()}
+        return Measures(
+            accuracy=accuracy.result(),
+            macro_recall=float(np.mean(list(recall.values()))),
+            rare_recall=float(np.mean([recall[c] for c in rare])) if rare else float("nan"),
+            nll=nll(scores),
+            calibration_error=calibration.result().error,
+        )
+
+    return Task(
+        name=name,
+        about=about,
+        x=x,
+        y=y,
+        train=train,
+        held_out=held_out,
+        model=lambda: torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, _CLASSES)),
+        losses=losses,
+        curve=nll,
+        measure=measure,
     )
 
 
 def _split(rows: int) -> tuple[Any, Any]:
     """A fifth of the rows held out, the same on every machine."""
-    order = np.random.default_rng(_SEED).permutation(rows)
+    order = np.random.default_rng(0).permutation(rows)
     return order[rows // 5 :], order[: rows // 5]
 
 
-def _fit(
-    model: Any,
-    data: _Data,
-    loss: Callable[[Any, Any], Any],
-    measure: Callable[[Any], float],
-    epochs: int,
-    progress: Progress | None,
-) -> tuple[Epoch, ...]:
-    """Adam over shuffled batches; the losses after each epoch."""
-    x, y, train, held_out = data.x, data.y, data.train, data.held_out
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, weight_decay=1e-4)
-    shuffle = np.random.default_rng(_SEED)
+def _fit(task: Task, loss: Callable[[Any, Any], Any], seed: int, epochs: int) -> Run:
+    """Adam over shuffled batches: its steps do not depend on a loss's scale, so none has an advantage by that."""
+    x, y, train, held_out = task.x, task.y, task.train, task.held_out
+    torch.manual_seed(seed)
+    model = task.model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    shuffle = np.random.default_rng(seed)
     history = []
-    with _one_thread():
-        for epoch in range(1, epochs + 1):
-            for batch in np.array_split(shuffle.permutation(train), max(1, len(train) // _BATCH)):
-                optimizer.zero_grad()
-                loss(model(x[batch]), y[batch]).backward()
-                optimizer.step()
-            with torch.no_grad():
-                fitted, scores = loss(model(x[train]), y[train]), model(x[held_out])
-                history.append(Epoch(epoch, float(fitted), float(loss(scores, y[held_out])), measure(scores)))
-            if progress is not None:
-                progress(epoch, epochs)
-    return tuple(history)
+    for epoch in range(1, epochs + 1):
+        for batch in np.array_split(shuffle.permutation(train), max(1, len(train) // _BATCH)):
+            optimizer.zero_grad()
+            loss(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+        with torch.no_grad():
+            fitted, scores = float(loss(model(x[train]), y[train])), model(x[held_out])
+            history.append(Epoch(epoch, fitted, task.curve(scores)))
+    return Run(seed, task.measure(scores), tuple(history))
 
 
 @contextmanager
