@@ -46,17 +46,18 @@ template <class T> struct BinaryCrossEntropy {
     }
 };
 
-// w (x - t)^2, in f64.
+// w (x - t)^2, in f64; 0 where the weight is 0, whatever the difference.
 template <class T> struct SquaredError {
     using Term = double;
     Pack<double> target, weight;
     LOSSLESS_INLINE_MEMBER SquaredError(Pack<T> t, Pack<T> w, Pack<T>) : target(to_f64(t)), weight(to_f64(w)) {}
     LOSSLESS_INLINE_MEMBER Pack<double> value(Pack<T> x) const {
-        const Pack<double> d = to_f64(x) - target;
-        return weight * (d * d);
+        const Pack<double> zero = broadcast(0.0), d = to_f64(x) - target;
+        return select((weight == zero) & (abs(d) == broadcast(INF)), zero, weight * (d * d));
     }
     LOSSLESS_INLINE_MEMBER Pack<double> slope(Pack<T> x, Pack<double> factor) const {
-        return weight * (broadcast(2.0) * (to_f64(x) - target)) * factor;
+        const Pack<double> zero = broadcast(0.0), d = to_f64(x) - target;
+        return select((weight == zero) & (abs(d) == broadcast(INF)), zero, weight * (broadcast(2.0) * d) * factor);
     }
 };
 

@@ -299,8 +299,8 @@ def _cross_entropies(dtype: str) -> Cases:
         yield f"cross_entropy/soft-z-weights-1e6/{regime}", soft(tail, regime, dtype, "none", "1e6", z_loss=1e-3)
         yield f"cross_entropy/soft-flat/{regime}", soft(tail, regime, dtype, "none", temperature=3.0)
         yield f"cross_entropy/soft-mean-samples/{regime}", soft("random", regime, dtype, "mean", "1e6", sampled=True)
-        yield f"cross_entropy/index-mean-all/{regime}", index(regime, dtype, "mean", "1e6", 0.1, True, **every)
-        yield f"cross_entropy/soft-mean-all/{regime}", soft(tail, regime, dtype, "mean", "1e3", 0.1, **every)
+        yield f"cross_entropy_every_option/index/{regime}", index(regime, dtype, "mean", "1e6", 0.1, True, **every)
+        yield f"cross_entropy_every_option/soft/{regime}", soft(tail, regime, dtype, "mean", "1e3", 0.1, **every)
         yield f"cross_entropy/sample-gradient/{regime}", partial(_cross_entropy_samples, regime, dtype)
     for regime in ("typical-10", "gap-20"):
         for divisor in ("weights", "count", "batch", 7.0):
@@ -350,7 +350,7 @@ def _cross_entropy(
         return {"value": lossless.cross_entropy(x, place(target), view(weight), label_smoothing=smoothing, **given)}
 
     return Problem(
-        "cross_entropy",
+        "cross_entropy_every_option" if {"z_loss", "temperature"} <= set(options) else "cross_entropy",
         x,
         call,
         lambda: {"value": oracle.cross_entropy(x, targets, reduction, **options)},
@@ -571,8 +571,8 @@ def _row_statistics(dtype: str) -> Cases:
         yield f"row_statistics/index/{regimes.LONG}", partial(_statistics, "index", regimes.LONG, dtype)
     for regime in _some(dtype):
         sharp = partial(_statistics, "index", regime, dtype, "1e3", temperature=0.3)
-        yield f"row_statistics/sharp/{regime}", sharp
-        yield f"row_statistics/flat/{regime}", partial(_statistics, "smoothed", regime, dtype, temperature=3.0)
+        yield f"row_statistics_temperature/index/{regime}", sharp
+        yield f"row_statistics_temperature/smoothed/{regime}", partial(_statistics, "smoothed", regime, dtype, temperature=3.0)
 
 
 def _statistics(
@@ -611,7 +611,7 @@ def _statistics(
         return {name: getattr(true, name) for name in names}
 
     return Problem(
-        "row_statistics",
+        "row_statistics_temperature" if options else "row_statistics",
         batch.x,
         call,
         values,

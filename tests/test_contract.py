@@ -31,6 +31,7 @@ SIGNATURES = {
     "sigmoid": "input",
     "logsigmoid": "input",
     "logit": "input, eps",
+    "inverse_softmax": "input, dim, *, center",
     "binary_cross_entropy": (
         "input, target, weight, size_average, reduce, reduction, *, clamp, label_smoothing, ignore_index, "
         "sample_weight, denominator"
@@ -45,6 +46,11 @@ SIGNATURES = {
     "rmse_loss": "input, target, *, reduction, dim",
     "row_statistics": "input, target, *, dim, prior, ignore_index, temperature",
     "info.entropy": "p, *, dim, base, kind, normalize, keepdim",
+    "info.perplexity": "p, *, dim, kind, normalize, keepdim",
+    "info.cross_entropy": "p, q, *, dim, base, kind, p_kind, q_kind, normalize, keepdim",
+    "info.kl_divergence": "p, q, *, dim, base, kind, p_kind, q_kind, normalize, keepdim",
+    "info.js_divergence": "p, q, *, dim, base, kind, p_kind, q_kind, normalize, keepdim",
+    "info.k3": "logp, logq",
 }
 
 

@@ -73,6 +73,10 @@ def simplex(*shape: int) -> torch.Tensor:
     return torch.softmax(draw(*shape, seed=7).detach(), 1).requires_grad_()
 
 
+def other_simplex(*shape: int) -> torch.Tensor:
+    return torch.softmax(draw(*shape, seed=8).detach(), 1).requires_grad_()
+
+
 LABELS = torch.tensor([1, 0, 3, 2, 1])
 IGNORED = torch.tensor([1, -100, 3, 2, -100])
 WEIGHT = torch.tensor([0.5, 3.0, 0.01, 20.0], dtype=torch.float64)
@@ -163,6 +167,27 @@ SMOOTH = {
     "entropy of log_probs": (lambda x: lossless.info.entropy(x, kind="log_probs"), (draw(5, 4),)),
     "entropy of probs": (lambda x: lossless.info.entropy(x, base=2), (simplex(5, 4),)),
     "entropy of counts": (lambda x: lossless.info.entropy(7 * x, normalize=True), (simplex(5, 4),)),
+    "perplexity": (lambda x: lossless.info.perplexity(x, kind="logits"), (draw(5, 4),)),
+    "perplexity of counts": (lambda x: lossless.info.perplexity(7 * x, normalize=True), (simplex(5, 4),)),
+    **{
+        f"{name} of {kinds}": (
+            lambda x, y, name=name, options=options: getattr(lossless.info, name)(x, y, **options),
+            (p, q),
+        )
+        for name in ("cross_entropy", "kl_divergence", "js_divergence")
+        for kinds, options, p, q in (
+            ("probs", {"base": 2}, simplex(5, 4), other_simplex(5, 4)),
+            ("logits", {"kind": "logits"}, draw(5, 4), draw(5, 4, seed=1)),
+            ("log_probs", {"kind": "log_probs", "dim": 0}, draw(5, 4), draw(5, 4, seed=1)),
+            ("counts", {"normalize": True}, simplex(5, 4), other_simplex(5, 4)),
+            ("probs and logits", {"q_kind": "logits"}, simplex(5, 4), draw(5, 4)),
+            ("logits and log_probs", {"p_kind": "logits", "q_kind": "log_probs"}, draw(5, 4), draw(5, 4, seed=1)),
+            ("log-counts and counts", {"p_kind": "log_probs", "normalize": True}, draw(5, 4), other_simplex(5, 4)),
+        )
+    },
+    "k3": (lossless.info.k3, (draw(5, 4), draw(5, 4, seed=1))),
+    "inverse_softmax": (lossless.inverse_softmax, (simplex(5, 4),)),
+    "inverse_softmax, max": (lambda p: lossless.inverse_softmax(p, 0, center="max"), (simplex(5, 4),)),
     "row_statistics": (
         lambda x: lossless.row_statistics(x, IGNORED, prior=WEIGHT, ignore_index=-100)[:4],
         (draw(5, 4),),

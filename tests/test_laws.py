@@ -204,3 +204,74 @@ def test_a_row_does_not_see_its_neighbours(batch):
     losses = lossless.cross_entropy(x, y, reduction="none")
     for r in range(len(x)):
         assert same_bits(lossless.cross_entropy(x[r : r + 1], y[r : r + 1], reduction="none")[0], losses[r])
+
+
+@reproducible
+@given(batches(), st.data())
+def test_divergences_are_never_negative_and_zero_for_equal_distributions(batch, data):
+    """Gibbs; the other distribution is near or far, and equal but for a constant of the logits."""
+    x, _ = batch
+    factor = data.draw(st.sampled_from([0.0, 1e-12, 1e-6, 1e-3, 1.0]))
+    step = data.draw(hnp.arrays(np.float64, x.shape, elements=st.floats(-50, 50, width=32)))
+    y = (x + factor * step).astype(x.dtype)
+    p, q = lossless.softmax(x), lossless.softmax(y)
+    log_p, log_q = lossless.log_softmax(x), lossless.log_softmax(y)
+    counts = np.ldexp(p, 3), np.ldexp(q, -5)
+    for name in ("kl_divergence", "js_divergence"):
+        measure = getattr(lossless.info, name)
+        for a, b, options in (
+            (x, y, {"kind": "logits"}),
+            (p, q, {}),
+            (log_p, log_q, {"kind": "log_probs"}),
+            (*counts, {"normalize": True}),
+            (p, y, {"q_kind": "logits"}),
+            (log_p, q, {"p_kind": "log_probs"}),
+        ):
+            found = np.asarray(measure(a, b, **options))
+            assert np.all(found >= 0)
+            assert not np.any(np.signbit(found))
+            if factor == 0.0 and "p_kind" not in options and "q_kind" not in options and "normalize" not in options:
+                assert np.all(found == 0)
+        equal = np.asarray(measure(p, p)), np.asarray(measure(counts[0], np.ldexp(p, 9), normalize=True))
+        assert np.all(equal[0] == 0)
+        assert np.all(equal[1] == 0)
+        assert np.all(np.asarray(measure(log_p, log_p, kind="log_probs")) == 0)
+    assert np.all(np.asarray(lossless.info.js_divergence(x, y, kind="logits")) <= np.log(2).astype(x.dtype))
+
+
+@reproducible
+@given(batches(values=QUARTERS), st.integers(-4096, 4096).map(lambda n: n / 4))
+def test_a_shift_of_all_logits_is_no_divergence(batch, c):
+    x, _ = batch
+    moved = (x + x.dtype.type(c)).astype(x.dtype)
+    assert np.all(np.asarray(lossless.info.kl_divergence(x, moved, kind="logits")) == 0)
+    assert np.all(np.asarray(lossless.info.js_divergence(x, moved, kind="logits")) == 0)
+
+
+@reproducible
+@given(batches(), batches())
+def test_js_divergence_is_symmetric(batch, other):
+    x, _ = batch
+    y = np.resize(other[0], x.shape).astype(x.dtype)
+    there, back = (lossless.info.js_divergence(a, b, kind="logits") for a, b in ((x, y), (y, x)))
+    assert ulps_apart(there, back) <= 8
+
+
+@reproducible
+@given(hnp.arrays(np.float64, 9, elements=st.floats(-30, 0)), hnp.arrays(np.float64, 9, elements=st.floats(-30, 0)))
+def test_k3_is_never_negative(logp, logq):
+    for a, b in ((logp, logq), (logp, logp + 1e-9 * logq), (logp.astype(np.float32), logq.astype(np.float32))):
+        found = lossless.info.k3(a, b)
+        assert np.all(found >= 0)
+        assert not np.any(np.signbit(found))
+        apart = np.abs(a.astype(np.float64) - b)
+        assert np.all(found[apart == 0] == 0)
+        assert np.all(found[apart > 1e-20] > 0)  # the square of less is less than any number of float32
+
+
+@reproducible
+@given(batches(dtype=np.float64, values=st.floats(-30, 30, width=32)), st.sampled_from(["mean", "max", None]))
+def test_softmax_undoes_inverse_softmax(batch, center):
+    x, _ = batch
+    p = lossless.softmax(x)
+    np.testing.assert_allclose(lossless.softmax(lossless.inverse_softmax(p, center=center)), p, rtol=1e-14)

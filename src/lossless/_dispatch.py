@@ -26,8 +26,8 @@ class Backend(Protocol):
 
     def permute(self, a: Array, order: tuple[int, ...], /) -> Array: ...
 
-    def extremes(self, plan: RowPlan, a: Array, /) -> tuple[float, float]:
-        """Its smallest and largest number but for NaN, or (0, 0) if there are none, or none that may be looked at."""
+    def extremes(self, plan: RowPlan, a: Array, labels: Array | None = None, /) -> tuple[float, float]:
+        """Its smallest and largest number but for NaN and ignored labels, or (0, 0) if none may be looked at."""
 
     def softmax(self, plan: RowPlan, x: Array, temperature: float, /) -> Array: ...
 

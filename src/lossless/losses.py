@@ -765,7 +765,7 @@ def _of_probabilities_or_logits(
     if from_logits:
         return backend.class_loss(plan, input, target, None, None, None, None)
     hint = "For scores before softmax pass from_logits=True."
-    check_probabilities(plan.function, "input", *backend.extremes(plan, input), hint)
+    check_probabilities(plan.function, "input", *backend.extremes(plan, input, target), hint)
     return backend.probability_loss(plan, input, target)
 
 

@@ -222,8 +222,8 @@ def inverse_softmax(input: Array, dim: int = -1, *, center: str | None = "mean")
         ParameterError: a probability below 0 or above 1; an unknown `center`.
 
     Edges:
-        A class at 0 gets -inf and does not count for the mean; its gradient 1/p is infinite, and 0 where nothing
-        depends on it, and reaches no other class. A row of zeros is NaN, and -inf with `center=None`. NaN stays in its row.
+        A class at 0 gets -inf and does not count for the mean; its gradient 1/p is infinite, or 0 where nothing depends
+        on it, and reaches no other class. A row of zeros is NaN, and -inf with `center=None`. NaN stays in its row.
 
     Example:
         >>> inverse_softmax(np.array([0.25, 0.25, 0.5]))

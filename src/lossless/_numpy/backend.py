@@ -151,8 +151,13 @@ def class_loss(
     if plan.reduction == "mean" and divisor is None:
         divisor = link.divisor(plan.denominator)
     value = _rounded(reduce_rows(link.loss(s), divisor, plan.reduction), x.dtype)
-    share = np.float64(1.0) / divisor if plan.reduction == "mean" else 1.0
-    return answer(value, lambda: backward(**{name: slope * share for name, slope in link.slopes(s).items()}))
+    slopes = lambda: {n: _shared(d, divisor, plan.reduction) for n, d in link.slopes(s).items()}  # noqa: E731
+    return answer(value, lambda: backward(**slopes()))
+
+
+def _shared(slope: Array, divisor: Any, reduction: Reduction) -> Array:
+    """A slope over what a mean divides by; nothing stays nothing, whatever divides it."""
+    return np.where(slope == 0.0, slope, slope / divisor) if reduction == "mean" else slope
 
 
 def _cross_entropy(plan: RowPlan, x: Array, target: Array, weight: Array | None) -> Any:
@@ -235,8 +240,8 @@ def probability_loss(plan: RowPlan, p: Array, target: Array) -> Any:
     divisor = reference.link(target, classes, plan.soft, ignore_index=plan.ignore_index).divisor(None)
 
     def gradient() -> Array:
-        share = np.float64(1.0) / divisor if plan.reduction == "mean" else 1.0
-        return _rows_back(plan, p, share * reference.probability_cost_backward(p_rows, target, plan.ignore_index))
+        slope = reference.probability_cost_backward(p_rows, target, plan.ignore_index)
+        return _rows_back(plan, p, _shared(slope, divisor, plan.reduction))
 
     return answer(_rounded(reduce_rows(loss, divisor, plan.reduction), p.dtype), gradient)
 
@@ -250,7 +255,7 @@ def nll(plan: RowPlan, x: Array, target: Array, weight: Array | None) -> Any:
 
     def gradient() -> Array:
         dx = np.zeros(_classes_last(x, plan.dim).shape)
-        slope = 0.0 - w_y / (divisor if plan.reduction == "mean" else 1.0)
+        slope = _shared(0.0 - w_y, divisor, plan.reduction)
         np.put_along_axis(dx, np.where(labels == plan.ignore_index, 0, labels)[..., None], slope[..., None], -1)
         return _rows_back(plan, x, dx)
 
@@ -388,7 +393,10 @@ def inverse_softmax(plan: RowPlan, p: Array, center: str | None) -> Any:
 
 
 @silent
-def extremes(plan: RowPlan, a: Array) -> tuple[float, float]:
+@silent
+def extremes(plan: RowPlan, a: Array, labels: Array | None = None) -> tuple[float, float]:
+    if labels is not None and plan.ignore_index is not None:
+        a = _classes_last(a, plan.dim)[labels.reshape(plan.shape) != plan.ignore_index]
     if not a.size:
         return 0.0, 0.0
     low, high = float(a.min()), float(a.max())

@@ -307,9 +307,16 @@ def inverse_softmax(plan: RowPlan, p: Tensor, center: str | None) -> Tensor:
     return differentiable.inverse_softmax(_classes_last(p, plan.dim), center).movedim(-1, plan.dim).reshape(p.shape)
 
 
-def extremes(plan: RowPlan, a: Tensor) -> tuple[float, float]:
+def extremes(plan: RowPlan, a: Tensor, labels: Tensor | None = None) -> tuple[float, float]:
     check_supported(plan.function, p=a)
     if not a.numel() or not values_known(a):
         return 0.0, 0.0
+    if labels is not None and plan.ignore_index is not None:
+        if not values_known(labels):
+            return 0.0, 0.0
+        kept = labels.reshape(plan.shape) != plan.ignore_index
+        if not kept.any():
+            return 0.0, 0.0
+        a = _classes_last(a, plan.dim)[kept]
     low, high = a.min().item(), a.max().item()
     return extremes(plan, a[~a.isnan()]) if low != low else (low, high)

@@ -331,10 +331,13 @@ class _Measure(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        (p, q), (name, *forms) = ctx.saved_tensors, ctx.of
-        sides = zip("pq", (p, q), ctx.needs_input_grad[:2], strict=True)
-        slope = reference.MEASURES[name].backward
-        return *(slope(p, q, *forms, g, side).to(a.dtype) if wanted else None for side, a, wanted in sides), *[None] * 3
+        (p, q), (name, p_form, q_form) = ctx.saved_tensors, ctx.of
+        backward = reference.MEASURES[name].backward
+        dp, dq = (
+            backward(p, q, p_form, q_form, g, side).to(a.dtype) if wanted else None
+            for side, a, wanted in zip("pq", (p, q), ctx.needs_input_grad[:2], strict=True)
+        )
+        return dp, dq, None, None, None
 
 
 class _MeasureTransforms(_Measure):
@@ -342,12 +345,12 @@ class _MeasureTransforms(_Measure):
 
     @staticmethod
     def jvp(ctx: Any, dp: Tensor | None, dq: Tensor | None, *_: None) -> Tensor:
-        (p, q), (name, *forms) = ctx.saved_tensors, ctx.of
+        (p, q), (name, p_form, q_form) = ctx.saved_tensors, ctx.of
         one = torch.ones_like(reference.wide(p)[..., 0])
         change = torch.zeros_like(one)
         for side, d in (("p", dp), ("q", dq)):
             if d is not None:
-                slope = reference.MEASURES[name].backward(p, q, *forms, one, side)
+                slope = reference.MEASURES[name].backward(p, q, p_form, q_form, one, side)
                 change = change + reference.weighted(slope, d, None, None).sum(-1)
         return change
 

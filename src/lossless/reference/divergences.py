@@ -137,14 +137,15 @@ def _settled(xp: Any, d: Distribution) -> Array:
 
 
 class Totals(NamedTuple):
-    """What counts are divided by, (*batch, 1)."""
+    """What counts a and b are divided by, (*batch, 1)."""
 
     A: Array
     B: Array
+    A_rest: Array
+    "What A lacks, or if the two are similar, what A lacks less what B lacks."
     B_rest: Array
     "What B lacks."
-    apart: Array
-    "What A lacks, less what B lacks."
+    similar: Array
 
 
 def _totals(xp: Any, p: Distribution, q: Distribution) -> Totals | None:
@@ -154,9 +155,9 @@ def _totals(xp: Any, p: Distribution, q: Distribution) -> Totals | None:
     (A, A_rest), (B, B_rest) = p.total, q.total
     d, d_rest = difference(xp, p.p, q.p)
     total, lost = sum_words(xp, d, exact=True)
-    exactly = (total - (A - B)) + (lost + sum_classes(xp, d_rest, exact=True))
+    apart = (total - (A - B)) + (lost + sum_classes(xp, d_rest, exact=True))
     similar = (A <= 2.0 * B) & (B <= 2.0 * A)
-    return Totals(A, B, B_rest, xp.where(similar, exactly, A_rest - B_rest))
+    return Totals(A, B, xp.where(similar, apart, A_rest), B_rest, similar)
 
 
 def _log_ratio(
@@ -169,9 +170,10 @@ def _log_ratio(
     a, b = (xp.where(finite, v.given, 1.0) for v in (p, q))
     if totals is None:
         return log_quotient(xp, b, a), xp.zeros_like(a)
-    a, b, (A, B, B_rest, apart_rest) = constant(a), constant(b), map(constant, totals)
+    a, b, (A, B, A_rest, B_rest, similar) = constant(a), constant(b), map(constant, totals)
     left, right = b * A, a * B
-    rest = product_rest(b, A, left) - product_rest(a, B, right) + (b * apart_rest + (b - a) * B_rest)
+    rest = b * A_rest - xp.where(similar, a - b, a) * B_rest
+    rest = (product_rest(b, A, left) - product_rest(a, B, right)) + rest
     apart = difference(xp, left, right, rest)[0]
     fit = finite & (left > 1e-290) & (right > 1e-290)
     left, right, apart = xp.where(fit, left, 1.0), xp.where(fit, right, 1.0), xp.where(fit, apart, 0.0)
@@ -189,7 +191,7 @@ def _relative(xp: Any, v: Pair, top: Array) -> Words:
         return high, low
     a_k, b_k = at(xp, top, v.p.p), at(xp, top, v.q.p)
     finite, nothing = v.finite & (a_k > 0.0) & (b_k > 0.0), xp.zeros_like(a_k)
-    return _log_ratio(xp, v.p, v.q, finite, Totals(a_k, b_k, nothing, nothing), high)
+    return _log_ratio(xp, v.p, v.q, finite, Totals(a_k, b_k, nothing, nothing, finite), high)
 
 
 # ---- terms that are never negative
@@ -222,9 +224,8 @@ def _h(xp: Any, t: Array, rest: Array) -> Array:
     """h(t + rest) = e^t - 1 - t."""
     near = xp.abs(t) <= 1.0
     small, large = xp.where(near, t, 0.0), xp.where(near, 0.0, t)
-    value = xp.where(
-        near, small * small * _polynomial(small, H), xp.expm1(large) - xp.where(large == xp.inf, 0.0, large)
-    )
+    series = small * small * _polynomial(small, H)
+    value = xp.where(near, series, xp.expm1(large) - xp.where(large == xp.inf, 0.0, large))
     slope = xp.expm1(t)
     return value + xp.where(xp.isfinite(slope), slope, 0.0) * rest
 
@@ -312,7 +313,7 @@ def js_divergence(a: Array, b: Array, p_form: str, q_form: str) -> Array:
 def js_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Array, over: str) -> Array:
     """d/dp = log(1 - s) / 2, d/dq = log(1 + s) / 2.
 
-    From class k to class j the first changes by -1/2 log1p(q_k / (p_k + q_k) (e^(t_j - t_k) - 1)), and the second by the
+    From class k to class j the first changes by -1/2 log1p(q_k / (p_k + q_k) (e^(t_j - t_k) - 1)), the second by the
     same with p for q and -t for t.
     """
     xp = namespace(a)

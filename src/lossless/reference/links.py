@@ -198,7 +198,7 @@ def soft_curve(x: Array, target: Array, curve: tuple[str, float]) -> Array:
     """sum_j t_j f(-log p_j), (*batch): a curve over every class of a soft target."""
     xp = namespace(x)
     cost, t = costs(softmax_parts(x)), wide(target)
-    value = CURVES[curve[0]](curve[1]).value(xp.where(t == 0.0, 0.0, cost))
+    value = CURVES[curve[0]](curve[1]).value(xp.where((t == 0.0) & (cost == inf), 0.0, cost))
     return last(sum_classes(xp, t * value, exact=x.dtype == xp.float64))
 
 
@@ -206,7 +206,7 @@ def soft_curve_backward(x: Array, target: Array, g: Array, curve: tuple[str, flo
     """The gradient over the logits, for (*batch) g: that of a soft target t_j f'(-log p_j)."""
     xp = namespace(x)
     s, t = softmax_parts(x), wide(target)
-    t = t * CURVES[curve[0]](curve[1]).slope(xp.where(t == 0.0, 0.0, costs(s)))
+    t = t * CURVES[curve[0]](curve[1]).slope(costs(s))
     return col(g) * (sum_of_others(t) * s.E - t * s.others) / s.S
 
 
@@ -241,4 +241,6 @@ def probability_cost_backward(p: Array, target: Array, ignore_index: int | None)
     t = wide(target)
     if target.ndim < p.ndim:
         t = wide(onehot(xp, col(target), p) & col(_not(xp, target, ignore_index)))
-    return 0.0 - xp.where(t == 0.0, 0.0, t / wide(p))
+    p = wide(p)
+    nothing = (t == 0.0) & ((p == 0.0) | (target.ndim < p.ndim))
+    return 0.0 - xp.where(nothing, 0.0, t / xp.where(nothing, 1.0, p))
