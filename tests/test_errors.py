@@ -42,7 +42,7 @@ REJECTED = {
     "one label for a batch": ("cross_entropy", (X, torch.tensor(0)), r"has shape \[\]"),
     "two labels for a row": ("cross_entropy", (torch.zeros(3), Y[:2]), r"must have shape \[\]"),
     "sequence": ("cross_entropy", (torch.zeros(2, 4, 3), long(2, 5)), r"must have shape \[2, 3\]"),
-    "classes last": ("cross_entropy", (torch.zeros(2, 3, 5), long(2, 3)), "the last dimension of input: move them"),
+    "classes last": ("cross_entropy", (torch.zeros(2, 3, 5), long(2, 3)), "the last dimension of input: pass dim=-1"),
     "sequence rank": ("cross_entropy", (torch.zeros(2, 4, 3), long(2)), r"must have shape \[2, 3\]"),
     "image rank": ("cross_entropy", (PIXELS, long(2, 3)), r"must have shape \[2, 3, 3\]"),
     "image rank 4": ("cross_entropy", (PIXELS, long(2, 1, 3, 3)), r"reshape\(\(2, 3, 3\)\)"),

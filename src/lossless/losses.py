@@ -90,7 +90,7 @@ def cross_entropy(
         >>> cross_entropy(np.array([[1.0, 2.0, 3.0]]), np.array([[0.0, 0.5, 0.5]])).item()
         0.90760596444438...
         >>> cross_entropy(np.array([[0.0, 0.0]]), np.array([1]), z_loss=0.1).item()  # log 2 + 0.1 (log 2)^2
-        0.74119248194...
+        0.74119248195...
 
     Source:
         Label smoothing: Szegedy et al. 2016, arXiv:1512.00567; z-loss: Chowdhery et al. 2022, arXiv:2204.02311.
@@ -176,7 +176,7 @@ def focal_loss(
         >>> cross_entropy(x, y, reduction="none")
         array([0.12692801, 2.12692801])
         >>> focal_loss(x, y, reduction="none")
-        array([0.00180362, 1.65010406])
+        array([0.00180356, 1.65007818])
 
     Source:
         Lin et al. 2017, arXiv:1708.02002, eq. (4) and (5).

@@ -61,12 +61,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """A part of the page that its maker adds: figures and a few sentences."""
+    """A part of the page that its maker adds: a few sentences and points, figures, tables and curves."""
 
     title: str
     text: str
     figures: tuple[Figure, ...] = ()
     curves: tuple[Curve, ...] = ()
+    points: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Train on small real data with these losses, then evaluate a pretrained model's predictions; offline, in seconds.
 
-(a) A classifier on scikit-learn's digits with lossless.cross_entropy and a regressor on its diabetes data with
-lossless.mse_loss. (b) py3langid, a language classifier, on the translations that ship with Django: scores, labels and
+(a) The losses compared: a classifier on scikit-learn's digits with each classification loss, and with focal loss where
+half of the digits are rare; a regressor on its diabetes data with mse_loss and rmse_loss. (b) py3langid, a language classifier, on the translations that ship with Django: scores, labels and
 texts go to predictions.parquet, which is evaluated as `lossless evaluate` would. Writes report.html and results.json.
 Files of these names that another program wrote are not overwritten.
 """
@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lossless._report import Panel
-
     from .._console import Output
+    from .comparison import Comparison
     from .languages import Lost
-    from .training import Training
 
 SUMMARY = "the whole of it on real input: train, score, evaluate, report"
-SCHEMA = "lossless.demo/1"  # of results.json
+SCHEMA = "lossless.demo/2"  # of results.json; version 1 had one run of one loss for each data set
 GENERATOR = "lossless demo"  # in report.html and predictions.parquet
 NO_TORCH = "training is skipped, because PyTorch is not installed: pip install torch"
 
@@ -32,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the results go."""
     parser.add_argument("--out-dir", metavar="DIR", default=".", help="folder for the results (default: here)")
     # A smaller demo for tests; the figures in the documentation are those of the defaults.
-    parser.add_argument("--epochs", type=int, default=40, help=argparse.SUPPRESS)
+    parser.add_argument("--epochs", type=int, default=25, help=argparse.SUPPRESS)
     parser.add_argument("--every", type=int, default=1, help=argparse.SUPPRESS)
 
 
@@ -49,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     from .._console import Output, progress
     from .._files import replacing, write_text
     from ..evaluate import show
-    from . import languages
+    from . import comparison, languages
 
     output = Output()
     folder = Path(args.out_dir)
@@ -58,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     _refuse_to_overwrite(predictions, report, results)
 
     output.heading("(a) training with lossless")
-    trainings = _train(args.epochs, output)
+    compared = _train(args.epochs, output)
 
     output.heading("(b) a pretrained model's predictions")
     texts = languages.collect(every=args.every)
@@ -76,13 +74,16 @@ def run(args: argparse.Namespace) -> None:
         output.text(sentence)
 
     page = build_page(
-        evaluation, title="lossless demo", panels=[*_training_panel(trainings), lost.panel()], generator=GENERATOR
+        evaluation,
+        title="lossless demo",
+        panels=[*([comparison.panel(compared)] if compared else []), lost.panel()],
+        generator=GENERATOR,
     )
     write_text(report, render(page))
     found = {
         "schema": SCHEMA,
         "lossless": __version__,
-        "training": {t.name: t for t in trainings} if trainings else NO_TORCH,
+        "training": {c.name: c for c in compared} if compared else NO_TORCH,
         "languages": texts.facts(),
         "lost": lost.facts(),
         "evaluation": evaluation.to_dict(),
@@ -105,7 +106,7 @@ def _refuse_to_overwrite(predictions: Path, report: Path, results: Path) -> None
     own: tuple[tuple[Path, Callable[[Path], bool]], ...] = (
         (predictions, lambda path: writer_of(path) == GENERATOR),
         (report, lambda path: f'<meta name="generator" content="{GENERATOR}">' in start(path)),
-        (results, lambda path: re.match(rf'{{\s*"schema": "{SCHEMA}"', start(path)) is not None),
+        (results, lambda path: re.match(r'{\s*"schema": "lossless\.demo/\d+"', start(path)) is not None),
     )
     for path, ours in own:
         if path.exists() and not (path.is_file() and ours(path)):
@@ -115,45 +116,23 @@ def _refuse_to_overwrite(predictions: Path, report: Path, results: Path) -> None
             )
 
 
-def _train(epochs: int, output: Output) -> list[Training]:
+def _train(epochs: int, output: Output) -> Sequence[Comparison]:
     if find_spec("torch") is None:
         output.text(NO_TORCH)
-        return []
-    from .._console import figure, progress
-    from . import training
+        return ()
+    from .._console import progress
+    from . import comparison, training
 
-    trainings = []
-    for train in (training.digits, training.diabetes):
-        with progress("epochs") as bar:
-            result = train(epochs, progress=bar)
-        trainings.append(result)
+    with progress("runs") as bar:
+        compared = training.compare(epochs, progress=bar)
+    output.text(comparison.METHOD)
+    for verdict in comparison.verdicts(compared):
         output.text()
-        output.text(f"{result.name}: {result.data}")
-        shown = [e for e in result.epochs if e.epoch % max(1, epochs // 8) == 0 or e.epoch == 1]
-        output.table(
-            ("epoch", "training loss", "held-out loss", result.measure),
-            [(str(e.epoch), figure(e.train), figure(e.held_out), figure(e.measured)) for e in shown],
-        )
-        output.text(result.conclusion())
-    return trainings
-
-
-def _training_panel(trainings: list[Training]) -> list[Panel]:
-    from lossless._report import Curve, Panel, Series
-
-    if not trainings:
-        return []
-    curves = tuple(
-        Curve(
-            title=f"{t.name}: lossless.{t.loss}",
-            caption=f"{t.data} {t.conclusion()}",
-            x="epoch",
-            y="loss",
-            series=(
-                Series("training", tuple((e.epoch, e.train) for e in t.epochs)),
-                Series("held out", tuple((e.epoch, e.held_out) for e in t.epochs)),
-            ),
-        )
-        for t in trainings
-    )
-    return [Panel("Training", "Two small models trained in PyTorch with these losses.", curves=curves)]
+        output.text(verdict)
+    table = comparison.table(compared)
+    shown = [i for i, name in enumerate(table.columns) if name != "what it is"]  # a terminal is narrower than a page
+    columns, numeric = ([of[i] for i in shown] for of in (table.columns, table.numeric))
+    output.text()
+    output.table(columns, [[row[i] for i in shown] for row in table.rows], numeric=numeric)
+    output.text(table.caption)
+    return compared
