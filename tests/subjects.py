@@ -572,7 +572,8 @@ def _row_statistics(dtype: str) -> Cases:
     for regime in _some(dtype):
         sharp = partial(_statistics, "index", regime, dtype, "1e3", temperature=0.3)
         yield f"row_statistics_temperature/index/{regime}", sharp
-        yield f"row_statistics_temperature/smoothed/{regime}", partial(_statistics, "smoothed", regime, dtype, temperature=3.0)
+        flat = partial(_statistics, "smoothed", regime, dtype, temperature=3.0)
+        yield f"row_statistics_temperature/smoothed/{regime}", flat
 
 
 def _statistics(

@@ -1,4 +1,4 @@
-"""What cross-entropy and its relatives offer beyond PyTorch: options, denominators, dimensions, focal and Keras's names.
+"""What cross-entropy and its relatives offer beyond PyTorch: options, denominators, dimensions, focal, Keras's names.
 
 Expected values are the definitions written out in float64 NumPy; `test_accuracy.py` judges the digits.
 """
@@ -29,7 +29,9 @@ def place_all(place, options):
     return {name: place(v) if isinstance(v, np.ndarray) else v for name, v in options.items()}
 
 
-def definition(soft, *, weight=None, sample_weight=None, smoothing=0.0, z_loss=0.0, temperature=1.0, gamma=0.0, alpha=None):
+def definition(
+    soft, *, weight=None, sample_weight=None, smoothing=0.0, z_loss=0.0, temperature=1.0, gamma=0.0, alpha=None
+):
     """(row losses with ignored rows 0, and the denominators by name), as product definitions read."""
     x = X / temperature
     lse = np.log(np.exp(x).sum(1))
@@ -115,7 +117,8 @@ def test_labels_and_their_one_hot_form_agree_over_weights(place):
     for options in ({}, {"label_smoothing": 0.2}, {"sample_weight": S[kept]}):
         given = place_all(place, {**options, "weight": W, "denominator": "weights"})
         by_label = lossless.cross_entropy(place(X[kept]), place(Y[kept]), **given)
-        np.testing.assert_allclose(lossless.cross_entropy(place(X[kept]), place(one_hot), **given), by_label, rtol=1e-13)
+        by_class = lossless.cross_entropy(place(X[kept]), place(one_hot), **given)
+        np.testing.assert_allclose(by_class, by_label, rtol=1e-13)
 
 
 @frameworks
@@ -269,7 +272,10 @@ REFUSED = {
         r"alpha got the number 0.25 for 4 classes(.|\n)*\(1\).*\(2\).*\(3\).*sigmoid_focal_loss",
     ),
     "alpha of another length": (lambda: lossless.focal_loss(X, Y, alpha=S), r"alpha must have shape \[4\]"),
-    "alpha above one": (lambda: lossless.focal_loss(X[:, :2], Y % 2, alpha=1.5), r"alpha got 1.5, expected .* \[0, 1\]"),
+    "alpha above one": (
+        lambda: lossless.focal_loss(X[:, :2], Y % 2, alpha=1.5),
+        r"alpha got 1.5, expected .* \[0, 1\]",
+    ),
     "no such dimension": (lambda: lossless.cross_entropy(X, Y, dim=2), "Dimension out of range"),
     "labels for the categorical form": (
         lambda: lossless.categorical_cross_entropy(P, Y),
@@ -303,7 +309,7 @@ def test_what_is_refused(name):
 
 
 def test_a_mix_of_frameworks_in_the_options():
-    with pytest.raises(TypeError, match="argument 'sample_weight' .* must be Tensor, not numpy.ndarray"):
+    with pytest.raises(TypeError, match=r"argument 'sample_weight' .* must be Tensor, not numpy.ndarray"):
         lossless.cross_entropy(torch.tensor(X), torch.tensor(Y), sample_weight=S)
-    with pytest.raises(TypeError, match="argument 'alpha' .* must be Tensor, not list"):
+    with pytest.raises(TypeError, match=r"argument 'alpha' .* must be Tensor, not list"):
         lossless.focal_loss(torch.tensor(X), torch.tensor(Y), alpha=[0.1, 0.2, 0.3, 0.4])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lossless import errors, info
 from lossless._config import get_num_threads, set_num_threads, show_config
+from lossless.gradients import value_and_grad
 from lossless.losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -20,7 +21,6 @@ from lossless.losses import (
     sigmoid_focal_loss,
     sparse_categorical_cross_entropy,
 )
-from lossless.gradients import value_and_grad
 from lossless.statistics import RowStatistics, row_statistics
 from lossless.transforms import inverse_softmax, log_softmax, logit, logsigmoid, logsumexp, sigmoid, softmax
 

@@ -236,7 +236,7 @@ def check_scalar_alpha(function: str, alpha: float, classes: int) -> None:
     if classes != 2:
         raise ParameterError(
             f"{function}: alpha got the number {alpha!r} for {classes} classes, expected a vector of {classes}\n"
-            "Libraries disagree on what a number would mean here: (1) every class times alpha: scale the loss yourself; "
+            "Libraries disagree on what a number means here: (1) every class times alpha: scale the loss yourself; "
             "(2) class 0 times 1 - alpha, all others times alpha; (3) one-versus-rest, which is sigmoid_focal_loss. "
             "Say which by a vector, e.g. for (2) [1 - alpha, alpha, alpha, ...]."
         )

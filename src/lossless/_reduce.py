@@ -1,4 +1,4 @@
-"""From one number a row to the result: PyTorch's `reduction`, with its legacy spellings, and the `denominator` of a mean."""
+"""From one number a row to the result: PyTorch's `reduction`, with its legacy spellings, and a mean's `denominator`."""
 
 import warnings
 from math import isfinite, nan, prod
@@ -75,10 +75,11 @@ def to_denominator(function: str, denominator: Any, reduction: Reduction, positi
         if not (number > 0.0 and isfinite(number)):
             raise ParameterError(f"{function}: denominator got {denominator!r}, expected a positive number")
         return "given", number
-    if getattr(denominator, "shape", None) != ():
+    shape = getattr(denominator, "shape", None)
+    if shape != ():
+        of_shape = "" if shape is None else f" of shape {list(shape)}"
         raise ParameterError(
-            f"{function}: denominator got {type(denominator).__name__}"
-            f"{'' if getattr(denominator, 'shape', None) is None else f' of shape {list(denominator.shape)}'}, expected "
-            "a name, a positive number or a 0-d array"
+            f"{function}: denominator got {type(denominator).__name__}{of_shape}, expected a name, a positive number "
+            "or a 0-d array"
         )
     return "given", denominator

@@ -522,7 +522,7 @@ def sigmoid_focal_loss(
 
     Returns:
         The shape of `inputs`, or a scalar; dtype of `inputs` promoted with `targets`. Value and gradient within 8 ulp
-        of the exact ones for gamma up to 5, summed in float64.
+        of the exact ones for gamma up to 2, summed in float64.
 
     Raises:
         LogitsDtypeError, TargetDtypeError, ShapeError: arrays that do not fit together.

@@ -102,7 +102,12 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         temperature: float = 1.0,
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
-        self.options: dict[str, Any] = {"dim": dim, "denominator": denominator, "z_loss": z_loss, "temperature": temperature}
+        self.options: dict[str, Any] = {
+            "dim": dim,
+            "denominator": denominator,
+            "z_loss": z_loss,
+            "temperature": temperature,
+        }
 
     def forward(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
         return cross_entropy(

@@ -151,8 +151,11 @@ def class_loss(
     if plan.reduction == "mean" and divisor is None:
         divisor = link.divisor(plan.denominator)
     value = _rounded(reduce_rows(link.loss(s), divisor, plan.reduction), x.dtype)
-    slopes = lambda: {n: _shared(d, divisor, plan.reduction) for n, d in link.slopes(s).items()}  # noqa: E731
-    return answer(value, lambda: backward(**slopes()))
+
+    def gradient() -> Array:
+        return backward(**{name: _shared(d, divisor, plan.reduction) for name, d in link.slopes(s).items()})
+
+    return answer(value, gradient)
 
 
 def _shared(slope: Array, divisor: Any, reduction: Reduction) -> Array:

@@ -279,7 +279,7 @@ class _SoftCurveTransforms(_SoftCurve):
 
 
 class _Elementwise(Function):
-    """A functor of `reference` over tensors of one shape; a derivative times a cotangent of 0 is 0, even at infinity."""
+    """A functor of `reference` over tensors of one shape; an infinite derivative times a cotangent of 0 is 0."""
 
     @staticmethod
     def forward(functor: reference.Elementwise, *arrays: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sums, differences and quotients that keep what rounding would lose, and the small array operations all formulas use."""
+"""Sums, differences and quotients that keep what rounding would lose, and small array operations that all share."""
 
 import sys
 from typing import Any

@@ -35,13 +35,13 @@ def _focal(gamma: float) -> Curve:
 
     def value(L: Array) -> Array:
         xp = namespace(L)
-        end = (L == 0.0) | (L == inf)
+        end = (L == 0.0) | xp.isinf(L)
         some = xp.where(end, 1.0, L)
         return xp.where(end, xp.where(L == 0.0, 0.0 * some, L), _complement(xp, some) ** gamma * some)
 
     def slope(L: Array) -> Array:
         xp = namespace(L)
-        end = (L == 0.0) | (L == inf)
+        end = (L == 0.0) | xp.isinf(L)
         some = xp.where(end, 1.0, L)
         q = _complement(xp, some)
         return xp.where(end, xp.where(L == 0.0, 0.0, 1.0), q**gamma * (1.0 + gamma * xp.exp(0.0 - some) * some / q))
@@ -204,7 +204,6 @@ def soft_curve(x: Array, target: Array, curve: tuple[str, float]) -> Array:
 
 def soft_curve_backward(x: Array, target: Array, g: Array, curve: tuple[str, float]) -> Array:
     """The gradient over the logits, for (*batch) g: that of a soft target t_j f'(-log p_j)."""
-    xp = namespace(x)
     s, t = softmax_parts(x), wide(target)
     t = t * CURVES[curve[0]](curve[1]).slope(costs(s))
     return col(g) * (sum_of_others(t) * s.E - t * s.others) / s.S

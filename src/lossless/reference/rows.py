@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from lossless.reference.arithmetic import (
     Array,
+    are_classes,
     col,
     finite_where,
     last,
@@ -11,7 +12,6 @@ from lossless.reference.arithmetic import (
     onehot,
     sum_classes,
     sum_of_others,
-    are_classes,
     wide,
 )
 from lossless.reference.softmax import Softmax, costs, softmax_backward, softmax_parts

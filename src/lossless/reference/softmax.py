@@ -1,6 +1,6 @@
-"""The softmax of every row, in pieces that do not cancel, and what is made of it at once: its logarithm and gradients."""
+"""The softmax of every row in pieces that do not cancel, its logarithm, and the gradients of both."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lossless.reference.arithmetic import (
     Array,
@@ -13,7 +13,6 @@ from lossless.reference.arithmetic import (
     sums_of_classes,
     wide,
 )
-
 
 HEADROOM = 2.0**64
 
