@@ -2,8 +2,8 @@
 
 import itertools
 
-import mpmath
 import ml_dtypes
+import mpmath
 import numpy as np
 import pytest
 import scipy.spatial.distance
@@ -154,7 +154,8 @@ def test_kinds_may_be_mixed(measure, make):
 @frameworks
 @measures
 def test_counts_and_their_logarithms(measure, make):
-    a, b = np.random.default_rng(1).integers(0, 50, size=(2, 6, 5)).astype(float) + [0, 1, 0, 1, 1]
+    a, b = np.random.default_rng(1).integers(0, 50, size=(2, 6, 5)).astype(float)
+    a[:, 0] = b[:, 0] = 0
     b += a > 0
     expected = truth(measure, a / a.sum(-1, keepdims=True), b / b.sum(-1, keepdims=True))
     with np.errstate(divide="ignore"):
@@ -355,7 +356,7 @@ def test_what_is_no_pair_of_distributions_is_refused(measure):
             measure(p, p[None])
         with pytest.raises(ParameterError, match=rf"{name}: q holds values from -1 to 0.5, .*\n.*normalize=True"):
             measure(p, make([0.5, -1.0]))
-        with pytest.raises(ParameterError, match="p holds values from 0.5 to 1.5"):
+        with pytest.raises(ParameterError, match=r"p holds values from 0\.5 to 1\.5"):
             measure(make([1.5, 0.5]), p)
         with pytest.raises(ParameterError, match="q holds values from -1 to 3"):
             measure(p, make([3.0, -1.0]), normalize=True)

@@ -14,7 +14,7 @@ pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
 
 from lossless._evaluate.text import printable
-from lossless._report import Curve, Figure, Panel, Series, build_page
+from lossless._report import Curve, Figure, Panel, Series, Table, build_page
 from lossless._report.page import render
 
 RNG = np.random.default_rng(4)
@@ -129,7 +129,15 @@ def test_nothing_from_data_becomes_markup(tmp_path):
     text = np.array(["</td><script>alert(4)</script>"] * 60)
     e = evaluation(path, RNG.normal(size=(60, 4)), labels, class_names=np.array(HOSTILE), note=text)
     curve = Curve(HOSTILE[0], HOSTILE[1], HOSTILE[0], HOSTILE[1], (Series(HOSTILE[0], ((1, 2.0), (2, 1.0))),))
-    panel = Panel(HOSTILE[0], HOSTILE[1], (Figure(HOSTILE[0], HOSTILE[1], HOSTILE[2]),), (curve,))
+    table = Table(HOSTILE[0], HOSTILE[1], (HOSTILE[2], HOSTILE[3]), (False, True), (tuple(HOSTILE[:2]),), ())
+    panel = Panel(
+        HOSTILE[0],
+        HOSTILE[1],
+        (Figure(HOSTILE[0], HOSTILE[1], HOSTILE[2]),),
+        (curve,),
+        points=tuple(HOSTILE),
+        tables=(table,),
+    )
     page = render(build_page(e, panels=[panel]))
     plain = Reader(render(build_page(e)))
     reader = Reader(page)
@@ -143,6 +151,26 @@ def test_nothing_from_data_becomes_markup(tmp_path):
     assert not {"\u2028", "\u202e", "\x07"} & set(said)
     series = specifications(page)[2]
     assert HOSTILE[0] in json.dumps(series, ensure_ascii=False)
+
+
+def test_a_panel_has_points_tables_and_curves_of_many_lines(ordinary):
+    series = tuple(Series(f"loss {i}", ((1, 1.0 + i), (2, 0.5 + i))) for i in range(9))
+    table = Table("Compared", "All of them.", ("loss", "nll"), (False, True), (("a", "0.25"), ("b", "")))
+    curve = Curve("Learning", "", "epoch", "loss", series)
+    page = render(
+        build_page(ordinary, panels=[Panel("Added", "", points=("One point.",), tables=(table,), curves=(curve,))])
+    )
+    assert "<li>One point.</li>" in page
+    assert '<td>a</td><td class="number">0.25</td>' in page
+    tags = Reader(page).tags
+    assert tags.count("table") == 3  # and the surprising rows, and the classes
+    assert tags.count("section") == 5
+    encoding = specifications(page)[2]["encoding"]
+    looks = [
+        (encoding["color"]["scale"]["range"][i], tuple(encoding["strokeDash"]["scale"]["range"][i])) for i in range(9)
+    ]
+    assert encoding["color"]["scale"]["domain"] == [s.name for s in series]
+    assert len(set(looks)) == 9  # no two lines look the same
 
 
 def test_figures_that_are_no_numbers(tmp_path):

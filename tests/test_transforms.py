@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import lossless
+from lossless.errors import LogitsDtypeError, ParameterError
 
 pytestmark = pytest.mark.usefixtures("path")
 
@@ -211,3 +212,85 @@ def test_temperature_in_the_gradient():
 def test_log_softmax_of_one_class_is_plus_zero():
     for x in (np.array([[3.0]]), torch.tensor([[3.0]])):
         assert math.copysign(1, lossless.log_softmax(x).item()) == 1
+
+
+# ---- back from probabilities
+
+
+@pytest.mark.parametrize("make", BOTH, ids=["torch", "numpy"])
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+def test_inverse_softmax_centers(make, dim):
+    p = torch.tensor(numbers(3, 4, 5)).softmax(dim)
+    log = p.log()
+    for center, expected in (
+        ("mean", log - log.mean(dim, keepdim=True)),
+        ("max", log - log.amax(dim, keepdim=True)),
+        (None, log),
+    ):
+        found = lossless.inverse_softmax(make(p.numpy()), dim, center=center)
+        np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-15)
+        np.testing.assert_allclose(lossless.softmax(found, dim), p, rtol=1e-14)
+    found = lossless.inverse_softmax(make(p.numpy()), dim)
+    np.testing.assert_array_equal(found, lossless.inverse_softmax(make(p.numpy()), dim, center="mean"))
+
+
+@pytest.mark.parametrize("make", BOTH, ids=["torch", "numpy"])
+@pytest.mark.parametrize("step", [1e-3, 1e-8, 1e-14])
+def test_inverse_softmax_of_nearly_uniform_rows_keeps_its_digits(make, step):
+    p = 0.1 * (1 + step * numbers(4, 10))
+    found = np.asarray(lossless.inverse_softmax(make(p)))
+    for r in range(4):
+        with mpmath.workprec(300):
+            log = [mpmath.log(float(v)) for v in p[r]]
+            mean = mpmath.fsum(log) / 10
+            expected = [float(v - mean) for v in log]
+        np.testing.assert_allclose(found[r], expected, rtol=1e-15, atol=4 * np.spacing(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("make", BOTH, ids=["torch", "numpy"])
+def test_inverse_softmax_of_zeros(make):
+    p = make([[0.25, 0.0, 0.75], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [NAN, 0.5, 0.5], [1e-320, 0.5, 0.5]])
+    half = np.log(3) / 2
+    for center, first, last in (
+        ("mean", [-half, -INF, half], None),
+        ("max", [-np.log(3), -INF, 0], [np.log(1e-320 / 0.5), 0, 0]),
+        (None, [np.log(0.25), -INF, np.log(0.75)], [np.log(1e-320), np.log(0.5), np.log(0.5)]),
+    ):
+        found = np.asarray(lossless.inverse_softmax(p, center=center))
+        np.testing.assert_allclose(found[0], first, rtol=1e-15)
+        np.testing.assert_array_equal(found[1], [-INF, 0, -INF])
+        assert not np.signbit(found[1, 1])
+        np.testing.assert_array_equal(found[2], [-INF] * 3 if center is None else [NAN] * 3)
+        assert np.isnan(found[3, 0])
+        if last:
+            np.testing.assert_allclose(found[4], last, rtol=1e-15)
+    np.testing.assert_allclose(lossless.softmax(lossless.inverse_softmax(p))[:2], p[:2], rtol=1e-15)
+
+
+@pytest.mark.parametrize("center", ["mean", "max", None])
+def test_inverse_softmax_gradient_at_zero_stays_there(center):
+    p = torch.tensor([0.25, 0.0, 0.75], dtype=torch.float64, requires_grad=True)
+    x = lossless.inverse_softmax(p, center=center)
+    (g,) = torch.autograd.grad(x, p, torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), retain_graph=True)
+    expected = {"mean": [1.0, -INF, -1 / 3], "max": [4.0, -INF, -4 / 3], None: [4.0, -INF, 2 / 3]}[center]
+    np.testing.assert_allclose(g, expected, rtol=1e-15)
+    (g,) = torch.autograd.grad(lossless.softmax(x)[0], p)  # of which nothing depends on the class at 0
+    np.testing.assert_allclose(g, [0.75, 0, -0.25], rtol=1e-14)
+
+
+def test_inverse_softmax_refuses_what_softmax_cannot_give():
+    for make in BOTH:
+        for p in ([-0.5, 1.5], [1.5, 0.5], [NAN, -1.0]):
+            with pytest.raises(ParameterError, match=r"inverse_softmax: input holds values from .* expected prob"):
+                lossless.inverse_softmax(make(p))
+        with pytest.raises(ParameterError, match="center got 'median', expected 'mean', 'max' or None"):
+            lossless.inverse_softmax(make([1.0]), center="median")
+    with pytest.raises(LogitsDtypeError, match="dtype int64"):
+        lossless.inverse_softmax(np.array([1, 0]))
+    assert lossless.inverse_softmax(np.float32(1.0)) == 0
+    assert lossless.inverse_softmax(np.zeros((2, 0))).shape == (2, 0)
+    assert lossless.inverse_softmax(torch.zeros(0, 3)).shape == (0, 3)
+    for dtype in ("float16", "float32", "float64"):
+        p = np.array([0.25, 0.75], dtype)
+        assert lossless.inverse_softmax(p).dtype == dtype
+        assert lossless.inverse_softmax(torch.from_numpy(p)).dtype is getattr(torch, dtype)

@@ -12,7 +12,9 @@ from lossless._evaluate.accumulators import CalibrationBin
 
 from .data import Curve, LossBin
 
-MAIN, WARN = "#4c7fd9", "#e0813a"  # readable on white and on black
+MAIN, WARN = "#4c7fd9", "#e0813a"  # readable on white and on black, like the others of _LINES
+_LINES = (MAIN, WARN, "#5fa04e", "#b06fd0", "#d9546b", "#2fa39b", "#a08a5b")
+_DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])  # lines are told apart without colour, too
 _WIDTH, _HEIGHT, _COUNTS = 470, 260, 70
 _CONFIG: dict[str, Any] = {
     "background": "transparent",
@@ -124,28 +126,39 @@ def losses(bins: Sequence[LossBin]) -> dict[str, Any]:
 
 
 def curve(data: Curve) -> dict[str, Any]:
-    """Lines by name over a common axis."""
+    """Lines by name over a common axis, as wide as their place on the page."""
     values = [{"x": x, "y": y, "name": s.name} for s in data.series for x, y in s.points]
     names = [s.name for s in data.series]
     y_scale = alt.Scale(type="log", nice=False) if data.log_y else alt.Scale(zero=False)
+    legend = alt.Legend(
+        columns=1,
+        labelLimit=0,
+        labelExpr="split(datum.label, '\\n')",  # a name of several lines stays whole on a narrow page
+        symbolType="stroke",
+        symbolSize=600,
+        symbolStrokeWidth=2,
+    )
+    colors = [_LINES[i % len(_LINES)] for i in range(len(names))]
+    dashes = [_DASHES[i % len(_DASHES)] for i in range(len(names))]
     chart = (
         alt.Chart(alt.InlineData(values=values))
-        .mark_line(point=True, strokeWidth=2)
+        .mark_line(point=alt.OverlayMarkDef(size=22), strokeWidth=2)
         .encode(
-            alt.X("x:Q", title=data.x),
+            alt.X("x:Q", title=data.x, scale=alt.Scale(zero=False, nice=False)),
             alt.Y(
                 "y:Q",
                 title=data.y,
                 axis=alt.Axis(tickCount=6),
                 scale=y_scale,
             ),
-            color=alt.Color("name:N", scale=alt.Scale(domain=names, range=[MAIN, WARN, "#7aa95c"][: len(names)])),
+            color=alt.Color("name:N", scale=alt.Scale(domain=names, range=colors), legend=legend),
+            strokeDash=alt.StrokeDash("name:N", scale=alt.Scale(domain=names, range=dashes), legend=legend),
             tooltip=[
                 alt.Tooltip("name:N", title="line"),
                 alt.Tooltip("x:Q", title=data.x),
                 alt.Tooltip("y:Q", format=".6g", title=data.y),
             ],
         )
-        .properties(width=_WIDTH - 60, height=_HEIGHT - 40)
+        .properties(width="container", height=_HEIGHT)
     )
     return _spec(chart)

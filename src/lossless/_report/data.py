@@ -41,7 +41,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a curve."""
+    """One line of a curve; its name may have several lines."""
 
     name: str
     points: tuple[tuple[float, float], ...]

@@ -63,8 +63,6 @@ class Pair(NamedTuple):
     "log(q / p): infinite where one of them is 0, 0 where both are."
     c: Words
     "t, but for a constant of the row that rounding would have spoilt."
-    excess: Array
-    "q - p, times the scale of p."
 
     @property
     def finite(self) -> Array:
@@ -85,17 +83,19 @@ def pair(a: Array, b: Array, p_form: str, q_form: str) -> Pair:
         t = c = _log_ratio(xp, p, q, finite, _totals(xp, p, q), q.log - p.log)
     else:
         t = c = difference(xp, q.log, p.log, q.log_rest - p.log_rest)
-    excess = q_p - p.p if p_form == q_form == "probs" else _excess(xp, p, q, q_p, t, finite)
     one_sided = xp.where(p.zero, xp.where(q.zero, 0.0, xp.inf), -xp.inf + 0.0 * p.p)
     t, c = ((xp.where(finite, high, one_sided), xp.where(finite, low, 0.0)) for high, low in (t, c))
-    return Pair(p, q, q_p, t, c, excess)
+    return Pair(p, q, q_p, t, c)
 
 
-def _excess(xp: Any, p: Distribution, q: Distribution, q_p: Array, t: Words, finite: Array) -> Array:
-    """p (e^t - 1), or the difference itself where that is as good, or all there is."""
-    near = finite & (t[0] <= 1.0)
-    excess = xp.where(near, p.p * _exponential_less_one(xp, xp.where(near, t[0], 0.0), t[1]), q_p - p.p)
-    if p.others is None or q.others is None:
+def _excess(xp: Any, v: Pair) -> Array:
+    """q - p, times the scale of p: p (e^t - 1), or the difference itself where that is as good, or all there is."""
+    p, q, apart = v.p, v.q, v.q_p - v.p.p
+    if p.form != q.form or p.form == "probs":  # t of two forms is not as good, and of probabilities no better
+        return apart
+    (t, rest), near = v.t, v.finite & (v.t[0] <= 1.0)
+    excess = xp.where(near, p.p * _exponential_less_one(xp, xp.where(near, t, 0.0), rest), apart)
+    if p.form not in NORMALIZED:
         return excess
     # What a class with more than half of p loses, all others gain: of its own t little may be left.
     gained = sum_classes(xp, xp.where(p.top, 0.0, excess), p.exact)
@@ -289,11 +289,12 @@ def kl_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Arra
         return weigh(xp, p, 0.0 - (v.t[0] + v.t[1]), g)
     if q_form in NORMALIZED and p_form != q_form:
         return _over_normalized_q(xp, p, q, g)
+    excess = col(g) * _excess(xp, v)
     if q_form in ("logits", "log_probs"):
-        return col(g) * v.excess / p.scale
+        return excess / p.scale
     if q_form == "counts":
-        return _over_counts(xp, col(g) * v.excess, p.scale, p, q, 1.0, g)
-    slope = col(g) * v.excess / xp.where(q.zero, 1.0, v.q_p)
+        return _over_counts(xp, excess, p.scale, p, q, 1.0, g)
+    slope = excess / xp.where(q.zero, 1.0, v.q_p)
     return xp.where(p.zero, col(g), xp.where(q.zero, 0.0 - _endless(xp, p, q, g), slope))
 
 

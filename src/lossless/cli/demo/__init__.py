@@ -1,9 +1,10 @@
 """Train on small real data with these losses, then evaluate a pretrained model's predictions; offline, in seconds.
 
 (a) The losses compared: a classifier on scikit-learn's digits with each classification loss, and with focal loss where
-half of the digits are rare; a regressor on its diabetes data with mse_loss and rmse_loss. (b) py3langid, a language classifier, on the translations that ship with Django: scores, labels and
-texts go to predictions.parquet, which is evaluated as `lossless evaluate` would. Writes report.html and results.json.
-Files of these names that another program wrote are not overwritten.
+half of the digits are rare; a regressor on its diabetes data with mse_loss and rmse_loss. (b) py3langid, a language
+classifier, on the translations that ship with Django: scores, labels and texts go to predictions.parquet, which is
+evaluated as `lossless evaluate` would. Writes report.html and results.json. Files of these names that another program
+wrote are not overwritten.
 """
 
 from __future__ import annotations
@@ -125,14 +126,14 @@ def _train(epochs: int, output: Output) -> Sequence[Comparison]:
 
     with progress("runs") as bar:
         compared = training.compare(epochs, progress=bar)
-    output.text(comparison.METHOD)
+    output.text(comparison.method(compared))
     for verdict in comparison.verdicts(compared):
         output.text()
         output.text(verdict)
     table = comparison.table(compared)
     shown = [i for i, name in enumerate(table.columns) if name != "what it is"]  # a terminal is narrower than a page
-    columns, numeric = ([of[i] for i in shown] for of in (table.columns, table.numeric))
+    columns, *rows = ([cells[i] for i in shown] for cells in (table.columns, *table.rows))
     output.text()
-    output.table(columns, [[row[i] for i in shown] for row in table.rows], numeric=numeric)
+    output.table(columns, rows, numeric=[table.numeric[i] for i in shown])
     output.text(table.caption)
     return compared

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from operator import gt, lt
 
 from lossless._report import Curve, Panel, Series, Table
 
@@ -78,24 +79,30 @@ def mean(measures: Sequence[Measures]) -> Measures:
     )
 
 
-METHOD = (
-    "Rows differ in the loss alone: the same network from the same starts, the same batches in the same order, and "
-    "Adam, whose steps do not depend on a loss's scale. Figures are means over the starts, measured on held-out rows."
-)
+def method(comparisons: Sequence[Comparison]) -> str:
+    """How the figures came about."""
+    return (
+        f"Rows differ in the loss alone: the same network from the same {len(comparisons[0].losses[0].runs)} starts, "
+        "the same batches in the same order, and Adam, whose steps do not depend on a loss's scale. Nothing is tuned "
+        "for any of them. Figures are means over the starts, measured on held-out rows."
+    )
 
 
 def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
     """What the data are and which loss did better on them, as measured."""
     digits, rare, diabetes = comparisons
-    lowest = min(t.mean.nll for t in digits.losses)
-    highest = max(t.mean.accuracy for t in digits.losses)
+    means = [t.mean for t in digits.losses]
+    nll, error = min(m.nll for m in means), min(m.calibration_error for m in means)
+    accuracy = max(m.accuracy for m in means)
+    plain = _duel(rare, "focal_loss", "cross_entropy", "rare_recall", gt)
+    weighted = _duel(rare, "focal_loss(alpha)", "cross_entropy(weight)", "rare_recall", gt)
     return [
-        f"digits: {digits.about} Lowest NLL, {lowest:.4f}: {_names(digits, lambda m: m.nll <= lowest * (1 + _SAME))}. "
-        f"Highest accuracy, {highest:.4f}: {_names(digits, lambda m: m.accuracy == highest)}; one image is "
+        f"Digits: {digits.about} Lowest NLL, {nll:.4f}: {_names(digits, lambda m: m.nll <= nll * (1 + _SAME))}. "
+        f"Lowest ECE, {error:.4f}: {_names(digits, lambda m: m.calibration_error <= error * (1 + _SAME))}. "
+        f"Highest accuracy, {accuracy:.4f}: {_names(digits, lambda m: m.accuracy == accuracy)}; one image is "
         f"{1 / digits.held_out:.4f}.",
-        f"rare digits: {rare.about} {_duel(rare, 'focal_loss', 'cross_entropy', 'rare recall')} "
-        f"{_duel(rare, 'focal_loss, alpha', 'cross_entropy, weight', 'rare recall')}",
-        f"diabetes: {diabetes.about} {_duel(diabetes, 'rmse_loss', 'mse_loss', 'RMSE')}",
+        f"Rare digits: {rare.about} Rare recall: {plain}. With class weights: {weighted}.",
+        f"Diabetes: {diabetes.about} RMSE: {_duel(diabetes, 'rmse_loss', 'mse_loss', 'rmse', lt)}.",
     ]
 
 
@@ -104,25 +111,25 @@ def _names(comparison: Comparison, among: Callable[[Measures], bool]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _duel(comparison: Comparison, one: str, other: str, measure: str) -> str:
-    """Which of two losses did better, and in how many of the runs."""
-    name, sign = {"rare recall": ("rare_recall", 1), "RMSE": ("rmse", -1)}[measure]
+def _duel(comparison: Comparison, one: str, other: str, measure: str, better: Callable[[float, float], bool]) -> str:
+    """Which of two losses did better; a winner is one that won every run."""
     a, b = comparison[one], comparison[other]
-    x, y = getattr(a.mean, name), getattr(b.mean, name)
-    better = a if sign * (x - y) > 0 else b
-    pairs = [(getattr(p.measures, name), getattr(q.measures, name)) for p, q in zip(a.runs, b.runs, strict=True)]
-    wins = sum(sign * (p - q) > 0 if better is a else sign * (q - p) > 0 for p, q in pairs)
-    verdict = "no difference" if x == y else f"({better.loss}) was better, in {wins} of {len(pairs)} runs"
-    return f"{measure[0].upper()}{measure[1:]} is {x:.4f} with ({one}) and {y:.4f} with ({other}): {verdict}."
+    pairs = [(getattr(p.measures, measure), getattr(q.measures, measure)) for p, q in zip(a.runs, b.runs, strict=True)]
+    won, lost = sum(better(x, y) for x, y in pairs), sum(better(y, x) for x, y in pairs)
+    figures = f"{one} {getattr(a.mean, measure):.4f}, {other} {getattr(b.mean, measure):.4f}; "
+    if len(pairs) in (won, lost):
+        return f"{figures}{one if won else other} was better in every run"
+    return f"{figures}neither was better in every run ({one} in {won} of {len(pairs)}, {other} in {lost})"
 
 
 def table(comparisons: Sequence[Comparison]) -> Table:
     """All losses by all measures."""
     return Table(
         title="Held-out figures by loss",
-        caption="NLL and ECE (expected calibration error) are of the softmax of the logits, also where the loss saw "
-        "sigmoids: of sigmoids of which exactly one is on, it is the distribution. Macro recall is the mean over all "
-        "classes, rare recall over the rare ones; RMSE is in the units of the data.",
+        caption="Macro recall is the mean over all classes, rare recall over the rare ones. NLL (by "
+        "lossless.cross_entropy) and ECE, the expected calibration error, are of the softmax of the logits for every "
+        "loss: where independent sigmoids were trained, that is their distribution given that exactly one is on. RMSE "
+        "(by lossless.rmse_loss) is in the units of the data.",
         columns=("data", "loss", "what it is", "accuracy", "macro recall", "rare recall", "NLL", "ECE", "RMSE"),
         numeric=(False, False, False, True, True, True, True, True, True),
         rows=tuple(
@@ -139,7 +146,7 @@ def table(comparisons: Sequence[Comparison]) -> Table:
 
 
 def _decimals(value: float, digits: int) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def panel(comparisons: Sequence[Comparison]) -> Panel:
@@ -155,17 +162,17 @@ def panel(comparisons: Sequence[Comparison]) -> Panel:
             lines.append(([loss.loss], points))
     return Panel(
         "Losses compared",
-        METHOD,
+        method(comparisons),
         points=tuple(verdicts(comparisons)),
         tables=(table(comparisons),),
         curves=(
             Curve(
                 title="Digits: held-out NLL while training",
-                caption="Losses that are the same function in other clothes agree to a thousandth at every epoch, and "
-                "share a line.",
+                caption="Losses whose figures agree to a thousandth at every epoch share a line: they are one "
+                "function, written differently or shifted by a constant.",
                 x="epoch",
                 y="held-out NLL (nats)",
-                series=tuple(Series(" = ".join(names), points) for names, points in lines),
+                series=tuple(Series("\n= ".join(names), points) for names, points in lines),
             ),
         ),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -84,20 +84,20 @@ def _sigmoid_focal(x: Any, y: Any) -> Any:
 
 
 CLASSIFICATION = (
-    Loss("cross_entropy", lossless.cross_entropy, "Softmax; from logits and labels."),
+    Loss("cross_entropy", lossless.cross_entropy, "Softmax, from logits and labels."),
     Loss("nll_loss", _nll, "The same from log_softmax."),
     Loss("categorical_cross_entropy", _categorical, "The same from logits and one-hot labels."),
     Loss("sparse_categorical_cross_entropy", _sparse, "The same from softmax probabilities and labels."),
     Loss(
-        "cross_entropy, label_smoothing=0.1",
+        "cross_entropy(label_smoothing=0.1)",
         partial(lossless.cross_entropy, label_smoothing=0.1),
-        "A tenth of the target is spread over all classes.",
+        "A tenth of the target over all classes.",
     ),
-    Loss("kl_div", _kl, "From log_softmax to that smoothed target: differs by a constant."),
-    Loss("focal_loss", lossless.focal_loss, "Cross-entropy times (1 - p)^2: easy rows count less."),
-    Loss("binary_cross_entropy_with_logits", _bce_with_logits, "One sigmoid a class, each against the rest."),
+    Loss("kl_div", _kl, "To that target from log_softmax; less by a constant."),
+    Loss("focal_loss", lossless.focal_loss, "Times (1 − p)²: easy rows count less."),
+    Loss("binary_cross_entropy_with_logits", _bce_with_logits, "A sigmoid a class, each against the rest."),
     Loss("binary_cross_entropy", _bce, "The same from sigmoid probabilities."),
-    Loss("sigmoid_focal_loss", _sigmoid_focal, "The focal form of it; alpha 0.25, gamma 2."),
+    Loss("sigmoid_focal_loss", _sigmoid_focal, "Its focal form; alpha 0.25, gamma 2."),
 )
 REGRESSION = (
     Loss("mse_loss", lossless.mse_loss, "Mean squared error."),
@@ -110,11 +110,11 @@ def _imbalanced(weight: Any) -> tuple[Loss, ...]:
         Loss("cross_entropy", lossless.cross_entropy, "Every row counts alike."),
         Loss("focal_loss", lossless.focal_loss, "Easy rows count less."),
         Loss(
-            "cross_entropy, weight",
+            "cross_entropy(weight)",
             partial(lossless.cross_entropy, weight=weight),
-            "Rows weigh as one over their class's share.",
+            "Each class weighs n / (C n_c).",
         ),
-        Loss("focal_loss, alpha", partial(lossless.focal_loss, alpha=weight), "Both; alpha is that weight."),
+        Loss("focal_loss(alpha)", partial(lossless.focal_loss, alpha=weight), "Both; alpha is that weight."),
     )
 
 
@@ -139,18 +139,18 @@ def compare(epochs: int, *, progress: Progress | None = None) -> tuple[Compariso
 
 def digits() -> Task:
     """Images of handwritten digits to ten classes, with every classification loss."""
-    labels, train, held_out = _digits()
+    _, labels, train, held_out = _digits()
     commonest = np.bincount(labels[train]).argmax()
     about = (
         f"{len(train)} images of ten handwritten digits to learn from, {len(held_out)} held out; always answering "
         f"{commonest} is right for {np.mean(labels[held_out] == commonest):.4f}."
     )
-    return _classification("digits", about, train, held_out, CLASSIFICATION, rare=())
+    return _classification("digits", about, train, CLASSIFICATION, rare=())
 
 
 def rare_digits() -> Task:
     """The same with few examples of half the digits, with and without class weights."""
-    labels, train, held_out = _digits()
+    _, labels, train, held_out = _digits()
     kept = np.isin(labels[train], RARE, invert=True)
     for digit in RARE:
         kept[np.flatnonzero(labels[train] == digit)[::_KEPT]] = True
@@ -162,7 +162,7 @@ def rare_digits() -> Task:
         f"{len(train)}. The held-out images stay as they are, {np.isin(labels[held_out], RARE).sum()} of "
         f"{len(held_out)} of them of rare digits."
     )
-    return _classification("rare digits", about, train, held_out, _imbalanced(weight), rare=RARE)
+    return _classification("rare digits", about, train, _imbalanced(weight), rare=RARE)
 
 
 def diabetes() -> Task:
@@ -179,7 +179,7 @@ def diabetes() -> Task:
 
     return Task(
         name="diabetes",
-        about=f"{len(train)} patients to learn from, {len(held_out)} held out; the target is standardised for training. "
+        about=f"{len(train)} patients to learn from, {len(held_out)} held out; the target is standardised. "
         f"Always answering the mean has RMSE {rmse(torch.zeros(len(held_out), 1)):.2f}.",
         x=x,
         y=y,
@@ -192,15 +192,15 @@ def diabetes() -> Task:
     )
 
 
-def _digits() -> tuple[Any, Any, Any]:
-    _, labels = load_digits(return_X_y=True)
-    return labels, *_split(len(labels))
-
-
-def _classification(
-    name: str, about: str, train: Any, held_out: Any, losses: tuple[Loss, ...], *, rare: tuple[int, ...]
-) -> Task:
+@cache
+def _digits() -> tuple[Any, Any, Any, Any]:
+    """Images, labels, rows to learn from, rows held out."""
     images, labels = load_digits(return_X_y=True)
+    return images, labels, *_split(len(labels))
+
+
+def _classification(name: str, about: str, train: Any, losses: tuple[Loss, ...], *, rare: tuple[int, ...]) -> Task:
+    images, labels, _, held_out = _digits()
     x, y = torch.tensor(images / 16.0, dtype=torch.float32), torch.tensor(labels)
 
     def nll(scores: Any) -> float:
