@@ -311,5 +311,7 @@ def test_what_is_refused(name):
 def test_a_mix_of_frameworks_in_the_options():
     with pytest.raises(TypeError, match=r"argument 'sample_weight' .* must be Tensor, not numpy.ndarray"):
         lossless.cross_entropy(torch.tensor(X), torch.tensor(Y), sample_weight=S)
+    with pytest.raises(TypeError, match=r"argument 'input' .* must be Tensor, not numpy.ndarray"):
+        lossless.cross_entropy(X, Y, denominator=torch.tensor(3.0))
     with pytest.raises(TypeError, match=r"argument 'alpha' .* must be Tensor, not list"):
         lossless.focal_loss(torch.tensor(X), torch.tensor(Y), alpha=[0.1, 0.2, 0.3, 0.4])

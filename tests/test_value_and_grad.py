@@ -117,6 +117,15 @@ def test_nothing_to_average():
         assert grad.shape == (0, C)
 
 
+def test_arguments_by_name():
+    value, grad = value_and_grad(lossless.sigmoid_focal_loss)(targets=ONE_HOT, inputs=X, reduction="sum")
+    expected = value_and_grad(lossless.sigmoid_focal_loss)(X, ONE_HOT, reduction="sum")
+    np.testing.assert_array_equal(value, expected[0])
+    np.testing.assert_array_equal(grad, expected[1])
+    with pytest.raises(TypeError, match="argument 'input' .* must be Tensor, not NoneType"):
+        value_and_grad(lossless.cross_entropy)(target=Y)
+
+
 def test_tensors_come_back_detached():
     x = torch.tensor(X, requires_grad=True)
     with torch.no_grad():

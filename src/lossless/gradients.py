@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from lossless import losses
@@ -50,7 +51,10 @@ def value_and_grad(loss: Callable[..., Array]) -> Callable[..., tuple[Array, Arr
             f"value_and_grad: loss got {loss!r}, expected a loss of this library, e.g. lossless.cross_entropy"
         )
 
-    def call(input: Array, *args: Any, **options: Any) -> tuple[Array, Array]:
+    first = next(iter(signature(function).parameters))
+
+    def call(*args: Any, **options: Any) -> tuple[Array, Array]:
+        input, args = (args[0], args[1:]) if args else (options.pop(first, None), ())
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(input, torch.Tensor):
             with torch.enable_grad():

@@ -95,9 +95,10 @@ def cross_entropy(
     Source:
         Label smoothing: Szegedy et al. 2016, arXiv:1512.00567; z-loss: Chowdhery et al. 2022, arXiv:2204.02311.
     """
-    backend, input, target, weight, sample_weight = select(
-        "cross_entropy", 2, input=input, target=target, weight=weight, sample_weight=sample_weight
-    )
+    backend, input, target, weight, sample_weight, _ = select(
+        "cross_entropy", 2, input=input, target=target, weight=weight, sample_weight=sample_weight,
+        denominator=_array(denominator),
+    )  # fmt: skip
     reduction = to_reduction(reduction, size_average, reduce)
     input = backend.for_loss(input)
     name, divisor = (
@@ -729,9 +730,9 @@ def _curved(
     denominator: str | float | Array | None,
 ) -> Array:
     """A loss that bends the cost of the true class by one of `reference.links.CURVES`."""
-    backend, input, target, weight, vector, sample_weight = select(
-        function, 2, input=input, target=target, weight=weight,
-        alpha=None if isinstance(alpha, Real) else alpha, sample_weight=sample_weight,
+    backend, input, target, weight, vector, sample_weight, _ = select(
+        function, 2, input=input, target=target, weight=weight, alpha=None if isinstance(alpha, Real) else alpha,
+        sample_weight=sample_weight, denominator=_array(denominator),
     )  # fmt: skip
     to = to_reduction(reduction)
     input = backend.for_loss(input)
