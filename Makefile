@@ -35,7 +35,7 @@ test-slow: $(READY) ## the long tests
 test-isas: $(READY) ## the accuracy tests on the reference path and on every instruction set of this machine
 	for isa in reference $$($(BIN)/python -c "import lossless._native as n; print(*n.available_isas())"); do \
 		echo "== $$isa" && LOSSLESS_ISA=$$isa $(BIN)/python -m pytest -m "not slow" \
-			tests/test_accuracy.py tests/test_edges.py tests/test_gradients.py tests/test_laws.py || exit 1; \
+			tests/test_accuracy.py tests/test_edges.py tests/test_special_values.py tests/test_gradients.py tests/test_laws.py || exit 1; \
 	done
 
 check: $(VENV)/.checkers ## formatting, lint, types, imports, spelling
@@ -44,7 +44,7 @@ check: $(VENV)/.checkers ## formatting, lint, types, imports, spelling
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror native/*.h native/*.cpp
 	$(BIN)/lint-imports
-	$(BIN)/codespell README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md native src tests benchmarks
+	$(BIN)/codespell README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md docs native src tests benchmarks
 
 format: $(VENV)/.checkers ## rewrite the sources in the house format
 	$(BIN)/ruff format .

@@ -6,7 +6,7 @@ Arb returns every number with a rigorous bound of its error, and `settle` double
 below 2^-112 of the result (or of the larger term, where a result crosses zero). Inputs are converted exactly.
 
 Arrays are NumPy arrays of one of the four formats, rows first and classes last: x is (N, C). -inf logits are classes of
-probability 0. NaN and +inf have no definition to evaluate, only a policy; `test_edges.py` holds its table.
+probability 0. NaN and +inf have no definition to evaluate, only a policy; `docs/special-values.md` has its table.
 
 Gradients come as `Truth(value, unit)`: where a gradient is the difference of two terms that can be equal, `unit` is the
 larger of them, in absolute value, and the promise is in ulp of that. The terms are chosen as small as the mathematics

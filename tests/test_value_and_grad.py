@@ -122,7 +122,7 @@ def test_arguments_by_name():
     expected = value_and_grad(lossless.sigmoid_focal_loss)(X, ONE_HOT, reduction="sum")
     np.testing.assert_array_equal(value, expected[0])
     np.testing.assert_array_equal(grad, expected[1])
-    with pytest.raises(TypeError, match="argument 'input' .* must be Tensor, not NoneType"):
+    with pytest.raises(TypeError, match=r"argument 'input' .* must be Tensor, not NoneType"):
         value_and_grad(lossless.cross_entropy)(target=Y)
 
 
