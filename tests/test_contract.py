@@ -96,6 +96,36 @@ def test_public_docstrings_have_their_sections(name):
         assert f"{argument}:" in text or f"{argument}," in text, f"{name} does not document {argument}"
 
 
+def test_every_public_function_has_its_signature_here():
+    of_config = {"evaluate", "get_num_threads", "set_num_threads", "show_config"}
+    functions = {n for n in lossless.__all__ if inspect.isfunction(getattr(lossless, n))} - of_config
+    of_info = {
+        f"info.{n}" for n, f in vars(lossless.info).items() if inspect.isfunction(f) and f.__module__ == "lossless.info"
+    }
+    assert set(SIGNATURES) == functions | {n for n in of_info if not n.startswith("info._")}
+
+
+def test_every_loss_has_its_module():
+    nn = pytest.importorskip("lossless.nn")
+    modules = {n for n, c in vars(nn).items() if inspect.isclass(c) and c.__module__ == "lossless.nn"}
+    assert modules == {
+        *(
+            "Softmax",
+            "LogSoftmax",
+            "NLLLoss",
+            "CrossEntropyLoss",
+            "BCELoss",
+            "BCEWithLogitsLoss",
+            "MSELoss",
+            "RMSELoss",
+        ),
+        *("KLDivLoss", "FocalLoss", "SigmoidFocalLoss", "CategoricalCrossEntropyLoss"),
+        "SparseCategoricalCrossEntropyLoss",
+    }
+    for name in modules & set(vars(sys.modules["torch"].nn)):
+        assert issubclass(getattr(nn, name), getattr(sys.modules["torch"].nn, name))
+
+
 def test_every_public_name_exists():
     assert [name for name in lossless.__all__ if not hasattr(lossless, name)] == []
 

@@ -59,6 +59,12 @@ CURVES = {"focal": _focal}
 """Curves by name, each a function of its parameter: a plan holds (name, parameter), which can be hashed."""
 
 
+def bent(curve: tuple[str, float]) -> Curve:
+    """The curve that a plan names."""
+    name, parameter = curve
+    return CURVES[name](parameter)
+
+
 class Link(NamedTuple):
     """A loss of the softmax family:  s (a f(nll) + d prior + z lse^2)  of every row, s its sample weight.
 
@@ -158,7 +164,7 @@ def link(
     if smoothing:
         prior = xp.ones(classes, dtype=xp.float64, device=target.device) if w is None else w
     samples = None if sample_weight is None else wide(sample_weight)
-    bend = None if curve is None else CURVES[curve[0]](curve[1])
+    bend = None if curve is None else bent(curve)
     keep, share = 1.0 - smoothing if smoothing < 1.0 else None, smoothing / classes
     if soft:
         one = xp.ones_like(wide(target)[..., 0])
@@ -198,20 +204,20 @@ def soft_curve(x: Array, target: Array, curve: tuple[str, float]) -> Array:
     """sum_j t_j f(-log p_j), (*batch): a curve over every class of a soft target."""
     xp = namespace(x)
     cost, t = costs(softmax_parts(x)), wide(target)
-    value = CURVES[curve[0]](curve[1]).value(xp.where((t == 0.0) & (cost == inf), 0.0, cost))
+    value = bent(curve).value(xp.where((t == 0.0) & (cost == inf), 0.0, cost))
     return last(sum_classes(xp, t * value, exact=x.dtype == xp.float64))
 
 
 def soft_curve_backward(x: Array, target: Array, g: Array, curve: tuple[str, float]) -> Array:
     """The gradient over the logits, for (*batch) g: that of a soft target t_j f'(-log p_j)."""
     s, t = softmax_parts(x), wide(target)
-    t = t * CURVES[curve[0]](curve[1]).slope(costs(s))
+    t = t * bent(curve).slope(costs(s))
     return col(g) * (sum_of_others(t) * s.E - t * s.others) / s.S
 
 
 def soft_curve_costs(x: Array, curve: tuple[str, float]) -> Array:
     """f(-log p_j) of every class: the derivative over a soft target."""
-    return CURVES[curve[0]](curve[1]).value(costs(softmax_parts(x)))
+    return bent(curve).value(costs(softmax_parts(x)))
 
 
 def smoothed(target: Array, classes: int, smoothing: float) -> Array:
