@@ -257,7 +257,26 @@ REFUSED = {
         "'positives' belongs to focal and binary losses",
     ),
     "unknown denominator": (lambda: lossless.focal_loss(X, Y, denominator="rows"), "denominator got 'rows', expected"),
-    "denominator of zero": (lambda: lossless.focal_loss(X, Y, denominator=0), "denominator got 0, expected a positive"),
+    "denominator that is a flag": (
+        lambda: lossless.focal_loss(X, Y, denominator=True),
+        "denominator got bool, expected",
+    ),
+    "negative array denominator": (
+        lambda: lossless.cross_entropy(X, Y, denominator=np.array(-1.0)),
+        "denominator got -1.0, expected a positive",
+    ),
+    "negative tensor denominator": (
+        lambda: lossless.cross_entropy(torch.tensor(X), torch.tensor(Y), denominator=torch.tensor(-1.0)),
+        "denominator got -1.0, expected a positive",
+    ),
+    "complex denominator": (
+        lambda: lossless.cross_entropy(torch.tensor(X), torch.tensor(Y), denominator=torch.tensor(1j)),
+        "denominator got complex64, expected",
+    ),
+    "denominator of zero": (
+        lambda: lossless.focal_loss(X, Y, denominator=0),
+        "denominator got 0.0, expected a positive",
+    ),
     "vector denominator": (lambda: lossless.focal_loss(X, Y, denominator=S), r"of shape \[6\], expected a name"),
     "sample weights of another shape": (
         lambda: lossless.cross_entropy(X, Y, sample_weight=W),

@@ -640,3 +640,32 @@ def test_mse_weight_divides_as_given_before_it_broadcasts():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.testing.assert_close(lossless.mse_loss(x, t, weight=w), F.mse_loss(x, t, weight=w))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "binary_cross_entropy",
+        "sigmoid_focal_loss",
+        "kl_div",
+        "kl_div, log_target",
+        "mse_loss",
+        "focal_loss, soft",
+        "k3",
+    ],
+)
+def test_compile_without_gradients(name):
+    if name == "k3":
+        function, inputs = lossless.info.k3, (X, V)
+    else:
+        function, _, inputs = FUNCTIONS[name]
+    same(torch.compile(function, backend="eager", fullgraph=True)(*inputs), function(*inputs))
+
+
+def test_warnings_are_left_out_of_compiled_code():
+    log_p = X.log_softmax(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled = torch.compile(lossless.kl_div, backend="eager", fullgraph=True)(log_p, T)
+    with pytest.warns(lossless.errors.LosslessWarning, match="mean"):
+        same(compiled, lossless.kl_div(log_p, T))

@@ -3,6 +3,8 @@
 A `check_*` function returns None or raises. The first line of a message is PyTorch's where PyTorch has one.
 """
 
+import sys
+import warnings
 from math import inf
 from numbers import Real
 from operator import index
@@ -13,6 +15,7 @@ import numpy as np
 from lossless._layout import without_dim
 from lossless.errors import (
     LogitsDtypeError,
+    LosslessWarning,
     ParameterError,
     ShapeError,
     TargetDtypeError,
@@ -35,6 +38,13 @@ TORCH_NAMES = {
     **{"complex64": "ComplexFloat", "complex128": "ComplexDouble"},
 }
 """The names that PyTorch's messages use for dtypes."""
+
+
+def warn(message: str, stacklevel: int) -> None:
+    """A warning, but for code that torch.compile reads: it cannot trace one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.compiler.is_compiling():
+        warnings.warn(message, LosslessWarning, stacklevel=stacklevel + 1)
 
 
 def dtype_name(dtype: Any) -> str:
@@ -223,6 +233,12 @@ def check_label_smoothing(label_smoothing: float) -> None:
     """A share, 0 to 1; PyTorch ignores negative ones, so they pass here and change nothing."""
     if not label_smoothing <= 1.0:
         raise ParameterError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+
+
+def check_positive(function: str, name: str, value: float) -> None:
+    """A finite number > 0."""
+    if not 0.0 < value < inf:
+        raise ParameterError(f"{function}: {name} got {value!r}, expected a positive number")
 
 
 def check_not_negative(function: str, name: str, value: float) -> None:

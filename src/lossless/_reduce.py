@@ -1,11 +1,13 @@
 """From one number a row to the result: PyTorch's `reduction`, with its legacy spellings, and a mean's `denominator`."""
 
-import warnings
-from math import isfinite, nan, prod
+from math import nan, prod
 from numbers import Real
 from typing import Any, Literal, get_args
 
-from lossless.errors import LosslessWarning, ParameterError
+import numpy as np
+
+from lossless._check import FLOATS, INTEGERS, check_positive, dtype_name, warn
+from lossless.errors import ParameterError
 from lossless.reference import Array, namespace
 
 Reduction = Literal["none", "mean", "sum"]
@@ -18,16 +20,14 @@ def to_reduction(reduction: str, size_average: bool | None = None, reduce: bool 
     """The reduction that PyTorch would use: the legacy flags win when given."""
     if size_average is not None or reduce is not None:
         legacy: Reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
-        warnings.warn(
+        warn(
             f"size_average and reduce args will be deprecated, please use reduction='{legacy}' instead.",
-            LosslessWarning,
             stacklevel=3,
         )
         return legacy
     if reduction == "elementwise_mean":
-        warnings.warn(
+        warn(
             "reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.",
-            LosslessWarning,
             stacklevel=3,
         )
         return "mean"
@@ -70,16 +70,16 @@ def to_denominator(function: str, denominator: Any, reduction: Reduction, positi
                 f"{', '.join(map(repr, names))}, a positive number or a 0-d array"
             )
         return denominator, None
-    if isinstance(denominator, Real):
-        number = float(denominator)
-        if not (number > 0.0 and isfinite(number)):
-            raise ParameterError(f"{function}: denominator got {denominator!r}, expected a positive number")
-        return "given", number
+    dtype = dtype_name(getattr(denominator, "dtype", type(denominator).__name__))
+    if isinstance(denominator, np.ndarray) and denominator.shape == () and dtype in FLOATS | INTEGERS:
+        denominator = float(denominator)
+    if isinstance(denominator, Real) and not isinstance(denominator, bool):
+        check_positive(function, "denominator", denominator)
+        return "given", float(denominator)
     shape = getattr(denominator, "shape", None)
-    if shape != ():
+    if shape != () or dtype not in FLOATS | INTEGERS:
         of_shape = "" if shape is None else f" of shape {list(shape)}"
         raise ParameterError(
-            f"{function}: denominator got {type(denominator).__name__}{of_shape}, expected a name, a positive number "
-            "or a 0-d array"
+            f"{function}: denominator got {dtype}{of_shape}, expected a name, a positive number or a 0-d array"
         )
     return "given", denominator

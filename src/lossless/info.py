@@ -1,6 +1,7 @@
 """Information measures of distributions, in nats or in any other base."""
 
 from math import inf, log
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from lossless._check import (
@@ -352,7 +353,7 @@ def _form(kind: Kind, normalize: bool) -> str:
 
 def _unit(function: str, base: float | None) -> float:
     """The nats in one unit."""
-    if base is not None and (not base > 0 or base == 1):
+    if base is not None and not (isinstance(base, Real) and 0 < base < inf and base != 1):
         raise ParameterError(f"{function}: base got {base!r}, expected a positive number other than 1")
     return 1.0 if base is None else log(base)
 

@@ -1,6 +1,5 @@
 """The losses: PyTorch's names, arguments and results, accurate in every regime; `input` first, `target` second."""
 
-import warnings
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Literal
@@ -17,12 +16,13 @@ from lossless._check import (
     dtype_name,
     to_float,
     to_int,
+    warn,
 )
 from lossless._dispatch import Backend, select
 from lossless._layout import class_number, to_dims
 from lossless._plan import RowPlan, plan_binary, plan_class_loss, plan_divergence, plan_squared
 from lossless._reduce import REDUCTIONS, Reduction, to_denominator, to_reduction
-from lossless.errors import LosslessWarning, ParameterError, ShapeError
+from lossless.errors import ParameterError, ShapeError
 from lossless.reference import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, SigmoidFocal
 
 Array = Any
@@ -611,11 +611,10 @@ def kl_div(
     input = backend.for_loss(input)
     plan = plan_divergence("kl_div", input.shape, input.dtype, target.shape, target.dtype, bool(log_target), reduction)
     if per_element:
-        warnings.warn(
+        warn(
             "reduction: 'mean' divides the total loss by both the batch size and the support size."
             "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
             "'mean' will be changed to behave the same as 'batchmean' in the next major release.",
-            LosslessWarning,
             stacklevel=2,
         )
     if target.shape != input.shape:
@@ -799,11 +798,10 @@ def _array(denominator: Any) -> Any:
 
 def _warn_of_broadcast(input: Array, target: Array) -> None:
     """Where the caller of the caller is."""
-    warnings.warn(
+    warn(
         f"Using a target size ({target.shape}) that is different to the input size ({input.shape}). "
         "This will likely lead to incorrect results due to broadcasting. "
         "Please ensure they have the same size.",
-        LosslessWarning,
         stacklevel=3,
     )
 

@@ -1,14 +1,13 @@
 """The losses as modules: subclasses of PyTorch's, so isinstance, state_dict and configuration keep working."""
 # mypy: allow-subclassing-any
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lossless.errors import LosslessWarning
+from lossless._check import warn
 from lossless.losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -52,10 +51,9 @@ class LogSoftmax(torch.nn.LogSoftmax):
 
 
 def _implicit_dim(function: str, input: Tensor) -> int:
-    warnings.warn(
+    warn(
         f"Implicit dimension choice for {function} has been deprecated. "
         "Change the call to include dim=X as an argument.",
-        LosslessWarning,
         stacklevel=3,
     )
     return 0 if input.ndim in (0, 1, 3) else 1

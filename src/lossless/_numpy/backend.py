@@ -159,8 +159,8 @@ def class_loss(
 
 
 def _shared(slope: Array, divisor: Any, reduction: Reduction) -> Array:
-    """A slope over what a mean divides by; nothing stays nothing, whatever divides it."""
-    return np.where(slope == 0.0, slope, slope / divisor) if reduction == "mean" else slope
+    """A slope over what a mean divides by: NaN of nothing, but for ignored rows."""
+    return slope / divisor if reduction == "mean" else slope
 
 
 def _cross_entropy(plan: RowPlan, x: Array, target: Array, weight: Array | None) -> Any:
@@ -244,7 +244,8 @@ def probability_loss(plan: RowPlan, p: Array, target: Array) -> Any:
 
     def gradient() -> Array:
         slope = reference.probability_cost_backward(p_rows, target, plan.ignore_index)
-        return _rows_back(plan, p, _shared(slope, divisor, plan.reduction))
+        nothing = (slope == 0.0) & (not plan.soft)  # at the other classes, and in ignored rows
+        return _rows_back(plan, p, np.where(nothing, 0.0, _shared(slope, divisor, plan.reduction)))
 
     return answer(_rounded(reduce_rows(loss, divisor, plan.reduction), p.dtype), gradient)
 
@@ -258,8 +259,9 @@ def nll(plan: RowPlan, x: Array, target: Array, weight: Array | None) -> Any:
 
     def gradient() -> Array:
         dx = np.zeros(_classes_last(x, plan.dim).shape)
-        slope = _shared(0.0 - w_y, divisor, plan.reduction)
-        np.put_along_axis(dx, np.where(labels == plan.ignore_index, 0, labels)[..., None], slope[..., None], -1)
+        kept = labels != plan.ignore_index
+        slope = np.where(kept, _shared(0.0 - w_y, divisor, plan.reduction), 0.0)
+        np.put_along_axis(dx, np.where(kept, labels, 0)[..., None], slope[..., None], -1)
         return _rows_back(plan, x, dx)
 
     return answer(_rounded(reduce_rows(loss, divisor, plan.reduction), x.dtype), gradient)

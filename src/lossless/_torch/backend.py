@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,6 +144,7 @@ def class_loss(
     plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None, sample_weight: Tensor | None, alpha: Tensor | None,
     divisor: Tensor | float | None,
 ) -> Tensor:  # fmt: skip
+    _check_divisor(plan.function, divisor)
     x, target = _pair(plan, x, target, weight)
     soft_curve = plan.curve if plan.soft else None
     kernels = plan.temperature == 1.0 and soft_curve is None and kernels_serve(x, target, weight, sample_weight, alpha)
@@ -170,6 +172,12 @@ def class_loss(
     if plan.reduction == "mean" and divisor is None:
         divisor = link.divisor(plan.denominator)
     return reduce_rows(link.loss(s), divisor, plan.reduction).to(x.dtype)
+
+
+def _check_divisor(function: str, divisor: Any) -> None:
+    """A caller's own divisor is positive, where looking costs no wait for a device."""
+    if isinstance(divisor, Tensor) and divisor.is_cpu and values_known(divisor):
+        _check.check_positive(function, "denominator", divisor.item())
 
 
 def class_vector(x: Tensor, numbers: tuple[float, ...]) -> Tensor:
@@ -230,6 +238,7 @@ def pointwise(
         return loss if inner is dtype else loss.to(dtype)
     check_supported(plan.function, input=x, target=target, weight=weight, pos_weight=pos_weight)
     check_supported(plan.function, sample_weight=sample_weight)
+    _check_divisor(plan.function, divisor)
     kept = None
     if target.shape != x.shape:
         x, target = torch.broadcast_tensors(x, target)
