@@ -74,12 +74,11 @@ def to_denominator(function: str, denominator: Any, reduction: Reduction, positi
     if isinstance(denominator, np.ndarray) and denominator.shape == () and dtype in FLOATS | INTEGERS:
         denominator = float(denominator)
     if isinstance(denominator, Real) and not isinstance(denominator, bool):
-        check_positive(function, "denominator", denominator)
-        return "given", float(denominator)
+        number = float(denominator)
+        check_positive(function, "denominator", number)
+        return "given", number
     shape = getattr(denominator, "shape", None)
     if shape != () or dtype not in FLOATS | INTEGERS:
-        of_shape = "" if shape is None else f" of shape {list(shape)}"
-        raise ParameterError(
-            f"{function}: denominator got {dtype}{of_shape}, expected a name, a positive number or a 0-d array"
-        )
+        seen = type(denominator).__name__ + ("" if shape is None else f" of shape {list(shape)} and dtype {dtype}")
+        raise ParameterError(f"{function}: denominator got {seen}, expected a name, a positive number or a 0-d array")
     return "given", denominator
