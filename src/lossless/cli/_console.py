@@ -59,7 +59,9 @@ class Output:
 
             table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
             for name, right in zip(columns, numeric, strict=True):
-                table.add_column(Text(printable(name)), justify="right" if right else "left", no_wrap=right)
+                table.add_column(
+                    Text(printable(name)), justify="right" if right else "left", no_wrap=right, overflow="fold"
+                )
             for row in cells:
                 table.add_row(*(Text(cell) for cell in row))
             self._rich.print(table)

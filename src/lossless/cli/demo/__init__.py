@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the results go."""
     parser.add_argument("--out-dir", metavar="DIR", default=".", help="folder for the results (default: here)")
     # A smaller demo for tests; the figures in the documentation are those of the defaults.
-    parser.add_argument("--epochs", type=int, default=25, help=argparse.SUPPRESS)
+    parser.add_argument("--epochs", type=int, default=20, help=argparse.SUPPRESS)
     parser.add_argument("--every", type=int, default=1, help=argparse.SUPPRESS)
 
 

@@ -126,11 +126,11 @@ def table(comparisons: Sequence[Comparison]) -> Table:
     """All losses by all measures."""
     return Table(
         title="Held-out figures by loss",
-        caption="Macro recall is the mean over all classes, rare recall over the rare ones. NLL (by "
+        caption="Recall is the mean over all classes (macro), rare that over the rare ones. NLL (by "
         "lossless.cross_entropy) and ECE, the expected calibration error, are of the softmax of the logits for every "
         "loss: where independent sigmoids were trained, that is their distribution given that exactly one is on. RMSE "
         "(by lossless.rmse_loss) is in the units of the data.",
-        columns=("data", "loss", "what it is", "accuracy", "macro recall", "rare recall", "NLL", "ECE", "RMSE"),
+        columns=("data", "loss", "what it is", "accuracy", "recall", "rare", "NLL", "ECE", "RMSE"),
         numeric=(False, False, False, True, True, True, True, True, True),
         rows=tuple(
             (

@@ -143,7 +143,7 @@ def digits() -> Task:
     commonest = np.bincount(labels[train]).argmax()
     about = (
         f"{len(train)} images of ten handwritten digits to learn from, {len(held_out)} held out; always answering "
-        f"{commonest} is right for {np.mean(labels[held_out] == commonest):.4f}."
+        f"{commonest} has accuracy {np.mean(labels[held_out] == commonest):.4f}."
     )
     return _classification("digits", about, train, CLASSIFICATION, rare=())
 
