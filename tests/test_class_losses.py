@@ -337,3 +337,9 @@ def test_a_mix_of_frameworks_in_the_options():
         lossless.cross_entropy(X, Y, denominator=torch.tensor(3.0))
     with pytest.raises(TypeError, match=r"argument 'alpha' .* must be Tensor, not list"):
         lossless.focal_loss(torch.tensor(X), torch.tensor(Y), alpha=[0.1, 0.2, 0.3, 0.4])
+
+
+def test_targets_of_the_categorical_form_are_probabilities():
+    for target in (np.array([[5.0, -3.0]]), np.array([[0, 3]])):
+        with pytest.raises(ValueError, match=r"target holds values from .*\n.*sparse_categorical_cross_entropy"):
+            lossless.categorical_cross_entropy(np.array([[0.5, 0.5]]), target)

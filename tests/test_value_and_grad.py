@@ -160,3 +160,9 @@ def test_an_error_leaves_nothing_behind():
     with pytest.raises(IndexError):
         value_and_grad(lossless.cross_entropy)(X, Y + 3)
     assert np.ndim(lossless.cross_entropy(X, Y)) == 0
+
+
+def test_integers_are_refused_by_the_loss():
+    for x in (np.ones((2, 3), int), torch.ones(2, 3, dtype=torch.long)):
+        with pytest.raises(TypeError, match="input has dtype int64, expected float16"):
+            value_and_grad(lossless.cross_entropy)(x, x[:, 0])

@@ -1,6 +1,6 @@
 """The compiled kernels, if there are any: `native` is the module or None, and `why` says why it is None.
 
-Without a compiler lossless installs without them and runs on `reference.py`; `LOSSLESS_ISA=reference` asks for that.
+Without a compiler lossless installs without them and runs on `reference`; `LOSSLESS_ISA=reference` asks for that.
 """
 
 import os

@@ -58,7 +58,7 @@ def value_and_grad(loss: Callable[..., Array]) -> Callable[..., tuple[Array, Arr
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(input, torch.Tensor):
             with torch.enable_grad():
-                leaf = input.detach().requires_grad_()
+                leaf = input.detach().requires_grad_(input.is_floating_point())  # the loss refuses others by name
                 value = loss(leaf, *args, **options)
                 (grad,) = torch.autograd.grad(value.sum(), leaf)
             return value.detach(), grad

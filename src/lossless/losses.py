@@ -246,6 +246,8 @@ def categorical_cross_entropy(
         function, input.shape, input.dtype, target.shape, target.dtype, None, None, None, label_smoothing, reduction,
         dim=to_int(function, "dim", dim),
     )  # fmt: skip
+    hint = "For class numbers use sparse_categorical_cross_entropy."
+    check_probabilities(function, "target", *backend.extremes(plan, target), hint)
     return _of_probabilities_or_logits(backend, plan, input, target, from_logits)
 
 
@@ -594,7 +596,7 @@ def kl_div(
 
     Edges:
         t = 0 costs 0 at every x, -inf too; t > 0 at x = -inf costs inf. The gradient over the target is
-        log t + 1 - x, which is -inf at t = 0. NaN stays NaN, and so does the logarithm of a negative target.
+        log t + 1 - x, which is -inf at t = 0. NaN stays NaN; so is a negative target, but for `log_target`.
 
     Example:
         >>> log_p, q = np.log([[0.5, 0.5]]), np.array([[0.9, 0.1]])
@@ -645,7 +647,7 @@ def mse_loss(
 
     Returns:
         A scalar, or one loss an element for reduction="none"; dtype of `input` promoted with `target`. Differences
-        and sums are taken in float64, so a mean that fits the dtype never overflows on the way.
+        and sums are taken in float64, so a mean of narrower numbers that fits their dtype never overflows on the way.
 
     Raises:
         LogitsDtypeError, TargetDtypeError, ShapeError: arrays that do not fit together.

@@ -398,7 +398,6 @@ def inverse_softmax(plan: RowPlan, p: Array, center: str | None) -> Any:
 
 
 @silent
-@silent
 def extremes(plan: RowPlan, a: Array, labels: Array | None = None) -> tuple[float, float]:
     if labels is not None and plan.ignore_index is not None:
         a = _classes_last(a, plan.dim)[labels.reshape(plan.shape) != plan.ignore_index]
