@@ -129,6 +129,8 @@ def curve(data: Curve) -> dict[str, Any]:
     """Lines by name over a common axis, as wide as their place on the page."""
     values = [{"x": x, "y": y, "name": s.name} for s in data.series for x, y in s.points]
     names = [s.name for s in data.series]
+    whole = all(float(x).is_integer() for s in data.series for x, _ in s.points)
+    x_axis = alt.Axis(tickMinStep=1, format="d") if whole else alt.Axis()
     y_scale = alt.Scale(type="log", nice=False) if data.log_y else alt.Scale(zero=False)
     legend = alt.Legend(
         columns=1,
@@ -144,7 +146,7 @@ def curve(data: Curve) -> dict[str, Any]:
         alt.Chart(alt.InlineData(values=values))
         .mark_line(point=alt.OverlayMarkDef(size=22), strokeWidth=2)
         .encode(
-            alt.X("x:Q", title=data.x, scale=alt.Scale(zero=False, nice=False)),
+            alt.X("x:Q", title=data.x, scale=alt.Scale(zero=False, nice=False), axis=x_axis),
             alt.Y(
                 "y:Q",
                 title=data.y,

@@ -131,9 +131,13 @@ def _train(epochs: int, output: Output) -> Sequence[Comparison]:
         output.text()
         output.text(verdict)
     table = comparison.table(compared)
-    shown = [i for i, name in enumerate(table.columns) if name != "what it is"]  # a terminal is narrower than a page
-    columns, *rows = ([cells[i] for i in shown] for cells in (table.columns, *table.rows))
     output.text()
-    output.table(columns, rows, numeric=[table.numeric[i] for i in shown])
+    # A terminal is narrower than the page: the data are headings there, and what a loss is goes unsaid.
+    (_, name, _, *measures), rows = table.columns, []
+    for i, (data, loss, _, *figures) in enumerate(table.rows):
+        if i == 0 or data != table.rows[i - 1][0]:
+            rows.append([f"{data}:", *("" for _ in figures)])
+        rows.append([loss, *figures])
+    output.table([name, *measures], rows)
     output.text(table.caption)
     return compared

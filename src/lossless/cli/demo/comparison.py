@@ -83,8 +83,8 @@ def method(comparisons: Sequence[Comparison]) -> str:
     """How the figures came about."""
     return (
         f"Rows differ in the loss alone: the same network from the same {len(comparisons[0].losses[0].runs)} starts, "
-        "the same batches in the same order, and Adam, whose steps do not depend on a loss's scale. Nothing is tuned "
-        "for any of them. Figures are means over the starts, measured on held-out rows."
+        "the same batches in the same order, as many steps, and Adam, whose steps do not depend on a loss's scale. "
+        "Nothing is tuned for any of them. Figures are means over the starts, measured on held-out rows."
     )
 
 

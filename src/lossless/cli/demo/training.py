@@ -119,8 +119,9 @@ def _imbalanced(weight: Any) -> tuple[Loss, ...]:
 
 
 def compare(epochs: int, *, progress: Progress | None = None) -> tuple[Comparison, ...]:
-    """Train every loss of every task from every seed."""
+    """Train every loss of every task from every seed, for as many steps as `epochs` of all digits have."""
     tasks = (digits(), rare_digits(), diabetes())
+    steps = epochs * _batches(tasks[0])
     runs, done, compared = sum(len(t.losses) for t in tasks) * len(SEEDS), 0, []
     with _one_thread():
         for task in tasks:
@@ -128,7 +129,7 @@ def compare(epochs: int, *, progress: Progress | None = None) -> tuple[Compariso
             for loss in task.losses:
                 results = []
                 for seed in SEEDS:
-                    results.append(_fit(task, loss.call, seed, epochs))
+                    results.append(_fit(task, loss.call, seed, round(steps / _batches(task))))
                     done += 1
                     if progress is not None:
                         progress(done, runs)
@@ -240,6 +241,11 @@ def _split(rows: int) -> tuple[Any, Any]:
     return order[rows // 5 :], order[: rows // 5]
 
 
+def _batches(task: Task) -> int:
+    """In an epoch."""
+    return len(task.train) // _BATCH
+
+
 def _fit(task: Task, loss: Callable[[Any, Any], Any], seed: int, epochs: int) -> Run:
     """Adam over shuffled batches: its steps do not depend on a loss's scale, so none has an advantage by that."""
     x, y, train, held_out = task.x, task.y, task.train, task.held_out
@@ -249,7 +255,7 @@ def _fit(task: Task, loss: Callable[[Any, Any], Any], seed: int, epochs: int) ->
     shuffle = np.random.default_rng(seed)
     history = []
     for epoch in range(1, epochs + 1):
-        for batch in np.array_split(shuffle.permutation(train), max(1, len(train) // _BATCH)):
+        for batch in np.array_split(shuffle.permutation(train), _batches(task)):
             optimizer.zero_grad()
             loss(model(x[batch]), y[batch]).backward()
             optimizer.step()
