@@ -229,9 +229,9 @@ def to_float(function: str, name: str, value: Any) -> float:
     raise UnsupportedArrayError(f"{function}(): argument '{name}' must be float, not {type(value).__name__}")
 
 
-def check_label_smoothing(label_smoothing: float) -> None:
-    """A share, 0 to 1; PyTorch ignores negative ones, so they pass here and change nothing."""
-    if not label_smoothing <= 1.0:
+def check_label_smoothing(label_smoothing: float, least: float = -inf) -> None:
+    """A share, at most 1; PyTorch ignores negative ones, so they pass unless `least` says otherwise."""
+    if not least <= label_smoothing <= 1.0:
         raise ParameterError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
 
 

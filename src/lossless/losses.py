@@ -8,6 +8,7 @@ from lossless._check import (
     FLOATS,
     check_flags,
     check_floating,
+    check_label_smoothing,
     check_not_negative,
     check_one_hot,
     check_probabilities,
@@ -788,8 +789,7 @@ def _element_options(
 def _smoothing(function: str, label_smoothing: float) -> float:
     """A share, 0 to 1."""
     label_smoothing = to_float(function, "label_smoothing", label_smoothing)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ParameterError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+    check_label_smoothing(label_smoothing, least=0.0)
     return label_smoothing
 
 

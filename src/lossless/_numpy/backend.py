@@ -292,7 +292,6 @@ def pointwise(
             divisor = reference.wide(weight).sum()
     loss = reference.weighted(plan.loss.value(a, t, pos_weight), weight, sample_weight, kept)
 
-    @silent
     def gradient() -> Any:
         slope = reference.weighted(plan.loss.slope(a, t, pos_weight), weight, sample_weight, kept)
         if mean:
@@ -321,7 +320,6 @@ def _pointwise_kernel(
     total = native.pointwise(kernel, *arrays, _memory(loss))
     loss = None if loss is None else loss.astype(dtype, copy=False)
 
-    @silent
     def gradient() -> Any:
         share = (1.0 / count if count else np.nan) if plan.reduction == "mean" else 1.0
         if x.shape != shape:
@@ -355,7 +353,6 @@ def root_mean_square(function: str, x: Array, target: Array, dims: tuple[int, ..
     d = reference.wide(x) - reference.wide(target)
     root = reference.root_mean_square(d, dims)
 
-    @silent
     def gradient() -> Any:
         slope = reference.root_mean_square_slope(d, dims)
         return _rounded(slope / root.size if reduction == "mean" else slope, x.dtype)

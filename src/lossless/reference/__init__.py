@@ -42,7 +42,6 @@ from lossless.reference.links import (
     soft_curve_costs,
 )
 from lossless.reference.pointwise import (
-    POINTWISE,
     BinaryCrossEntropy,
     BinaryCrossEntropyWithLogits,
     KLDivergence,
@@ -73,7 +72,6 @@ from lossless.reference.softmax import (
 __all__ = [
     "K3",
     "MEASURES",
-    "POINTWISE",
     "Array",
     "BinaryCrossEntropy",
     "BinaryCrossEntropyWithLogits",

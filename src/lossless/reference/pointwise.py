@@ -261,15 +261,6 @@ class SquaredError(Pointwise):
         return 2.0 * (wide(t) - wide(x))
 
 
-POINTWISE = {
-    "bce_with_logits": BinaryCrossEntropyWithLogits,
-    "binary_cross_entropy": BinaryCrossEntropy,
-    "sigmoid_focal": SigmoidFocal,
-    "kl_div": KLDivergence,
-    "squared_error": SquaredError,
-}
-
-
 def shares(t: Array, smoothing: float) -> tuple[Array, Array]:
     """(t, 1 - t) of a smoothed target; each made of its own terms, since 1 - ((1 - e) t + e / 2) has lost digits."""
     if not smoothing:
