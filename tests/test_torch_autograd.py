@@ -107,8 +107,8 @@ FUNCTIONS = {
         (X, T),
     ),
     "categorical_cross_entropy": (
-        lambda p, t: lossless.categorical_cross_entropy(p, t, label_smoothing=0.1),
-        lambda p, t: -((0.9 * t + 0.1 / 3) * p.log()).sum(1).mean(),
+        lambda p, t: lossless.categorical_cross_entropy(p, t.sigmoid(), label_smoothing=0.1),
+        lambda p, t: -((0.9 * t.sigmoid() + 0.1 / 3) * p.log()).sum(1).mean(),
         (T, V),
     ),
     "sparse_categorical_cross_entropy": (
