@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import lossless
-import regimes
-from subjects import View
+from lossless._accuracy import regimes
+from lossless._accuracy.libraries import OURS, View
 
 INF, NAN = math.inf, math.nan
-TORCH = View(torch=True)
+TORCH = View(OURS["torch"])
 
 # p of [0, 1, -inf] and [1, 0, 2]: any format holds them to the tolerance below.
 P01 = [1 / (1 + math.e), math.e / (1 + math.e)]
@@ -33,11 +33,11 @@ def rows(values, dtype: str) -> np.ndarray:
 
 def call(function, dtype: str, framework: str, x, *arrays, **options) -> np.ndarray:
     """function(x, *arrays) in the framework, as float64."""
-    view = View(torch=framework == "torch")
+    view = View(OURS[framework])
     placed = [view(np.asarray(a)) for a in arrays]
     result = function(view(rows(x, dtype)), *placed, **options)
-    assert str(result.dtype).removeprefix("torch.") == dtype
-    return result.double().numpy() if view.torch else np.asarray(result).astype(np.float64)
+    assert view.library.framework.format(result) == dtype
+    return view.library.framework.numbers(result)
 
 
 def gradient(dtype: str, x, target, **options) -> np.ndarray:

@@ -11,9 +11,10 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import lossless
-import oracle
-import regimes
-from subjects import View, cases, judge, problem, run_gradient, true_gradient
+from lossless._accuracy import oracle, regimes
+from lossless._accuracy.libraries import OURS, View
+from lossless._accuracy.problems import cases, problem, run_gradient, true_gradient
+from lossless._accuracy.promises import judge
 from test_accuracy import has_middle_layout
 
 CASES = [
@@ -35,12 +36,12 @@ def check_gradient(name: str, dtype: str, view: View) -> None:
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_gradients(name, dtype):
-    check_gradient(name, dtype, View(torch=True))
+    check_gradient(name, dtype, View(OURS["torch"]))
 
 
 @pytest.mark.parametrize(("name", "dtype"), MIDDLE)
 def test_gradients_with_the_classes_in_the_middle(name, dtype):
-    check_gradient(name, dtype, View(torch=True, middle=True))
+    check_gradient(name, dtype, View(OURS["torch"], middle=True))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -51,7 +52,7 @@ def test_second_derivative_of_cross_entropy(regime, dtype):
     """Hv = p_j (v_j - sum p v), the product of softmax's Jacobian and v: exact in the tail as the gradient is."""
     batch = regimes.logits(regime, dtype)
     v = regimes.onehot(batch)
-    view = View(torch=True)
+    view = View(OURS["torch"])
     x = view(batch.x).requires_grad_()
     loss = lossless.cross_entropy(x, view(batch.y), reduction="sum")
     (gradient,) = torch.autograd.grad(loss, x, create_graph=True)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import lossless
+from lossless._accuracy.promises import BOUNDS
 from lossless._kernels import native
-from subjects import BOUNDS
 
 LAWS = BOUNDS["laws"]
 reproducible = settings(derandomize=True, deadline=None, max_examples=120, database=None)

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from flint import arb, ctx
 
-import oracle
-import regimes
-from ulp import FORMATS, Exact, errors, exact
+from lossless._accuracy import oracle, regimes
+from lossless._accuracy.ulp import FORMATS, Exact, errors, exact
 
 
 def only(values: list[float], dtype: str, true: list[object], unit: list[object] | None = None) -> list[float]:

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 import lossless
-import regimes
 from lossless import info
-from subjects import View
+from lossless._accuracy import regimes
+from lossless._accuracy.libraries import OURS, View
 
 PAGE = Path(__file__).parent.parent / "docs" / "special-values.md"
 INF, NAN = math.inf, math.nan
@@ -66,7 +66,7 @@ def line(situation: str):
 
 def run(case: Case, dtype: str, framework: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Value and gradient (None where there is no way to ask), as float64."""
-    view = View(torch=framework == "torch")
+    view = View(OURS[framework])
 
     def place(array):
         array = np.asarray(array)
@@ -76,7 +76,7 @@ def run(case: Case, dtype: str, framework: str) -> tuple[np.ndarray, np.ndarray 
     options = {k: place(v) if isinstance(v, list | np.ndarray) else v for k, v in case.options.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # an answer of the policy is no accident to warn of
-        if view.torch:
+        if framework == "torch":
             leaf = arrays[case.over].requires_grad_()
             value = case.function(*arrays, **options)
             if not value.requires_grad:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flint import arb, ctx
 
-from ulp import Exact, exact
+from .ulp import Exact, exact
 
 GOOD_BITS = 112  # six more than `Exact` keeps
 FIRST_PRECISION = 192

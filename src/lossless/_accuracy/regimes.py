@@ -63,7 +63,7 @@ def rng(*name: str) -> np.random.Generator:
     return np.random.default_rng([SEED, zlib.crc32("/".join(name).encode())])
 
 
-def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+def rounded(values: np.ndarray | float, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # offsets of 1e8 are meant for formats that hold them; -inf stays -inf
         return np.asarray(values, np.float64).astype(NUMPY[dtype])
 
@@ -107,7 +107,7 @@ def logits(name: str, dtype: str) -> Logits:
         # Steps of one unit of the format at the offset, and at least 1: at 1e8 float32 knows multiples of 8 only.
         offset = float(parameter)
         step = max(1.0, float(np.spacing(rounded(np.array(offset), dtype))))
-        x = offset + step * draw.integers(-3, 4, size=(rows, 10))
+        x = np.array(offset + step * draw.integers(-3, 4, size=(rows, 10)), np.float64)
         y = draw.integers(10, size=rows)
         x[0, y[0]] = x[0].max() + step * np.ceil(gap / step)  # one confident row
         x[2] = -x[2]
@@ -343,7 +343,8 @@ def pair(name: str, kind: str, dtype: str) -> tuple[np.ndarray, np.ndarray]:
 def _log_softmax(x: np.ndarray) -> np.ndarray:
     """With the tail that a sure row has: its largest number is just below 0."""
     x = x - x.max(axis=1, keepdims=True)
-    return x - np.log1p(np.sum(np.exp(x), axis=1, keepdims=True, where=x < 0))
+    others: np.ndarray = np.sum(np.exp(x), axis=1, keepdims=True, where=x < 0)
+    return np.asarray(x - np.log1p(others))
 
 
 def log_ratios(dtype: str) -> tuple[str, ...]:

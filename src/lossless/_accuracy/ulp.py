@@ -10,8 +10,7 @@ rounded result has an error of at most 0.5. The cases that a relative error leav
 - A true value too large for the format agrees with infinity; just below that, infinity counts as the next number
   of the grid after the largest finite one.
 - Below the smallest normal number the unit stops shrinking: it is the smallest denormal, so the error is absolute
-  there. Such errors are kept apart (`Errors.tiny`), because what is promised for them is one such unit, whatever
-  the bound for normal numbers.
+  there. Such errors are kept apart (`Errors.tiny`), because another promise holds for them.
 - A true zero is below the smallest normal: a computed 0.0 or -0.0 has error 0, the smallest denormal error 1.
 """
 
@@ -70,7 +69,8 @@ class Exact:
     def to_float64(self) -> np.ndarray:
         """The nearest float64, for messages."""
         with np.errstate(over="ignore", under="ignore"):
-            return np.ldexp(self.high, self.exponent)
+            nearest: np.ndarray = np.ldexp(self.high, self.exponent)
+        return nearest
 
 
 def exact(values: Iterable[Any], shape: Any = None) -> Exact:
@@ -136,10 +136,11 @@ def _split(value: Any) -> tuple[float, float, int]:
 
 
 class Errors(NamedTuple):
-    """Errors in ulp, and where the unit is the smallest denormal."""
+    """Errors in ulp; where the ulp is the smallest denormal; the number whose ulp it is, over the smallest normal."""
 
     ulp: np.ndarray
     tiny: np.ndarray
+    share: np.ndarray
 
     def worst(self) -> tuple[float, float]:
         """The largest error among the normal results, and among the tiny ones (0 where there are none)."""
@@ -179,4 +180,7 @@ def errors(computed: np.ndarray, true: Exact, dtype: str, unit: Exact | None = N
         ulp = np.where(infinite, np.where(actual == true.high, 0.0, np.inf), ulp)
         nan = np.isnan(true.high)
         ulp = np.where(nan | np.isnan(actual), np.where(nan & np.isnan(actual), 0.0, np.inf), ulp)
-    return Errors(ulp, tiny & ~overflown)
+        share = np.ldexp(np.abs(true.high), true.exponent - form.least + 1)
+        if unit is not None:
+            share = np.maximum(share, np.ldexp(np.abs(unit.high), unit.exponent - form.least + 1))
+    return Errors(ulp, tiny & ~overflown, np.minimum(share, 1.0))

@@ -1,74 +1,24 @@
-"""Every function under test with every input it is tested on: how to call it, and what the oracle says.
+"""Every function that is promised to be accurate, with every input it is judged on: how to call it, and the truth.
 
-`cases(dtype)` names them, `problem(name, dtype)` makes one. A name reads `function/variant/regime`. `test_accuracy.py`
-runs the values in each framework, `test_gradients.py` the gradients; a new function is a generator in this file and a
-table in `bounds.toml`.
+`cases(dtype)` names them, `problem(name, dtype)` makes one. A name reads `function/variant/regime`. A new function is a
+generator in this file and a table in `bounds.toml`; the tests and the certificate then cover it. What is called are the
+functions of `view.api`, so that any library behind the same names can be asked the same questions.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import lossless
-import oracle
-import regimes
-from lossless import _kernels
-from oracle import Truth
-from regimes import rng, rounded
-from ulp import errors
-
-BOUNDS = tomllib.loads((Path(__file__).parent / "bounds.toml").read_text())
-TINY = BOUNDS["tiny"]
-
-
-# ---- arrays of a framework, and where the classes lie --------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """Hands a problem's arrays to a function: as NumPy or torch, with the classes last or in the middle.
-
-    Problems are written with rows (N, C) and classes in dimension 1. In the middle layout the same rows are
-    (N/2, C, 2), so that dimension 1 is still the classes' and every other array of the problem folds likewise.
-    """
-
-    torch: bool = False
-    middle: bool = False
-
-    def __call__(self, array: np.ndarray | None) -> Any:
-        """An array whose shape has nothing to do with rows: class weights, priors, elementwise inputs."""
-        if array is None or not self.torch:
-            return array
-        if array.dtype == np.int64:
-            return torch.from_numpy(np.ascontiguousarray(array))
-        return torch.from_numpy(array.astype(np.float64)).to(getattr(torch, str(array.dtype)))
-
-    def table(self, array: np.ndarray) -> Any:
-        """(N, C)."""
-        if self.middle:
-            rows, classes = array.shape
-            array = np.ascontiguousarray(array.reshape(rows // 2, 2, classes).transpose(0, 2, 1))
-        return self(array)
-
-    def rows(self, array: np.ndarray) -> Any:
-        """(N,)."""
-        return self(array.reshape(len(array) // 2, 2) if self.middle else array)
-
-    def back(self, result: Any, shape: tuple[int, ...]) -> np.ndarray:
-        """A result as float64 in the problem's own layout."""
-        array = result.detach().double().numpy() if self.torch else np.asarray(result).astype(np.float64)
-        if self.middle and array.ndim == 3:
-            array = array.transpose(0, 2, 1)
-        return array.reshape(shape)
+from . import oracle, regimes
+from .libraries import View
+from .oracle import Truth
+from .regimes import rng, rounded
 
 
 @dataclasses.dataclass
@@ -90,6 +40,12 @@ class Problem:
 
     def input(self, view: View) -> Any:
         return view.table(self.x) if self.table else view(self.x)
+
+    def upstream(self, array: np.ndarray, view: View) -> Any:
+        """An upstream gradient, laid out as the output it belongs to."""
+        if not self.table or array.ndim == 0:
+            return view(array)
+        return view.table(array) if array.ndim == 2 else view.rows(array)
 
 
 # ---- cases ---------------------------------------------------------------------------------------------------------
@@ -165,7 +121,7 @@ def _transform(transform: str, cotangent: str, regime: str, dtype: str, temperat
     return Problem(
         transform,
         batch.x,
-        lambda x, view: {"value": getattr(lossless, transform)(x, 1, temperature=temperature)},
+        lambda x, view: {"value": getattr(view.api, transform)(x, 1, temperature=temperature)},
         lambda: {"value": value(batch.x, temperature)},
         lambda: vjp(batch.x, g, temperature),
         {"value": g},
@@ -178,7 +134,7 @@ def _sigmoid(transform: str, regime: str, dtype: str) -> Problem:
     return Problem(
         transform,
         x,
-        lambda x, view: {"value": getattr(lossless, transform)(x)},
+        lambda x, view: {"value": getattr(view.api, transform)(x)},
         lambda: {"value": getattr(oracle, transform)(x)},
         lambda: getattr(oracle, transform + "_vjp")(x, g),
         {"value": g},
@@ -192,7 +148,7 @@ def _logit(regime: str, dtype: str, eps: float | None = None) -> Problem:
     return Problem(
         "logit",
         p,
-        lambda p, view: {"value": lossless.logit(p, eps)},
+        lambda p, view: {"value": view.api.logit(p, eps)},
         lambda: {"value": oracle.logit(p, eps)},
         lambda: oracle.logit_vjp(p, g, eps),
         {"value": g},
@@ -208,7 +164,7 @@ def _inverse_softmax(center: str | None, regime: str, dtype: str) -> Problem:
     return Problem(
         "inverse_softmax",
         p,
-        lambda p, view: {"value": lossless.inverse_softmax(p, 1, center=center)},
+        lambda p, view: {"value": view.api.inverse_softmax(p, 1, center=center)},
         lambda: {"value": oracle.inverse_softmax(p, center)},
         None if tied or not np.all(p > 0) else lambda: oracle.inverse_softmax_vjp(p, g, center),
         {"value": g},
@@ -221,7 +177,7 @@ def _logsumexp(regime: str, dtype: str) -> Problem:
     return Problem(
         "logsumexp",
         x,
-        lambda x, view: {"value": lossless.logsumexp(x, 1)},
+        lambda x, view: {"value": view.api.logsumexp(x, 1)},
         lambda: {"value": oracle.logsumexp(x)},
         lambda: oracle.logsumexp_gradient(x, g),
         {"value": g},
@@ -235,7 +191,7 @@ def _nll_of_log_softmax(regime: str, dtype: str) -> Problem:
     return Problem(
         "nll_of_log_softmax",
         batch.x,
-        lambda x, view: {"value": lossless.nll_loss(lossless.log_softmax(x, 1), view.rows(batch.y), reduction="none")},
+        lambda x, view: {"value": view.api.nll_loss(view.api.log_softmax(x, 1), view.rows(batch.y), reduction="none")},
         lambda: {"value": oracle.cross_entropy(batch.x, targets, "none")},
         lambda: oracle.cross_entropy_gradient(batch.x, targets, "none", g),
         {"value": g},
@@ -257,7 +213,7 @@ def _nll_loss(spread: str, reduction: str, dtype: str) -> Problem:
     return Problem(
         "nll_loss",
         logp,
-        lambda x, view: {"value": lossless.nll_loss(x, view.rows(y), view(weight), reduction=reduction)},
+        lambda x, view: {"value": view.api.nll_loss(x, view.rows(y), view(weight), reduction=reduction)},
         lambda: {"value": oracle.nll_loss(logp, y, weight, reduction=reduction)},
         lambda: oracle.nll_loss_gradient(logp, y, weight, reduction=reduction),
     )
@@ -347,7 +303,7 @@ def _cross_entropy(
         place = view.rows if kind == "index" else view.table
         if kind == "index":
             given["ignore_index"] = 7777
-        return {"value": lossless.cross_entropy(x, place(target), view(weight), label_smoothing=smoothing, **given)}
+        return {"value": view.api.cross_entropy(x, place(target), view(weight), label_smoothing=smoothing, **given)}
 
     return Problem(
         "cross_entropy_every_option" if {"z_loss", "temperature"} <= set(options) else "cross_entropy",
@@ -378,9 +334,11 @@ def _reducing(view: View, reduction: str, samples: np.ndarray | None, denominato
     given: dict[str, Any] = {"reduction": reduction}
     if samples is not None:
         given["sample_weight"] = view.rows(samples)
-    if denominator is not None:
-        named = isinstance(denominator, str)
-        given["denominator"] = denominator if named else view(rounded(np.array(denominator), str(samples.dtype)))
+    if isinstance(denominator, float):
+        assert samples is not None  # whose format it is given in
+        given["denominator"] = view(rounded(denominator, str(samples.dtype)))
+    elif denominator is not None:
+        given["denominator"] = denominator
     return given
 
 
@@ -393,7 +351,7 @@ def _cross_entropy_samples(regime: str, dtype: str) -> Problem:
         "cross_entropy",
         samples,
         lambda s, view: {
-            "value": lossless.cross_entropy(view(x), view(y), reduction="sum", sample_weight=s, z_loss=1e-3)
+            "value": view.api.cross_entropy(view(x), view(y), reduction="sum", sample_weight=s, z_loss=1e-3)
         },
         lambda: {"value": oracle.cross_entropy(x, targets(sample_weight=samples), "sum", 1e-3)},
         lambda: oracle.cross_entropy(x, targets(), "none", 1e-3),
@@ -409,7 +367,7 @@ def _cross_entropy_target(regime: str, dtype: str) -> Problem:
     return Problem(
         "cross_entropy",
         t,
-        lambda t, view: {"value": lossless.cross_entropy(view.table(x), t)},
+        lambda t, view: {"value": view.api.cross_entropy(view.table(x), t)},
         lambda: {"value": oracle.cross_entropy(x, oracle.soft_targets(t))},
         lambda: oracle.cross_entropy_target_gradient(x),
         gradient_name="target_gradient",
@@ -485,7 +443,7 @@ def _focal(
         if kind == "index":
             given["ignore_index"] = 7777
         given["alpha"] = 0.25 if alpha == "number" else view(alphas)
-        return {"value": lossless.focal_loss(x, place(target), gamma=gamma, weight=view(weight), **given)}
+        return {"value": view.api.focal_loss(x, place(target), gamma=gamma, weight=view(weight), **given)}
 
     return Problem(
         "focal_loss" if gamma <= 2 else "focal_loss_gamma_5",
@@ -536,6 +494,8 @@ def _categorical(
     x, p = x[:rows], p[:rows]
     targets = oracle.index_targets(y, 20, None, 8) if sparse else oracle.soft_targets(p, None, smoothing)
     options: dict[str, Any] = {"ignore_class": 8} if sparse else {"label_smoothing": smoothing}
+    value: Callable[..., Truth]
+    slope: Callable[..., Truth]
     if from_logits:
         options["from_logits"], value, slope = True, oracle.cross_entropy, oracle.cross_entropy_gradient
     else:
@@ -544,7 +504,7 @@ def _categorical(
 
     def call(x: Any, view: View) -> dict[str, Any]:
         target = view.rows(y) if sparse else view.table(p)
-        return {"value": getattr(lossless, name)(x, target, dim=1, reduction=reduction, **options)}
+        return {"value": getattr(view.api, name)(x, target, dim=1, reduction=reduction, **options)}
 
     return Problem(
         name,
@@ -604,7 +564,7 @@ def _statistics(
 
     def call(x: Any, view: View) -> dict[str, Any]:
         placed = None if target is None else view.rows(target) if target.ndim == 1 else view.table(target)
-        statistics = lossless.row_statistics(x, placed, dim=1, prior=view(prior), **options)
+        statistics = view.api.row_statistics(x, placed, dim=1, prior=view(prior), **options)
         return {name: getattr(statistics, name) for name in names}
 
     def values() -> dict[str, Truth]:
@@ -652,7 +612,7 @@ def _entropy(kind: str, regime: str, dtype: str, base: float | None = None, meas
     return Problem(
         measure,
         x,
-        lambda x, view: {"value": getattr(lossless.info, measure)(x, dim=1, **options, **true)},
+        lambda x, view: {"value": getattr(view.api.info, measure)(x, dim=1, **options, **true)},
         lambda: {"value": getattr(oracle, measure)(x, kind, **true)},
         (lambda: getattr(oracle, measure + "_gradient")(x, kind, g)) if differentiable else None,
         {"value": g},
@@ -713,7 +673,7 @@ def _measure(
 
     def call(x: Any, view: View) -> dict[str, Any]:
         pair = (x, view.table(q)) if over == "p" else (view.table(p), x)
-        return {"value": getattr(lossless.info, measure)(*pair, dim=1, **options)}
+        return {"value": getattr(view.api.info, measure)(*pair, dim=1, **options)}
 
     return Problem(
         name,
@@ -732,7 +692,7 @@ def _k3(over: str, regime: str, dtype: str) -> Problem:
         "k3",
         log_p if over == "p" else log_q,
         lambda x, view: {
-            "value": lossless.info.k3(x, view(log_q)) if over == "p" else lossless.info.k3(view(log_p), x)
+            "value": view.api.info.k3(x, view(log_q)) if over == "p" else view.api.info.k3(view(log_p), x)
         },
         lambda: {"value": oracle.k3(log_p, log_q)},
         lambda: oracle.k3_gradient(log_p, log_q, over, g),
@@ -764,7 +724,7 @@ def _kl_div(log_target: bool, reduction: str, regime: str, dtype: str, over: str
         pair = (given, view(t)) if over == "input" else (view(x), given)
         with warnings.catch_warnings():  # PyTorch's, about "mean"
             warnings.simplefilter("ignore")
-            return {"value": lossless.kl_div(*pair, reduction=reduction, log_target=log_target)}
+            return {"value": view.api.kl_div(*pair, reduction=reduction, log_target=log_target)}
 
     return Problem(
         "kl_div",
@@ -821,7 +781,7 @@ def _binary(variant: str, regime: str, dtype: str) -> Problem:
         "binary_cross_entropy_with_logits",
         x,
         lambda x, view: {
-            "value": lossless.binary_cross_entropy_with_logits(
+            "value": view.api.binary_cross_entropy_with_logits(
                 x, view(t), weight=view(weights[0]), pos_weight=view(weights[1]), reduction=reduction
             )
         },
@@ -866,7 +826,7 @@ def _binary_options(
             given["ignore_index"] = -1
         if positive is not None:
             given["pos_weight"] = view(positive)
-        return {"value": getattr(lossless, function)(x, view(t), view(weight), **given)}
+        return {"value": getattr(view.api, function)(x, view(t), view(weight), **given)}
 
     return Problem(
         function,
@@ -885,7 +845,7 @@ def _sigmoid_focal(alpha: float, gamma: float, reduction: str, regime: str, dtyp
     return Problem(
         "sigmoid_focal_loss",
         x,
-        lambda x, view: {"value": lossless.sigmoid_focal_loss(x, view(t), alpha, gamma, reduction)},
+        lambda x, view: {"value": view.api.sigmoid_focal_loss(x, view(t), alpha, gamma, reduction)},
         lambda: {"value": oracle.sigmoid_focal_loss(x, t, alpha, gamma, reduction)},
         lambda: oracle.sigmoid_focal_loss_gradient(x, t, alpha, gamma, reduction, g),
         {"value": g},
@@ -899,7 +859,7 @@ def _mse(reduction: str, regime: str, dtype: str) -> Problem:
     return Problem(
         "mse_loss",
         x,
-        lambda x, view: {"value": lossless.mse_loss(x, view(t), reduction=reduction)},
+        lambda x, view: {"value": view.api.mse_loss(x, view(t), reduction=reduction)},
         lambda: {"value": oracle.mse_loss(x, t, reduction)},
         lambda: oracle.mse_loss_gradient(x, t, reduction, g),
         {"value": g},
@@ -912,7 +872,7 @@ def _rmse(regime: str, dtype: str) -> Problem:
     return Problem(
         "rmse_loss",
         x,
-        lambda x, view: {"value": lossless.rmse_loss(x, view(t))},
+        lambda x, view: {"value": view.api.rmse_loss(x, view(t))},
         lambda: {"value": oracle.rmse_loss(x, t)},
         lambda: oracle.rmse_loss_gradient(x, t),
         table=False,
@@ -948,7 +908,7 @@ def problem(name: str, dtype: str) -> Problem:
     return _cases(dtype)[name]()
 
 
-# ---- running and judging -------------------------------------------------------------------------------------------
+# ---- running -------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -963,71 +923,27 @@ def true_gradient(name: str, dtype: str) -> Truth:
     return formula()
 
 
-def judge(function: str, quantity: str, dtype: str, computed: np.ndarray, truth: Truth) -> tuple[float, float, str]:
-    """(worst error in ulp, worst error of a tiny result, complaint): no complaint when both are within bounds."""
-    promise = BOUNDS[function][quantity]
-    unit = truth.unit if promise.get("unit") == "larger term" else None
-    found = errors(computed, truth.value, dtype, unit)
-    normal, tiny = found.worst()
-    bound = promise[dtype]
-    if _kernels.native is None:
-        bound = max(bound, BOUNDS["without_kernels"].get(quantity, {}).get(dtype, 0.0))
-    least = TINY.get(function, {}).get(quantity, {}).get(dtype, TINY["every"])
-    limit = np.where(found.tiny, least, bound)
-    if np.all(found.ulp <= limit):
-        return normal, tiny, ""
-    excess = np.where(np.isnan(found.ulp), np.inf, found.ulp / limit)
-    where = np.unravel_index(int(np.argmax(excess)), excess.shape)
-    unit_name = promise.get("unit", "result")
-    if unit is not None:
-        unit_name = f"{unit_name} {unit.to_float64()[where]!r}"
-    return (
-        normal,
-        tiny,
-        f"{function}.{quantity} {dtype} at {tuple(map(int, where))}: computed {float(computed[where])!r}, "
-        f"true {float(truth.value.to_float64()[where])!r}, {float(found.ulp[where]):.6g} ulp of the {unit_name}, "
-        f"bound {float(limit[where])}; {int(np.sum(~(found.ulp <= limit)))} of {limit.size} over",
-    )
-
-
 def run_values(name: str, dtype: str, view: View) -> dict[str, np.ndarray]:
     """The function's outputs, as float64, in the layout of the problem."""
     case = problem(name, dtype)
     found = {}
     for output, result in case.call(case.input(view), view).items():
-        assert str(result.dtype).removeprefix("torch.") == dtype, (
-            f"{name}: {output} has dtype {result.dtype}, not {dtype}"
-        )
+        given = view.library.framework.format(result)
+        assert given == dtype, f"{name}: {output} has dtype {given}, not {dtype}"
         found[output] = view.back(result, true_values(name, dtype)[output].value.shape)
     return found
 
 
 def run_gradient(name: str, dtype: str, view: View) -> np.ndarray:
-    """The gradient autograd gives, as float64, in the layout of the problem."""
+    """The gradient that the framework gives, as float64, in the layout of the problem."""
     case = problem(name, dtype)
-    x = case.input(view).requires_grad_()
-    outputs = case.call(x, view)
-    g = []
-    for output, result in outputs.items():
-        if case.g is None:
-            g.append(torch.ones_like(result))
-        else:
-            array = case.g[output]
-            placed = (
-                view(array)
-                if not case.table or array.ndim == 0
-                else view.table(array)
-                if array.ndim == 2
-                else view.rows(array)
-            )
-            g.append(placed)
-    (dx,) = torch.autograd.grad(list(outputs.values()), x, g)
-    assert dx.dtype == x.dtype
-    assert dx.shape == x.shape
+    g = None if case.g is None else {output: case.upstream(array, view) for output, array in case.g.items()}
+    dx = view.library.framework.vjp(lambda x: case.call(x, view), case.input(view), g)
     return view.back(dx, case.x.shape)
 
 
-def forget() -> None:
-    """Drop every problem and truth made so far, after `regimes.SEED` was changed."""
+def draw(seed: int) -> None:
+    """From now on every problem has other numbers; those of seed 0 are the ones the tests look at."""
+    regimes.SEED = seed
     for cached in (problem, true_values, true_gradient):
         cached.cache_clear()
