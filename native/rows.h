@@ -275,7 +275,9 @@ template <class T> static void prepare_plain(const Group& g, Slopes& s) {
     const Pack<double> inside = select(exponent < most, exponent, most); // what fits beside the headroom
     store(s.exponent, inside);
     store(s.final, exponent - inside - broadcast(double(HEADROOM)));
-    store(s.target_value, zero - a * (load(g.but_target) / load(g.all)));
+    // A quotient that is denormal has lost bits before it is multiplied; the product is not, and then cannot overflow.
+    const Pack<double> others = load(g.but_target), all = load(g.all), ratio = others / all;
+    store(s.target_value, zero - select(ratio < broadcast(0x1p-900), a * others / all, a * ratio));
 }
 
 // `has_top_value`: what the largest class gets is given, exactly 1 for a softmax with nothing beside it.
@@ -325,9 +327,9 @@ LOSSLESS_INLINE void prepare_soft(const RowProblem& p, const View& view, const D
 
 template <class T> static void prepare_general(const Group& g, Slopes& s) {
     prepare_probabilities<T>(broadcast(1.0), g, s);
-    const Pack<double> all = load(g.all);
-    store(s.q_top, load(g.but_top) / all * broadcast(0x1p64));
-    store(s.q_target, load(g.but_target) / all * broadcast(0x1p64));
+    const Pack<double> whole = load(g.all) * broadcast(0x1p-64); // so that the quotients, q 2^64, are not denormal
+    store(s.q_top, load(g.but_top) / whole);
+    store(s.q_target, load(g.but_target) / whole);
     // The coefficients are brought near 1 together; their common power of two is applied at the end.
     const Pack<double> size = max(max(abs(load(s.a)), abs(load(s.b))), max(abs(load(s.c)), abs(load(s.d))));
     const Pack<double> low = broadcast(-1000.0), high = broadcast(1000.0), n = split(size).exponent;
