@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 READY := $(VENV)/.ready
 NATIVE := CMakeLists.txt $(wildcard native/*)
 
-.PHONY: help demo test test-slow test-isas check format bench clean
+.PHONY: help demo test test-slow test-isas accuracy record check format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -37,6 +37,12 @@ test-isas: $(READY) ## the accuracy tests on the reference path and on every ins
 		echo "== $$isa" && LOSSLESS_ISA=$$isa $(BIN)/python -m pytest -m "not slow" \
 			tests/test_accuracy.py tests/test_edges.py tests/test_special_values.py tests/test_gradients.py tests/test_laws.py || exit 1; \
 	done
+
+accuracy: $(READY) ## fresh random inputs against the oracle, 100,000 rows, beside the installed peers (a quarter of an hour)
+	$(BIN)/lossless accuracy --rows 100000
+
+record: $(READY) ## write tests/recorded.toml and tests/hashes.toml anew, when errors or bits change on purpose
+	LOSSLESS_RECORD=1 $(BIN)/python -m pytest -m "not slow" tests/test_accuracy.py tests/test_gradients.py tests/test_hashes.py
 
 check: $(VENV)/.checkers ## formatting, lint, types, imports, spelling
 	$(BIN)/ruff format --check .

@@ -215,14 +215,14 @@ template <class D> void write(void* target, const Group& g, Pack<double> value) 
                     : store_part(rows, g.rows, narrow<Compute<D>>(counted));
 }
 
-template <class D> void read(const Upstream& u, double scale, const Group& g, Column& column) {
+template <class D> void read(const Upstream& u, double divisor, const Group& g, Column& column) {
     for (double& value : column) value = 0;
     if (!u.values) return;
     const auto number = [&](int64_t i) {
         return u.is_f64 ? static_cast<const double*>(u.values)[i]
                         : double(to_compute(static_cast<const D*>(u.values)[i]));
     };
-    for (int i = 0; i < g.rows; i++) column[i] = number(u.per_row ? g.first_row + i : 0) * scale;
+    for (int i = 0; i < g.rows; i++) column[i] = number(u.per_row ? g.first_row + i : 0) / divisor;
 }
 
 CrossEntropyLink link_of(const RowProblem& p, const Group& g) { return {load(g.weight), p.nll_scale, p.prior_scale}; }
@@ -300,10 +300,10 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     const int64_t n = p.rows();
     Slopes s = {};
     return over_rows<D>(p, begin, end, false, [&](Group& g, auto& rows) {
-        read<D>(p.d_nll, p.scale, g, s.a);
-        read<D>(p.d_lse, p.scale, g, s.b);
-        read<D>(p.d_entropy, p.scale, g, s.c);
-        read<D>(p.d_prior, p.scale, g, s.d);
+        read<D>(p.d_nll, p.divisor, g, s.a);
+        read<D>(p.d_lse, p.divisor, g, s.b);
+        read<D>(p.d_entropy, p.divisor, g, s.c);
+        read<D>(p.d_prior, p.divisor, g, s.d);
         const CrossEntropyLink link = link_of(p, g);
         store(s.a, link.d_nll(load(s.a)));
         store(s.d, link.d_prior(load(s.d)) * broadcast(p.prior_unit));

@@ -53,7 +53,7 @@ struct RowProblem {
 
     // Backward.
     Upstream d_nll, d_lse, d_entropy, d_prior;
-    double scale = 1;                // multiplies all of them
+    double divisor = 1;              // divides all of them
     void* out = nullptr;             // like x: dx, or the result of softmax and log_softmax
     const void* cotangent = nullptr; // like x: g of the softmax VJP
 
@@ -70,7 +70,7 @@ struct PointwiseProblem {
     void* value = nullptr;
     double* sums = nullptr; // one a chunk
     Upstream g;             // per_row here: per element
-    double scale = 1;
+    double divisor = 1; // of the upstream gradient
     void* dx = nullptr;
 };
 

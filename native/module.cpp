@@ -264,7 +264,7 @@ std::tuple<int64_t, double, double> row_loss(nb::handle x_, int64_t outer, int64
 
 void row_loss_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_,
                        nb::handle weight_, std::optional<int64_t> ignore_index, double nll_scale, double prior_scale,
-                       nb::handle state_, nb::handle g_, double g_scale, nb::handle dx_) {
+                       nb::handle state_, nb::handle g_, double divisor, nb::handle dx_) {
     Rows rows(x_, outer, classes, inner);
     RowProblem& p = rows.p;
     Array target(target_, "target"), weight(weight_, "weight"), state(state_, "state"), g(g_, "g"), dx(dx_, "dx", true);
@@ -279,7 +279,7 @@ void row_loss_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t in
         table.emplace(p, p.weight);
         p.d_prior = p.d_nll;
     }
-    p.scale = g_scale;
+    p.divisor = divisor;
     p.out = rows.like(dx.required()).data;
     run_rows(kernels().backward, p);
 }
@@ -367,14 +367,14 @@ double pointwise(const std::string& kind, nb::handle x, nb::handle target, nb::h
 }
 
 void pointwise_backward(const std::string& kind, nb::handle x, nb::handle target, nb::handle weight,
-                        nb::handle pos_weight, nb::handle g_, double g_scale, nb::handle dx_) {
+                        nb::handle pos_weight, nb::handle g_, double divisor, nb::handle dx_) {
     Points points(kind, x, target, weight, pos_weight);
     Array g(g_, "g"), dx(dx_, "dx", true);
     g.required();
     if (g.size != 1 && g.size != points.p.size) throw nb::value_error("g: one number, or one an element");
     if (g.element != Element::f64) g.expect(points.x.element, g.size);
     points.p.g = {g.data, g.element == Element::f64, g.size != 1};
-    points.p.scale = g_scale;
+    points.p.divisor = divisor;
     points.p.dx = dx.required().expect(points.x.element, points.x.size).data;
     points.run(kernels().pointwise_backward);
 }
@@ -420,7 +420,7 @@ NB_MODULE(_native, m) {
           arg("state").none());
     m.def("row_loss_backward", row_loss_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("target"),
           arg("weight").none(), arg("ignore_index").none(), arg("nll_scale"), arg("prior_scale"), arg("state"),
-          arg("g"), arg("g_scale"), arg("dx"));
+          arg("g"), arg("divisor"), arg("dx"));
     m.def("softmax", softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"));
     m.def("log_softmax", log_softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"));
     m.def("softmax_backward", softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
@@ -430,7 +430,7 @@ NB_MODULE(_native, m) {
     m.def("pointwise", pointwise, arg("kind"), arg("x"), arg("target"), arg("weight").none(), arg("pos_weight").none(),
           arg("value").none());
     m.def("pointwise_backward", pointwise_backward, arg("kind"), arg("x"), arg("target"), arg("weight").none(),
-          arg("pos_weight").none(), arg("g"), arg("g_scale"), arg("dx"));
+          arg("pos_weight").none(), arg("g"), arg("divisor"), arg("dx"));
 
     m.def("isa", [] { return std::string(kernels().isa); });
     m.def("available_isas", [] {

@@ -99,7 +99,7 @@ void pointwise_slopes(const PointwiseProblem& p, int64_t begin, int64_t end) {
         return p.g.is_f64 ? static_cast<const double*>(p.g.values)[i]
                           : double(to_compute(static_cast<const D*>(p.g.values)[i]));
     };
-    const Pack<Term> common = broadcast(Term(p.g.per_row ? p.scale : upstream(0) * p.scale));
+    const Pack<Term> common = broadcast(Term((p.g.per_row ? 1.0 : upstream(0)) / p.divisor));
     each_pack(begin, end, [&](int64_t i, int n) __attribute__((always_inline)) {
         const Loss<T> loss(load_some<D>(p.target, i, n, 0), load_some<D>(p.weight, i, n, 1),
                            load_some<D>(p.pos_weight, i, n, 1));

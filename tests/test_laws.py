@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import lossless
-from lossless._accuracy.promises import BOUNDS
+from lossless._accuracy.promises import LAWS
 from lossless._kernels import native
 
-LAWS = BOUNDS["laws"]
 reproducible = settings(derandomize=True, deadline=None, max_examples=120, database=None)
 
 # Any finite logits of a width that neither overflows a difference nor hides the tail; sizes around a vector of 16.
@@ -110,11 +109,13 @@ def test_classes_of_probability_zero_change_nothing(batch, more):
 
 
 @reproducible
-@given(batches(dtype=np.float32))
+@given(batches())
 def test_the_gradient_of_a_row_sums_to_zero(batch):
     x, y = batch
+    least = float(np.finfo(x.dtype).smallest_subnormal)
+    limit = LAWS["zero_sum"][x.dtype.name]
     for row in gradient(x, y).tolist():
-        assert abs(math.fsum(row)) <= LAWS["zero_sum"] * math.fsum(map(abs, row)) + 2.0**-149 * len(row)
+        assert abs(math.fsum(row)) <= limit * math.fsum(map(abs, row)) + least * len(row)
 
 
 @reproducible
@@ -168,15 +169,31 @@ def test_entropy_lies_between_zero_and_log_c(batch):
 
 
 @reproducible
-@given(hnp.arrays(np.float32, 9, elements=st.floats(-200, 200, width=32)))
-def test_binary_cross_entropy_is_symmetric_and_is_cross_entropy_of_two_classes(x):
+@given(hnp.arrays(np.float32, 9, elements=st.floats(-200, 200, width=32)), st.sampled_from([np.float32, np.float64]))
+def test_binary_cross_entropy_is_symmetric_and_is_cross_entropy_of_two_classes(x, dtype):
+    x = x.astype(dtype)
     ones, zeros = np.ones_like(x), np.zeros_like(x)
-    right = lossless.binary_cross_entropy_with_logits(x, ones, reduction="none")
-    wrong = lossless.binary_cross_entropy_with_logits(-x, zeros, reduction="none")
+    binary = lossless.value_and_grad(lossless.binary_cross_entropy_with_logits)
+    (right, slope), (wrong, other) = binary(x, ones, reduction="none"), binary(-x, zeros, reduction="none")
     assert same_bits(right, wrong)
+    assert np.array_equal(slope, -other)  # a slope below every denormal is 0 of either sign
     two = np.stack([zeros, x], axis=1)
     loss = lossless.cross_entropy(two, np.ones(len(x), np.int64), reduction="none")
     assert ulps_apart(right, loss) <= LAWS["binary_is_two_classes"]
+    assert ulps_apart(slope, gradient(two, np.ones(len(x), np.int64))[:, 1]) <= LAWS["binary_is_two_classes"]
+
+
+@reproducible
+@given(batches())
+def test_every_class_twice_is_one_bit_more(batch):
+    x, y = batch
+    twice = np.concatenate([x, x], axis=1)
+    limit = LAWS["permutation"]
+    bit = x.dtype.type(math.log(2))
+    assert ulps_apart(lossless.softmax(twice)[:, : x.shape[1]], lossless.softmax(x) / 2) <= limit
+    for measure, options in ((lossless.cross_entropy, {"reduction": "none"}), (lossless.info.entropy, None)):
+        once, both = (measure(a, kind="logits") if options is None else measure(a, y, **options) for a in (x, twice))
+        assert ulps_apart(both, (once + bit).astype(x.dtype)) <= limit
 
 
 @reproducible

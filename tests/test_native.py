@@ -107,7 +107,7 @@ def test_weights_of_any_size_pass_through():
     x, t, w = (np.full(3, v, np.float32) for v in (0.5, 0.25, 1e25))
     plain, weighted, value = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
     native.pointwise_backward("bce_with_logits", x, t, None, None, np.ones(1), 1.0, plain)
-    native.pointwise_backward("bce_with_logits", x, t, w, None, np.ones(1), 1e-25, weighted)
+    native.pointwise_backward("bce_with_logits", x, t, w, None, np.ones(1), 1e25, weighted)
     np.testing.assert_allclose(weighted, plain, rtol=1e-6)
     assert np.isfinite(native.pointwise("bce_with_logits", x, t, w, None, value))
 

@@ -10,6 +10,8 @@ import numpy as np
 
 import lossless
 
+from .regimes import DTYPES
+
 Call = Callable[[Any], dict[str, Any]]
 
 
@@ -81,11 +83,12 @@ class Torch:
 
 @dataclasses.dataclass(frozen=True)
 class Library:
-    """A library: its name in tables, its arrays, and its functions under our names and arguments."""
+    """A library: its name in tables, its arrays, its functions under our names and arguments, its formats."""
 
     name: str
     framework: Framework
     api: Any
+    formats: tuple[str, ...] = DTYPES
 
 
 OURS = {"numpy": Library("lossless", NumPy(), lossless), "torch": Library("lossless", Torch(), lossless)}

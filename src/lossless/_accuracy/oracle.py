@@ -12,13 +12,19 @@ Gradients come as `Truth(value, unit)`: where a gradient is the difference of tw
 larger of them, in absolute value, and the promise is in ulp of that. The terms are chosen as small as the mathematics
 allows, (tau - t_j) p_j against t_j (1 - p_j) and not tau p_j against t_j, so that the unit shrinks with the gradient at
 a one-hot target, and equals it there. A value has a unit for the same reason, where its own formula subtracts.
+
+Second derivatives come from the same formulas: a gradient at a `Line(x, v)`, in place of x, is its own derivative along
+v, the product of the Hessian and v.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, reduce
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +51,7 @@ def settle(formula: Callable[[], tuple[list[Any], list[Any] | None]], shape: Any
     precision = FIRST_PRECISION
     while True:
         with ctx.workprec(precision):
-            values, units = formula()
+            values, units = _slopes(*formula())
             if all(map(_known, values, units or [None] * len(values))):
                 values = [arb(0) if isinstance(v, arb) and v.contains(0) else v for v in values]
                 return Truth(exact(values, shape), None if units is None else exact(units, shape))
@@ -63,6 +69,150 @@ def _known(value: Any, unit: Any) -> bool:
         return True
     radius = value.rad()
     return bool(radius < NOTHING) or (unit is not None and bool(radius < abs(unit) * arb(2) ** -GOOD_BITS))
+
+
+# ---- along a line --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """The points x + h v: gradients that are given it for x return their derivatives by h, at h = 0."""
+
+    x: np.ndarray
+    v: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.x.shape
+
+    @property
+    def size(self) -> int:
+        return self.x.size
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __iter__(self) -> Iterator[Line]:
+        return map(Line, self.x, self.v)
+
+
+Points = np.ndarray | Line
+
+
+class Jet:
+    """A number on a line and its derivative, each with the larger term: what one rounding a step would make of it.
+
+    A unit is what the units of the operands move the result by, in first order, or the result itself if that is more. A
+    given number is exact, its unit is 0, so that a difference of two of them is its own unit. A softmax and what is made
+    of it in `Row` have the units of the entries of their Jacobian: none of them cancels.
+    """
+
+    def __init__(self, value: arb, unit: arb, slope: arb, slope_unit: arb) -> None:
+        self.value, self.unit, self.slope, self.slope_unit = value, unit, slope, slope_unit
+
+    @staticmethod
+    def of(a: Any) -> Jet:
+        return a if isinstance(a, Jet) else Jet(arb(a), arb(0), arb(0), arb(0))
+
+    def _through(self, value: arb, first: arb, second: arb) -> Jet:
+        """f(self), given f, f' and f'' there."""
+        return _jet(
+            value,
+            abs(first) * self.unit,
+            first * self.slope,
+            larger(abs(first) * self.slope_unit, abs(second * self.slope) * self.unit),
+        )
+
+    def __add__(self, other: Any) -> Jet:
+        b = Jet.of(other)
+        return _jet(
+            self.value + b.value,
+            larger(self.unit, b.unit),
+            self.slope + b.slope,
+            larger(self.slope_unit, b.slope_unit),
+        )
+
+    def __mul__(self, other: Any) -> Jet:
+        b = Jet.of(other)
+        left, right = self.slope * b.value, self.value * b.slope
+        units = (
+            self.slope_unit * abs(b.value),
+            abs(self.slope) * b.unit,
+            self.unit * abs(b.slope),
+            abs(self.value) * b.slope_unit,
+        )
+        return _jet(
+            self.value * b.value,
+            larger(self.unit * abs(b.value), abs(self.value) * b.unit),
+            left + right,
+            larger(larger(*units[:2]), larger(*units[2:])),
+        )
+
+    def __neg__(self) -> Jet:
+        return Jet(-self.value, self.unit, -self.slope, self.slope_unit)
+
+    def __sub__(self, other: Any) -> Jet:
+        return self + -other
+
+    def __rsub__(self, other: Any) -> Jet:
+        return -self + other
+
+    def __truediv__(self, other: Any) -> Jet:
+        return self * (1 / Jet.of(other))
+
+    def __rtruediv__(self, other: Any) -> Jet:
+        over = 1 / self.value
+        return other * self._through(over, -(over**2), 2 * over**3)
+
+    def __pow__(self, exponent: int) -> Jet:
+        assert exponent == 2
+        return self * self
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def exp(self) -> Jet:
+        return self._through(*[self.value.exp()] * 3)
+
+    def log(self) -> Jet:
+        over = 1 / self.value
+        return self._through(self.value.log(), over, -(over**2))
+
+    def sqrt(self) -> Jet:
+        root = self.value.sqrt()
+        return self._through(root, 1 / (2 * root), -1 / (4 * root**3))
+
+    def __abs__(self) -> Jet:
+        return -self if self < 0 else self
+
+    def max(self, other: Any) -> Jet:
+        return Jet.of(other) if self < other else self
+
+    def min(self, other: Any) -> Jet:
+        return Jet.of(other) if self > other else self
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.value == (other.value if isinstance(other, Jet) else other))
+
+    def __lt__(self, other: Any) -> bool:
+        return bool(self.value < (other.value if isinstance(other, Jet) else other))
+
+    def __gt__(self, other: Any) -> bool:
+        return bool(self.value > (other.value if isinstance(other, Jet) else other))
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+
+def _jet(value: arb, unit: arb, slope: arb, slope_unit: arb) -> Jet:
+    return Jet(value, larger(abs(value), unit), slope, larger(abs(slope), slope_unit))
+
+
+def _slopes(values: list[Any], units: list[Any] | None) -> tuple[list[Any], list[Any] | None]:
+    """Numbers with their units as they are; of jets the slopes with theirs."""
+    if not any(isinstance(v, Jet) for v in values):
+        return values, units
+    jets = [Jet.of(v) for v in values]
+    return [jet.slope for jet in jets], [jet.slope_unit for jet in jets]
 
 
 # ---- one row -------------------------------------------------------------------------------------------------------
@@ -93,22 +243,59 @@ def _surprises(row: bytes, temperature: float, precision: int) -> list[Any]:
 
 
 class Row:
-    """A row of logits, over the temperature, at the current precision. Gradients here are those by x / temperature."""
+    """A row of logits, over the temperature, at the current precision. Gradients here are those by x / temperature.
 
-    def __init__(self, x: np.ndarray, temperature: float = 1.0) -> None:
+    On a line through them its numbers are jets. With w_j = v_j - sum p v: p' = p w, lse' = sum p v, and their larger
+    terms are those of v_j (1 - p_j) and p_k v_k for the others.
+    """
+
+    def __init__(self, x: np.ndarray, temperature: float = 1.0, v: np.ndarray | None = None) -> None:
         if not np.all(x < INFINITY):
             raise ValueError("oracle: NaN and +inf have no true value")
         self.x = x.tolist()
         self.temperature = temperature
         self._key = x.tobytes(), temperature
+        self._v = v
 
     @property
-    def p(self) -> list[arb]:
+    def _p(self) -> list[arb]:
         return _probabilities(*self._key, ctx.prec)
 
+    def _moved(self) -> tuple[arb, arb, list[tuple[arb, arb]]]:
+        """lse' and its larger term, and every w_j with its."""
+        v = [arb(vj) / self.temperature for vj in self._v] if self._v is not None else []
+        mean = sum((pj * vj for pj, vj in zip(self._p, v, strict=True)), arb(0))
+        sizes = [pj * abs(vj) for pj, vj in zip(self._p, v, strict=True)]
+        others = _of_others(sizes, larger)
+        moves = [
+            (vj - mean, larger((1 - pj) * abs(vj), other)) for pj, vj, other in zip(self._p, v, others, strict=True)
+        ]
+        return mean, reduce(larger, sizes), moves
+
     @property
-    def lse(self) -> arb:
-        return _exponentials(*self._key, ctx.prec)[1].log()
+    def p(self) -> list[Any]:
+        if self._v is None:
+            return self._p
+        return [Jet(p, p, p * w, p * u) for p, (w, u) in zip(self._p, self._moved()[2], strict=True)]
+
+    @property
+    def q(self) -> list[Any]:
+        """1 - p, exactly 0 where no other class has a part."""
+        alone = sum(v > -INFINITY for v in self.x) == 1
+        q = [arb(0) if alone and v > -INFINITY else 1 - p for p, v in zip(self._p, self.x, strict=True)]
+        if self._v is None:
+            return q
+        return [Jet(q, q, -p.slope, p.slope_unit) for q, p in zip(q, self.p, strict=True)]
+
+    @property
+    def lse(self) -> Any:
+        lse = _exponentials(*self._key, ctx.prec)[1].log()
+        return lse if self._v is None else Jet(lse, larger(abs(self.top), lse - self.top), *self._moved()[:2])
+
+    @property
+    def numbers(self) -> list[Any]:
+        """x as it is given."""
+        return _numbers(self.x if self._v is None else Line(np.array(self.x), self._v))
 
     @property
     def top(self) -> arb:
@@ -121,7 +308,11 @@ class Row:
 
     def surprise(self) -> list[Any]:
         """-log p_j = lse - x_j; +inf for a class of probability 0."""
-        return _surprises(*self._key, ctx.prec)
+        costs = _surprises(*self._key, ctx.prec)
+        if self._v is None:
+            return costs
+        moves = self._moved()[2]
+        return [s if s == INFINITY else Jet(s, s, -w, u) for s, (w, u) in zip(costs, moves, strict=True)]
 
     def entropy(self) -> arb:
         return sum((p * s for p, s in zip(self.p, self.surprise(), strict=True) if s != INFINITY), arb(0))
@@ -148,26 +339,41 @@ class Row:
         """Gradient of cost(t) + b lse (b is `lse`): tau p_j - t_j + b p_j, tau = sum t; its larger term is that of
         (|b| + |tau - t_j|) p_j and |t_j| (1 - p_j). Where b crosses zero itself, `lse_unit` stands for |b|.
         """
-        tau, b = sum(t, arb(0)), arb(0) if lse is None else lse
+        b = arb(0) if lse is None else lse
         b_unit = abs(b) if lse_unit is None else lse_unit
-        p = self.p
-        slope = [tau * pj - tj + b * pj for pj, tj in zip(p, t, strict=True)]
-        return slope, [larger((b_unit + abs(tau - tj)) * pj, abs(tj) * (1 - pj)) for pj, tj in zip(p, t, strict=True)]
+        columns = list(zip(self.p, self.q, t, _of_others(t, operator.add), strict=True))
+        slope = [others * pj - tj * qj + b * pj for pj, qj, tj, others in columns]
+        return slope, [larger((b_unit + abs(others)) * pj, abs(tj) * qj) for pj, qj, tj, others in columns]
 
 
-def larger(a: arb, b: arb) -> arb:
-    return a.max(b)
+def larger(a: Any, b: Any) -> Any:
+    return b.max(a) if isinstance(b, Jet) else a.max(b)
 
 
-def _rows(x: np.ndarray, temperature: float = 1.0) -> list[Row]:
-    return [Row(row, temperature) for row in np.ascontiguousarray(np.asarray(x).astype(np.float64))]
+def _of_others(values: Sequence[Any], join: Callable[[Any, Any], Any]) -> list[Any]:
+    """For every number the sum, or the largest, of the others: nothing has to be taken away again."""
+    before = accumulate(values[:-1], join, initial=arb(0))
+    after = list(accumulate(values[:0:-1], join, initial=arb(0)))[::-1]
+    return [join(a, b) for a, b in zip(before, after, strict=True)]
 
 
-def _numbers(a: np.ndarray | Sequence[float]) -> list[arb]:
-    return [arb(v) for v in np.asarray(a).astype(np.float64).ravel().tolist()]
+def _float64(a: Any) -> np.ndarray:
+    return np.asarray(a).astype(np.float64)
 
 
-def _table(a: np.ndarray) -> list[list[arb]]:
+def _rows(x: Points, temperature: float = 1.0) -> list[Row]:
+    if isinstance(x, Line):
+        return [Row(row, temperature, v) for row, v in zip(_float64(x.x), _float64(x.v), strict=True)]
+    return [Row(row, temperature) for row in np.ascontiguousarray(_float64(x))]
+
+
+def _numbers(a: Points | Sequence[float]) -> list[Any]:
+    if isinstance(a, Line):
+        return [Jet(x, arb(0), v, arb(0)) for x, v in zip(_numbers(a.x), _numbers(a.v), strict=True)]
+    return [arb(v) for v in _float64(a).ravel().tolist()]
+
+
+def _table(a: Points) -> list[list[Any]]:
     return [_numbers(row) for row in a]
 
 
@@ -225,10 +431,10 @@ def log_softmax_vjp(x: np.ndarray, g: np.ndarray, temperature: float = 1.0) -> T
     def formula() -> tuple[list[Any], list[Any]]:
         values, units = [], []
         for row, gr in zip(_rows(x, temperature), _table(g), strict=True):
-            total, size = sum(gr, arb(0)), sum((abs(gi) for gi in gr), arb(0))
-            for pj, gj in zip(row.p, gr, strict=True):
-                values.append((gj - pj * total) / temperature)
-                units.append(larger(abs(gj) * (1 - pj), (size - abs(gj)) * pj) / temperature)
+            others, sizes = _of_others(gr, operator.add), _of_others([abs(gi) for gi in gr], operator.add)
+            for pj, qj, gj, other, size in zip(row.p, row.q, gr, others, sizes, strict=True):
+                values.append((gj * qj - pj * other) / temperature)
+                units.append(larger(abs(gj) * qj, size * pj) / temperature)
         return values, units
 
     return settle(formula, x.shape)
@@ -322,7 +528,7 @@ def inverse_softmax_vjp(p: np.ndarray, g: np.ndarray, center: str | None = "mean
             total, size, top = sum(gr, arb(0)), sum((abs(gi) for gi in gr), arb(0)), _largest(row)
             for j, (pj, gj) in enumerate(zip(row, gr, strict=True)):
                 share = arb(1) / len(row) if center == "mean" else arb(int(center == "max" and j == top))
-                values.append((gj - share * total) / pj)
+                values.append(gj / pj - share * total / pj)
                 units.append(larger(abs(gj) * (1 - share), share * (size - abs(gj))) / pj)
         return values, units
 
@@ -578,7 +784,7 @@ def focal_loss(
     def formula() -> tuple[list[Any], None]:
         values = []
         for row, t in zip(_rows(x), targets.rows(), strict=True):
-            discounts = [_power(q, gamma) for q in _complements(row)]
+            discounts = [_power(q, gamma) for q in row.q]
             values.append(row.cost([tc * a * d for tc, a, d in zip(t, _all(alpha, len(t)), discounts, strict=True)]))
         return _reduced(values, reduction, targets.denominator()), None
 
@@ -602,7 +808,7 @@ def focal_loss_gradient(
         factors = _factors(reduction, targets.denominator(), g, len(x))
         for row, t, factor in zip(_rows(x), targets.rows(), factors, strict=True):
             effective = []
-            for tc, a, p, q, cost in zip(t, _all(alpha, len(t)), row.p, _complements(row), row.surprise(), strict=True):
+            for tc, a, p, q, cost in zip(t, _all(alpha, len(t)), row.p, row.q, row.surprise(), strict=True):
                 steep = arb(0)
                 if tc != 0 and q != 0:
                     steep = _power(q, gamma) + gamma * _power(q, gamma - 1) * p * cost
@@ -615,13 +821,7 @@ def focal_loss_gradient(
     return settle(formula, x.shape)
 
 
-def _complements(row: Row) -> list[arb]:
-    """1 - p_c, exactly 0 where no other class has a part."""
-    alone = sum(v > -INFINITY for v in row.x) == 1
-    return [arb(0) if alone and v > -INFINITY else 1 - p for p, v in zip(row.p, row.x, strict=True)]
-
-
-def _power(q: arb, exponent: float) -> arb:
+def _power(q: Any, exponent: float) -> Any:
     """q^exponent, where 0^0 is 1."""
     return arb(1) if exponent == 0 else q if q == 0 else (exponent * q.log()).exp()
 
@@ -823,9 +1023,8 @@ def binary_cross_entropy_gradient(
         values, units = [], []
         factors = _factors(reduction, bits.denominator, g, p.size)
         for v, yes, no, factor in zip(_numbers(p), bits.yes, bits.no, factors, strict=True):
-            if clamp:
-                divisor = larger(v * (1 - v), arb(1e-12))
-                up, down = no * v / divisor, yes * (1 - v) / divisor
+            if clamp and v * (1 - v) < 1e-12:
+                up, down = no * v / arb(1e-12), yes * (1 - v) / arb(1e-12)
             else:
                 up, down = _over(no, 1 - v), _over(yes, v)
             infinite = isinstance(up, float) or isinstance(down, float)
@@ -922,7 +1121,7 @@ def rmse_loss_gradient(x: np.ndarray, t: np.ndarray) -> Truth:
     def formula() -> tuple[list[Any], None]:
         differences = [a - b for a, b in zip(_numbers(x), _numbers(t), strict=True)]
         rmse = (sum((d**2 for d in differences), arb(0)) / x.size).sqrt()
-        return [arb(0) if d == 0 else d / (x.size * rmse) for d in differences], None
+        return [arb(0) if rmse == 0 else d / (x.size * rmse) for d in differences], None
 
     return settle(formula, x.shape)
 
@@ -933,24 +1132,24 @@ def rmse_loss_gradient(x: np.ndarray, t: np.ndarray) -> Truth:
 class Distribution(NamedTuple):
     """A row at the current precision: p, log p (-inf at 0), and what the numbers given add up to if they are counts."""
 
-    p: list[arb]
+    p: list[Any]
     log: list[Any]
-    total: arb
+    total: Any
 
 
-def _distributions(x: np.ndarray, kind: str) -> list[Distribution]:
+def _distributions(x: Points, kind: str) -> list[Distribution]:
     """`x` holds p ("probs"), a multiple of p ("counts"), log p ("log_probs") or logits."""
     if kind == "logits":
         return [Distribution(row.p, [-s for s in row.surprise()], arb(1)) for row in _rows(x)]
     found = []
-    for row in np.asarray(x).astype(np.float64).tolist():
-        total = sum(map(arb, row), arb(0)) if kind == "counts" else arb(1)
+    for row in _table(x):
+        total = sum(row, arb(0)) if kind == "counts" else arb(1)
         if kind == "log_probs":
-            p = [arb(0) if v == -INFINITY else arb(v).exp() for v in row]
-            found.append(Distribution(p, [v if v == -INFINITY else arb(v) for v in row], total))
+            p = [arb(0) if v == -INFINITY else v.exp() for v in row]
+            found.append(Distribution(p, [-INFINITY if v == -INFINITY else v for v in row], total))
         else:
-            p = [arb(v) / total for v in row]
-            found.append(Distribution(p, [-INFINITY if v == 0 else (arb(v) / total).log() for v in row], total))
+            p = [v / total for v in row]
+            found.append(Distribution(p, [-INFINITY if v == 0 else (v / total).log() for v in row], total))
     return found
 
 
@@ -1002,16 +1201,16 @@ def _entropy_slopes(x: np.ndarray, kind: str, factors: list[arb]) -> tuple[list[
         if kind == "logits":
             slope, unit = row.entropy_gradient()
         elif kind == "log_probs":
-            slope = [arb(0) if v == -INFINITY else -arb(v).exp() * (arb(v) + 1) for v in row.x]
-            unit = [arb(0) if v == -INFINITY else arb(v).exp() * larger(abs(arb(v)), arb(1)) for v in row.x]
+            slope = [arb(0) if v == -INFINITY else -v.exp() * (v + 1) for v in row.numbers]
+            unit = [arb(0) if v == -INFINITY else v.exp() * larger(abs(v), arb(1)) for v in row.numbers]
         elif 0 in row.x:
             raise ValueError("oracle: the slope of entropy is infinite at probability 0")
         elif kind == "probs":
-            slope = [-(arb(v).log() + 1) for v in row.x]
-            unit = [larger(abs(arb(v).log()), arb(1)) for v in row.x]
+            slope = [-(v.log() + 1) for v in row.numbers]
+            unit = [larger(abs(v.log()), arb(1)) for v in row.numbers]
         else:
-            total = sum(map(arb, row.x), arb(0))
-            logs = [-(arb(v) / total).log() for v in row.x]
+            total = sum(row.numbers, arb(0))
+            logs = [-(v / total).log() for v in row.numbers]
             slope = [(v - h) / total for v in logs]
             unit = [larger(v, h) / total for v in logs]
         values += [factor * s for s in slope]

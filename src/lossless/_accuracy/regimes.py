@@ -40,7 +40,8 @@ OFFSETS = {
 # 15, 16, 17 and 31, 32, 33 are a vector of 16 lanes and two, one less and one more; 127, 128, 129 are the same for a
 # block of 128. 1, 2 and 10 are what people use.
 SIZES = (1, 2, 3, 10, 15, 16, 17, 31, 32, 33, 127, 128, 129, 1000)
-LONG = "long-131072"
+LONG = ("long-131072", "long-50257")  # the vocabularies of Llama 3 (nearly) and GPT-2
+ENORMOUS = "long-1000000"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,7 @@ def logits(name: str, dtype: str) -> Logits:
         x[3, y[3]] += 3 * gap
     elif kind == "long":
         classes = int(parameter)
-        rows = 2 if dtype in ("float32", "float64") else 1
+        rows = 2 if dtype in ("float32", "float64") and name != ENORMOUS else 1
         x, y = draw.normal(size=(rows, classes)), draw.integers(classes, size=rows)
         x[0, y[0]] += np.log(classes) + gap
     else:

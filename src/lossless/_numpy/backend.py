@@ -173,9 +173,9 @@ def _cross_entropy(plan: RowPlan, x: Array, target: Array, weight: Array | None)
     _raise_bad(bad, plan, target)
 
     def gradient() -> Array:
-        share = (1.0 / divisor if divisor else np.nan) if plan.reduction == "mean" else 1.0
+        over = 1.0 if plan.reduction != "mean" else divisor or np.nan
         dx = np.empty(x.shape, x.dtype)
-        native.row_loss_backward(*of, *scales, state, np.ones(1), share, _memory(dx))
+        native.row_loss_backward(*of, *scales, state, np.ones(1), over, _memory(dx))
         return dx
 
     return answer(_finish(loss, total, divisor, plan.reduction, x.dtype), gradient)
@@ -296,8 +296,8 @@ def pointwise(
         slope = reference.weighted(plan.loss.slope(a, t, pos_weight), weight, sample_weight, kept)
         if mean:
             count = float(slope.size) if divisor is None else divisor
-            share = np.where(count == 0.0, np.nan, 1.0 / np.float64(count))
-            slope = slope * share if kept is None else np.where(kept, slope * share, 0.0)
+            slope = slope / np.where(count == 0.0, np.nan, count)
+            slope = slope if kept is None else np.where(kept, slope, 0.0)
         return _rounded(_sum_to(slope, shape), x.dtype)
 
     return answer(_rounded(reduce_rows(loss, divisor, plan.reduction), dtype), gradient)
@@ -321,12 +321,12 @@ def _pointwise_kernel(
     loss = None if loss is None else loss.astype(dtype, copy=False)
 
     def gradient() -> Any:
-        share = (1.0 / count if count else np.nan) if plan.reduction == "mean" else 1.0
+        over = 1.0 if plan.reduction != "mean" else count or np.nan
         if x.shape != shape:
             slope = reference.weighted(plan.loss.slope(x, target, pos_weight), weight, None, None)
-            return _rounded(_sum_to(slope * share, x.shape), x.dtype)
+            return _rounded(_sum_to(slope / over, x.shape), x.dtype)
         dx = np.empty(shape, inner)
-        native.pointwise_backward(kernel, *arrays, np.ones(1), share, _memory(dx))
+        native.pointwise_backward(kernel, *arrays, np.ones(1), over, _memory(dx))
         return _rounded(dx, x.dtype)
 
     return answer(_finish(loss, total, count, plan.reduction, dtype), gradient)

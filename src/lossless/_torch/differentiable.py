@@ -53,10 +53,29 @@ def row_gradient(
     *partials: Tensor | None,
 ) -> Tensor:
     """`reference.row_statistics_backward`, unrounded; in eager mode its own derivative does not cancel either."""
-    if watched() or forward_ad._current_level >= 0 or not torch.is_grad_enabled():
+    if not _curved():
         named = dict(zip(PARTIALS, partials, strict=True))
         return reference.row_statistics_backward(x, target, prior, ignore_index, temperature, **named)
     return _RowGradient.apply(x, target, prior, ignore_index, temperature, *partials)
+
+
+def softmax_gradient(x: Tensor, g: Tensor, temperature: float = 1.0) -> Tensor:
+    """`reference.softmax_backward`, unrounded; its own derivative does not cancel in eager mode, as above."""
+    if _curved():
+        return _SoftmaxGradient.apply(x, g, temperature)
+    return reference.softmax_backward(x, g, temperature)
+
+
+def log_softmax_gradient(x: Tensor, g: Tensor, temperature: float = 1.0) -> Tensor:
+    """`reference.log_softmax_backward`, likewise."""
+    if _curved():
+        return _LogSoftmaxGradient.apply(x, g, temperature)
+    return reference.log_softmax_backward(x, g, temperature)
+
+
+def _curved() -> bool:
+    """Whether a gradient is recorded for one more derivative, and by autograd alone: no transform looks on."""
+    return torch.is_grad_enabled() and forward_ad._current_level < 0 and not watched()
 
 
 def soft_curve(x: Tensor, target: Tensor, curve: tuple[str, float]) -> Tensor:
@@ -122,6 +141,55 @@ class _RowGradient(Function):
         return dx, d_target, d_prior, None, None, *slopes
 
 
+class _SoftmaxGradient(Function):
+    """What is differentiated, over x and over g; again the third derivative is by autograd."""
+
+    gradient = staticmethod(reference.softmax_backward)
+    curvature = staticmethod(reference.softmax_curvature)
+    along = staticmethod(reference.softmax_backward)
+
+    @classmethod
+    def forward(cls, ctx: Any, x: Tensor, g: Tensor, temperature: float) -> Tensor:
+        ctx.save_for_backward(x, g)
+        ctx.temperature = temperature
+        return cls.gradient(x, g, temperature)
+
+    @classmethod
+    def backward(cls, ctx: Any, v: Tensor) -> Any:
+        x, g = ctx.saved_tensors
+        over_x, over_g = ctx.needs_input_grad[:2]
+        dx = cls.curvature(x, g, v, ctx.temperature).to(x.dtype) if over_x else None
+        return dx, cls.along(x, v, ctx.temperature).to(g.dtype) if over_g else None, None
+
+
+class _LogSoftmaxGradient(_SoftmaxGradient):
+    gradient = staticmethod(reference.log_softmax_backward)
+    curvature = staticmethod(reference.log_softmax_curvature)
+    along = staticmethod(reference.log_softmax_forward)
+
+
+class _SoftCurveGradient(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, target: Tensor, g: Tensor, curve: tuple[str, float]) -> Tensor:
+        ctx.save_for_backward(x, target, g)
+        ctx.curve = curve
+        return reference.soft_curve_backward(x, target, g, curve)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> Any:
+        x, target, g = ctx.saved_tensors
+        over_x, over_target, over_g = ctx.needs_input_grad[:3]
+        dx = d_target = dg = None
+        if over_x:
+            dx = reference.soft_curve_curvature(x, target, g, v, ctx.curve).to(x.dtype)
+        if over_target:
+            d_target = (g[..., None] * reference.soft_curve_costs_forward(x, v, ctx.curve)).to(target.dtype)
+        if over_g:
+            one = torch.ones_like(reference.wide(g))
+            dg = (v * reference.soft_curve_backward(x, target, one, ctx.curve)).sum(-1).to(g.dtype)
+        return dx, d_target, dg, None
+
+
 def _apply(plain: Any, transforms: Any, *args: Any) -> Any:
     if torch.compiler.is_compiling():  # which takes the first argument of a Function without gradients for its context
         recorded = needs_grad(*(a for a in args if isinstance(a, Tensor)))
@@ -145,7 +213,7 @@ class _Softmax(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         (x,) = ctx.saved_tensors
-        return reference.softmax_backward(x, g, ctx.temperature).to(x.dtype), None
+        return softmax_gradient(x, g, ctx.temperature).to(x.dtype), None
 
 
 class _SoftmaxTransforms(_Softmax):
@@ -165,7 +233,7 @@ class _LogSoftmax(_Softmax):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         (x,) = ctx.saved_tensors
-        return reference.log_softmax_backward(x, g, ctx.temperature).to(x.dtype), None
+        return log_softmax_gradient(x, g, ctx.temperature).to(x.dtype), None
 
 
 class _LogSoftmaxTransforms(_LogSoftmax):
@@ -174,8 +242,7 @@ class _LogSoftmaxTransforms(_LogSoftmax):
     @staticmethod
     def jvp(ctx: Any, dx: Tensor, _: None) -> Tensor:
         (x,) = ctx.saved_tensors
-        p, v = reference.softmax(x, ctx.temperature), reference.wide(dx)
-        return ((v - (p * v).sum(-1, keepdim=True)) / ctx.temperature).to(x.dtype)
+        return reference.log_softmax_forward(x, dx, ctx.temperature).to(x.dtype)
 
 
 class _RowStatistics(Function):
@@ -258,7 +325,10 @@ class _SoftCurve(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         x, target = ctx.saved_tensors
-        dx = reference.soft_curve_backward(x, target, g, ctx.curve).to(x.dtype)
+        if _curved():
+            dx = _SoftCurveGradient.apply(x, target, g, ctx.curve).to(x.dtype)
+        else:
+            dx = reference.soft_curve_backward(x, target, g, ctx.curve).to(x.dtype)
         d_target = None
         if ctx.needs_input_grad[1]:
             d_target = (g[..., None] * reference.soft_curve_costs(x, ctx.curve)).to(target.dtype)

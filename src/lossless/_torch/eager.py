@@ -93,7 +93,7 @@ def log_softmax(x: Tensor, plan: RowPlan) -> Tensor:
 
 class _Softmax(_KernelFunction):
     name = "softmax"
-    formula = staticmethod(reference.softmax_backward)
+    formula = staticmethod(differentiable.softmax_gradient)
 
     @classmethod
     def forward(cls, ctx: Any, x: Tensor, rows: Rows) -> Tensor:
@@ -119,7 +119,7 @@ class _Softmax(_KernelFunction):
 
 class _LogSoftmax(_Softmax):
     name = "log_softmax"
-    formula = staticmethod(reference.log_softmax_backward)
+    formula = staticmethod(differentiable.log_softmax_gradient)
 
 
 # ---------------------------------------------------------------- row statistics
@@ -206,13 +206,11 @@ class _CrossEntropy(_KernelFunction):
         )
         if bad >= 0:
             _raise_bad(bad, target, plan)
-        scale = 1.0
-        if reduction == "mean":
-            scale, total = (1.0 / divisor, total / divisor) if divisor else (nan, nan)
+        divisor = 1.0 if reduction != "mean" else divisor or nan
         if ctx is not None:
             ctx.save_for_backward(x, target, weight, state)
-            ctx.plan, ctx.scale = plan, scale
-        return _scalar(total, x) if loss is None else loss
+            ctx.plan, ctx.divisor = plan, divisor
+        return _scalar(total / divisor, x) if loss is None else loss
 
     @staticmethod
     def by_kernel(ctx: Any, g: Tensor) -> Any:
@@ -221,7 +219,7 @@ class _CrossEntropy(_KernelFunction):
         dx = _empty_like(x)
         native.row_loss_backward(
             x, *rows, target, weight, ignore_index, 1.0 - smoothing, smoothing / rows.classes, state,
-            in_memory(g), ctx.scale, dx,
+            in_memory(g), ctx.divisor, dx,
         )  # fmt: skip
         return dx, None, None, None
 
@@ -233,7 +231,7 @@ class _CrossEntropy(_KernelFunction):
             _target_rows(target, plan), plan.rows.classes, plan.soft, weight,
             ignore_index=plan.ignore_index, smoothing=plan.smoothing,
         )  # fmt: skip
-        d = reference.wide(_of_rows(g, plan)) * ctx.scale
+        d = reference.wide(_of_rows(g, plan)) / ctx.divisor
         d_nll = None if link.a is None else d * link.a
         d_prior = None if link.prior is None else d * link.d
         dx = _row_gradient(x, plan, link.weighted_target(), link.prior, d_nll, None, None, d_prior)
@@ -259,26 +257,25 @@ class _Pointwise(_KernelFunction):
         reduction: Reduction, divisor: float,
     ) -> Tensor:  # fmt: skip
         loss = _empty_like(x) if reduction == "none" else None
-        total, scale = native.pointwise(functor.kernel, x, target, weight, pos_weight, loss), 1.0
-        if reduction == "mean":
-            scale, total = (1.0 / divisor, total / divisor) if divisor else (nan, nan)
+        total = native.pointwise(functor.kernel, x, target, weight, pos_weight, loss)
+        divisor = 1.0 if reduction != "mean" else divisor or nan
         if ctx is not None:
             ctx.save_for_backward(x, target, weight, pos_weight)
-            ctx.functor, ctx.scale = functor, scale
-        return _scalar(total, x) if loss is None else loss
+            ctx.functor, ctx.divisor = functor, divisor
+        return _scalar(total / divisor, x) if loss is None else loss
 
     @staticmethod
     def by_kernel(ctx: Any, g: Tensor) -> Any:
         x, target, weight, pos_weight = ctx.saved_tensors
         dx = _empty_like(x)
-        native.pointwise_backward(ctx.functor.kernel, x, target, weight, pos_weight, in_memory(g), ctx.scale, dx)
+        native.pointwise_backward(ctx.functor.kernel, x, target, weight, pos_weight, in_memory(g), ctx.divisor, dx)
         return _of_both(ctx, dx)
 
     @staticmethod
     def by_formula(ctx: Any, g: Tensor) -> Any:
         x, target, weight, pos_weight = ctx.saved_tensors
         slope = reference.weighted(ctx.functor.slope(x, target, pos_weight), weight, None, None)
-        return _of_both(ctx, (reference.wide(g) * ctx.scale * slope).to(x.dtype))
+        return _of_both(ctx, (reference.wide(g) / ctx.divisor * slope).to(x.dtype))
 
 
 def _of_both(ctx: Any, dx: Tensor) -> Any:

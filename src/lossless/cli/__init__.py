@@ -1,7 +1,8 @@
 """The `lossless` command. Each command is one module with `SUMMARY`, `add_arguments` and `run`.
 
-Commands raise; this module alone turns an error into a line on stderr and an exit code: 0 done, 2 misuse (of the
-command or of a file), 130 interrupted, 141 nobody reads stdout any more (as a shell says of SIGPIPE).
+Commands raise; this module alone turns an error into a line on stderr and an exit code: 0 done, 1 what the command
+checks does not hold, 2 misuse (of the command or of a file), 130 interrupted, 141 nobody reads stdout any more (as a
+shell says of SIGPIPE).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from importlib import import_module
 from lossless import __version__
 from lossless.errors import LosslessError, MissingExtraError
 
-COMMANDS = ("evaluate", "demo", "info")
+COMMANDS = ("evaluate", "demo", "accuracy", "info")
 _EXTRAS = {
     **dict.fromkeys(("pyarrow", "rich", "jinja2", "markupsafe", "altair", "vl_convert"), "evaluate"),
     **dict.fromkeys(("sklearn", "py3langid", "django"), "demo"),
+    **dict.fromkeys(("flint", "ml_dtypes"), "accuracy"),
 }
 
 
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # class names may be in any script, terminals are not
     try:
-        args.run(args)
+        code = args.run(args)
         sys.stdout.flush()
     except LosslessError as error:
         return _fail(args.command, str(error))
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except OSError as error:
         return _fail(args.command, f"cannot write {error.filename}: {error.strerror}" if error.filename else str(error))
-    return 0
+    return code or 0
 
 
 def _fail(command: str, message: str) -> int:

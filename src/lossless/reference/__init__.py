@@ -11,7 +11,7 @@ Where the top class does not enter a sum, nothing is left of it to cancel. All f
 operations, so differentiating a gradient once more gives the second derivative.
 
     arithmetic        sums, differences and quotients that keep what rounding would lose
-    softmax           the softmax of every row in pieces that do not cancel; log-softmax; their gradients
+    softmax           the softmax of every row in pieces that do not cancel; log-softmax; gradients and curvatures
     rows              the row statistics, their gradient and curvature
     links             losses as expressions in the statistics
     sigmoid           the sigmoid, its logarithm and its inverse
@@ -40,6 +40,8 @@ from lossless.reference.links import (
     soft_curve,
     soft_curve_backward,
     soft_curve_costs,
+    soft_curve_costs_forward,
+    soft_curve_curvature,
 )
 from lossless.reference.pointwise import (
     BinaryCrossEntropy,
@@ -65,8 +67,11 @@ from lossless.reference.softmax import (
     class_costs,
     log_softmax,
     log_softmax_backward,
+    log_softmax_curvature,
+    log_softmax_forward,
     softmax,
     softmax_backward,
+    softmax_curvature,
 )
 
 __all__ = [
@@ -94,6 +99,8 @@ __all__ = [
     "link",
     "log_softmax",
     "log_softmax_backward",
+    "log_softmax_curvature",
+    "log_softmax_forward",
     "masked",
     "namespace",
     "nll",
@@ -110,8 +117,11 @@ __all__ = [
     "soft_curve",
     "soft_curve_backward",
     "soft_curve_costs",
+    "soft_curve_costs_forward",
+    "soft_curve_curvature",
     "softmax",
     "softmax_backward",
+    "softmax_curvature",
     "sum_of_others",
     "weighted",
     "wide",

@@ -1,6 +1,7 @@
 """Sums, differences and quotients that keep what rounding would lose, and small array operations that all share."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import array_api_compat
@@ -136,6 +137,14 @@ def _split(a: Any) -> tuple[Any, Any]:
 def constant(a: Array) -> Array:
     """`a` without its derivative, where the framework has derivatives."""
     return a.detach() if hasattr(a, "detach") else a
+
+
+def derived_from(value: Array, formula: Callable[[], Array]) -> Array:
+    """`value`, with the derivative of the same number in another form: its own would cancel. Only for autograd."""
+    if not getattr(value, "requires_grad", False):
+        return value
+    other = formula()
+    return constant(value) + (other - constant(other))
 
 
 def col(a: Array) -> Array:

@@ -228,7 +228,7 @@ def project(xp: Any, d: Distribution, w: Words, g: Array) -> Array:
     Differences come first, so that a constant in u changes nothing. An infinite w where p is not 0 takes everything.
     """
     endless = ~xp.isfinite(w[0]) & ~xp.isnan(w[0])
-    high, low = (xp.where(endless, 0.0, v) for v in w)
+    high, low = (xp.where(endless | d.top, 0.0, v) for v in w)  # 0 at k in any case: it has no derivative either
     mean = sum_classes(xp, d.p * high + d.p * low, d.exact)
     centred = (high - mean / d.scale) + low
     if d.exact:  # once more, from smaller numbers: k may lie far from the mean

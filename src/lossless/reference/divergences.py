@@ -23,6 +23,7 @@ from lossless.reference.arithmetic import (
     Array,
     col,
     constant,
+    derived_from,
     last,
     log_quotient,
     namespace,
@@ -231,9 +232,10 @@ def _h(xp: Any, t: Array, rest: Array) -> Array:
 
 
 def _exponential_less_one(xp: Any, t: Array, rest: Array) -> Array:
-    """e^(t + rest) - 1."""
+    """e^(t + rest) - 1; autograd makes e^t of it by adding 1 again."""
     slope = xp.exp(t)
-    return xp.expm1(t) + xp.where(xp.isfinite(slope), slope, 0.0) * rest
+    slope = xp.where(xp.isfinite(slope), slope, 0.0)
+    return derived_from(xp.expm1(t), lambda: slope) + slope * rest
 
 
 # ---- measures: (*batch) values, and the gradients over p or q as they are given, from that over the value
@@ -290,11 +292,14 @@ def kl_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Arra
     if q_form in NORMALIZED and p_form != q_form:
         return _over_normalized_q(xp, p, q, g)
     excess = col(g) * _excess(xp, v)
-    if q_form in ("logits", "log_probs"):
+    if q_form == "logits":
+        return derived_from(excess / p.scale, lambda: col(g) * _plain_over_logits(xp, p, q))
+    if q_form == "log_probs":
         return excess / p.scale
     if q_form == "counts":
         return _over_counts(xp, excess, p.scale, p, q, 1.0, g)
     slope = excess / xp.where(q.zero, 1.0, v.q_p)
+    slope = derived_from(slope, lambda: 0.0 - col(g) * xp.where(q.zero, 0.0, p.p / xp.where(q.zero, 1.0, v.q_p)))
     return xp.where(p.zero, col(g), xp.where(q.zero, 0.0 - _endless(xp, p, q, g), slope))
 
 
@@ -391,8 +396,15 @@ def _over_normalized_q(xp: Any, p: Distribution, q: Distribution, g: Array) -> A
         apart = apart + (product_rest(others, q.p, gain) - product_rest(p.p, q.others, loss))
     slope = col(g) * (apart / p.scale)
     if q.form == "logits":
-        return slope / q.scale
+        return derived_from(slope / q.scale, lambda: col(g) * _plain_over_logits(xp, p, q))
     return _over_counts(xp, slope, q.scale, p, q, others / p.scale, g)
+
+
+def _plain_over_logits(xp: Any, p: Distribution, q: Distribution) -> Array:
+    """tau q_j - p_j, for its derivatives: of the top class by what the others have, whose differences autograd takes."""
+    p_j = p.p / p.scale
+    rest = xp.where(q.top, 0.0, xp.sum(p_j, axis=-1, keepdims=True) * q.p / q.scale - p_j)
+    return xp.where(q.top, 0.0 - xp.sum(rest, axis=-1, keepdims=True), rest)
 
 
 def _over_counts(xp: Any, v: Array, scale: Any, p: Distribution, q: Distribution, absent: Any, g: Array) -> Array:

@@ -17,20 +17,23 @@ from lossless.reference.arithmetic import (
     wide,
 )
 from lossless.reference.rows import Statistics
-from lossless.reference.softmax import costs, softmax_parts
+from lossless.reference.softmax import costs, deviation, softmax_parts
 
 
 class Curve(NamedTuple):
-    """What a loss makes of the cost -log p of the true class: a function and its derivative."""
+    """What a loss makes of the cost -log p of the true class: a function and its derivatives."""
 
     value: Callable[[Array], Array]
     slope: Callable[[Array], Array]
+    bend: Callable[[Array, Array], Array]
+    "Of L and e^-L, of which a rounded L has lost digits."
 
 
 def _focal(gamma: float) -> Curve:
-    """f(L) = q^gamma L, q = 1 - e^-L;  f'(L) = q^gamma (1 + gamma e^-L L / q).
+    """f(L) = q^gamma L, q = 1 - e^-L;  f'(L) = q^gamma (1 + gamma p L / q), p = e^-L;
 
-    The ends are their limits: f = f' = 0 at L = 0, where q^(gamma - 1) may be infinite, and f' = 1 at L = inf.
+    f''(L) = gamma p q^gamma (2 - L + (gamma - 1) p L / q) / q. The ends are their limits: f = f' = 0 at L = 0, where
+    q^(gamma - 1) may be infinite (f'' is 0 there too, by convention), and f' = 1, f'' = 0 at L = inf.
     """
 
     def value(L: Array) -> Array:
@@ -46,7 +49,14 @@ def _focal(gamma: float) -> Curve:
         q = _complement(xp, some)
         return xp.where(end, xp.where(L == 0.0, 0.0, 1.0), q**gamma * (1.0 + gamma * xp.exp(0.0 - some) * some / q))
 
-    return Curve(value, slope)
+    def bend(L: Array, p: Array) -> Array:
+        xp = namespace(L)
+        end = (L == 0.0) | xp.isinf(L)
+        some = xp.where(end, 1.0, L)
+        q = _complement(xp, some)
+        return xp.where(end, 0.0, gamma * p * q**gamma * ((2.0 - some) + (gamma - 1.0) * p * some / q) / q)
+
+    return Curve(value, slope, bend)
 
 
 def _complement(xp: Any, L: Array) -> Array:
@@ -215,9 +225,29 @@ def soft_curve_backward(x: Array, target: Array, g: Array, curve: tuple[str, flo
     return col(g) * (sum_of_others(t) * s.E - t * s.others) / s.S
 
 
+def soft_curve_curvature(x: Array, target: Array, g: Array, v: Array, curve: tuple[str, float]) -> Array:
+    """The derivative of sum_j v_j g_j for the gradient g_j above.
+
+    Along v the costs move by -w, w = v - sum p v, and with them f': this is the gradient of a soft target
+    -t_j f''(-log p_j) w_j, and that of softmax times sum t f'.
+    """
+    xp = namespace(x)
+    s, t = softmax_parts(x), wide(target)
+    w, cost, f = deviation(s, wide(v)), costs(s), bent(curve)
+    turn = 0.0 - t * f.bend(cost, s.p) * w
+    total = sum_classes(xp, t * f.slope(cost), exact=True)
+    return col(g) * (sum_of_others(turn) * s.E - turn * s.others + total * (s.E * w)) / s.S
+
+
 def soft_curve_costs(x: Array, curve: tuple[str, float]) -> Array:
     """f(-log p_j) of every class: the derivative over a soft target."""
     return bent(curve).value(costs(softmax_parts(x)))
+
+
+def soft_curve_costs_forward(x: Array, v: Array, curve: tuple[str, float]) -> Array:
+    """How they move along v: -f' w."""
+    s = softmax_parts(x)
+    return 0.0 - bent(curve).slope(costs(s)) * deviation(s, wide(v))
 
 
 def smoothed(target: Array, classes: int, smoothing: float) -> Array:

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, NamedTuple
 
-from lossless.reference.arithmetic import Array, addition_rest, constant, divide, namespace, product_rest, times, wide
+from lossless.reference.arithmetic import (
+    Array,
+    addition_rest,
+    constant,
+    derived_from,
+    divide,
+    namespace,
+    product_rest,
+    times,
+    wide,
+)
 from lossless.reference.sigmoid import Elementwise, Logit, Sides, sides
 
 TINY = 2.0**-1000
@@ -106,8 +116,10 @@ class BinaryCrossEntropy(Pointwise):
         positive, negative = shares(t, self.smoothing)
         q = 1.0 - p
         if self.clamped:
-            difference = negative * p - positive * q if self.smoothing else p - t
-            return difference / xp.where(p * q < 1e-12, 1e-12, p * q)
+            difference, close = negative * p - positive * q if self.smoothing else p - t, p * q < 1e-12
+            slope = difference / xp.where(close, 1e-12, p * q)
+            some_p, some_q = xp.where(close, 0.5, p), xp.where(close, 0.5, q)
+            return derived_from(slope, lambda: xp.where(close, slope, negative / some_q - positive / some_p))
         some_p = xp.where((p == 0.0) & (positive == 0.0), 1.0, p)
         some_q = xp.where((q == 0.0) & (negative == 0.0), 1.0, q)
         slope = negative / some_q - positive / some_p

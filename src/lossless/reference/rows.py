@@ -14,7 +14,7 @@ from lossless.reference.arithmetic import (
     sum_of_others,
     wide,
 )
-from lossless.reference.softmax import Softmax, costs, softmax_backward, softmax_parts
+from lossless.reference.softmax import Softmax, costs, deviation, softmax_parts
 
 
 class Statistics(NamedTuple):
@@ -127,21 +127,19 @@ def row_statistics_curvature(
     labels = target is not None and target.ndim < x.ndim
     scale = 0.0
     if d_nll is not None:
-        scale = d_nll if labels else d_nll * last(sum_classes(xp, wide(target), exact=True))
+        scale = wide(d_nll) if labels else wide(d_nll) * last(sum_classes(xp, wide(target), exact=True))
     if d_lse is not None:
-        scale = scale + d_lse
+        scale = scale + wide(d_lse)
     if prior is not None and d_prior is not None:
-        scale = scale + d_prior * last(sum_classes(xp, wide(prior), exact=True))
+        scale = scale + wide(d_prior) * last(sum_classes(xp, wide(prior), exact=True))
     s, v = softmax_parts(x, temperature), wide(v)
-    h = col(scale + xp.zeros_like(v[..., 0])) * softmax_backward(x, v, temperature) / temperature
+    w = deviation(s, v)
+    bend = col(scale + xp.zeros_like(v[..., 0])) * w
     if d_entropy is not None:
         gap = finite_where(xp, s.E, s.gap)
         gap = gap - sum_classes(xp, s.E * gap, exact=True) / s.S
-        w = v - xp.sum(xp.where(s.top, v, 0.0), axis=-1, keepdims=True)
-        w = w - sum_classes(xp, s.E * w, exact=True) / s.S
-        bend = s.E * (w * (gap - 1.0) - sum_classes(xp, s.E * w * gap, exact=True) / s.S) / s.S
-        h = h + col(d_entropy) * bend / temperature / temperature
-    return masked(h, x, target, ignore_index)
+        bend = bend + col(d_entropy) * (w * (gap - 1.0) - sum_classes(xp, s.E * w * gap, exact=True) / s.S)
+    return masked(s.E * (bend / temperature**2) / s.S, x, target, ignore_index)
 
 
 def masked(a: Array, x: Array, target: Array | None, ignore_index: int | None) -> Array:

@@ -1,4 +1,4 @@
-"""The softmax of every row in pieces that do not cancel, its logarithm, and the gradients of both."""
+"""The softmax of every row in pieces that do not cancel, its logarithm, and the gradients and curvatures of both."""
 
 from typing import NamedTuple
 
@@ -98,6 +98,33 @@ def log_softmax_backward(x: Array, g: Array, temperature: float = 1.0) -> Array:
     """g_j q_j - p_j sum_{i != j} g_i."""
     s, g = softmax_parts(x, temperature), wide(g)
     return (g * s.others - s.E * sum_of_others(g)) / s.S / temperature
+
+
+def deviation(s: Softmax, v: Array) -> Array:
+    """v_j - sum p v = v_j q_j - sum_{i != j} p_i v_i: how log p_j moves along v."""
+    return (v * s.others - sum_of_others(s.E * v)) / s.S
+
+
+def softmax_curvature(x: Array, g: Array, v: Array, temperature: float = 1.0) -> Array:
+    """The derivative of sum_j v_j dx_j for `softmax_backward`'s dx, the covariance of v and g under p.
+
+    With a and w the deviations of g and v it is p_j (w_j a_j - sum p w a).
+    """
+    s = softmax_parts(x, temperature)
+    product = deviation(s, wide(g)) * deviation(s, wide(v))
+    return s.E * ((product - sum_classes(namespace(x), s.E * product, exact=True) / s.S) / temperature**2) / s.S
+
+
+def log_softmax_curvature(x: Array, g: Array, v: Array, temperature: float = 1.0) -> Array:
+    """The same of `log_softmax_backward`: -p_j w_j sum g."""
+    s = softmax_parts(x, temperature)
+    total = sum_classes(namespace(x), wide(g), exact=True)
+    return s.E * ((0.0 - total) * deviation(s, wide(v)) / temperature**2) / s.S
+
+
+def log_softmax_forward(x: Array, v: Array, temperature: float = 1.0) -> Array:
+    """How log p moves along v. The Jacobian of the softmax is symmetric: `softmax_backward` is this for it."""
+    return deviation(softmax_parts(x, temperature), wide(v)) / temperature
 
 
 def costs(s: Softmax) -> Array:

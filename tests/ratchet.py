@@ -1,0 +1,47 @@
+"""What a result of the shipped problems is held to: the promise, and 1.25 times the largest error on record.
+
+`recorded.toml` has the largest error in ulp for each function, quantity, format and kind of regime, on the kernels.
+Records are only ever lowered: `make record` writes what the tests find. The kernels give the same bits everywhere; what
+float64 results on the reference path are made of (exp, log) may round otherwise on another machine: half an ulp is left
+for that.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+from lossless import _kernels
+from lossless._accuracy.problems import problem
+from lossless._accuracy.promises import Verdict
+
+FILE = Path(__file__).parent / "recorded.toml"
+RECORDED: dict[str, dict[str, float]] = tomllib.loads(FILE.read_text()) if FILE.exists() else {}
+RECORDING = bool(os.environ.get("LOSSLESS_RECORD"))
+RATCHET = 1.25
+found: dict[str, dict[str, float]] = {}
+
+
+def hold(name: str, dtype: str, quantity: str, verdict: Verdict) -> None:
+    """Fail where a result breaks the promise, or is clearly worse than on record."""
+    assert not verdict.complaint, verdict.complaint
+    key, kind = f"{problem(name, dtype).function}.{quantity}.{dtype}", name.rsplit("/", 1)[1].partition("-")[0]
+    if RECORDING:
+        kinds = found.setdefault(key, {})
+        kinds[kind] = max(verdict.normal, kinds.get(kind, 0.0))
+    elif _kernels.native is not None:
+        record = RECORDED[key][kind]
+        limit = max(RATCHET * record, record + 0.5 if dtype == "float64" else 0.0)
+        assert verdict.normal <= limit, (
+            f"{key}: {verdict.normal:.3f} ulp in regime {kind}, recorded {record}: more than {RATCHET} times worse"
+        )
+
+
+def write() -> None:
+    """Replace the records by what was found."""
+    lines = ["# Written by `make record`; ulp, rounded up. Larger numbers than before are a loss of accuracy."]
+    for key in sorted(found):
+        kinds = ", ".join(f'"{kind}" = {ulp + 0.0005:.3f}' for kind, ulp in sorted(found[key].items()))
+        lines.append(f'"{key}" = {{ {kinds} }}')
+    FILE.write_text("\n".join(lines) + "\n")
