@@ -1,12 +1,32 @@
-"""The same bits whatever the instruction set, thread count, batch split, alignment or layout."""
+"""The same bits whatever the instruction set, run, thread count, batch, position, alignment or layout.
+
+First the kernels, by instruction set and layout, at every edge of width and value. Then the public functions in NumPy
+and PyTorch, values and gradients, on the shipped problems: in float32 all of them, in float64 those of `served`, whose
+bits the kernels make. What else is float64 takes sums from NumPy or PyTorch, in an order that is theirs to choose.
+`test_hashes.py` holds the bits themselves.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
+
+import lossless
+from lossless import _kernels
+from lossless._accuracy.libraries import OURS, Library, Torch, View
+from lossless._accuracy.problems import Problem, cases, problem
+from lossless._numpy.gradients import asked
+from test_hashes import served
 
 native = pytest.importorskip("lossless._native", reason="no kernels were built: the reference path serves everything")
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
+PUBLIC = ("float32", "float64")
 # 16 lanes a block and 64 classes before the view changes: both edges, plus one long row.
 CLASSES = [1, 2, 10, 15, 16, 17, 63, 64, 65, 100, 1000]
 ROWS = 37  # two groups of 16 and a part
@@ -84,10 +104,11 @@ def everything(x, inner_last=False):
 
 @pytest.fixture(autouse=True)
 def restore():
-    isa = native.isa()
+    isa, threads = native.isa(), torch.get_num_threads()
     yield
     native.use_isa(isa)
     native.set_num_threads(0)  # the default
+    torch.set_num_threads(threads)
 
 
 def assert_same_bits(one, other, what=""):
@@ -115,41 +136,6 @@ def test_class_dimension_first_or_last(dtype, classes):
         assert_same_bits(one, other)
 
 
-@pytest.mark.parametrize("classes", [10, 100])
-def test_thread_counts(classes):
-    x = logits(classes, np.float32, rows=20_000)
-    native.set_num_threads(1)
-    expected = everything(x)
-    for threads in (2, 3, 7):
-        native.set_num_threads(threads)
-        for one, other in zip(everything(x), expected, strict=True):
-            assert_same_bits(one, other, f"{threads} threads")
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("classes", [10, 65])
-def test_a_row_does_not_depend_on_its_batch(dtype, classes):
-    x = logits(classes, dtype)
-    together = np.empty_like(bits(x))
-    native.softmax(bits(x), *x.shape, 1, together)
-    for row in range(ROWS):
-        alone = np.empty_like(bits(x[row : row + 1]))
-        native.softmax(bits(x[row : row + 1]), 1, classes, 1, alone)
-        assert_same_bits(alone[0], together[row])
-
-
-@pytest.mark.parametrize("classes", [10, 100])
-def test_alignment(classes):
-    x = logits(classes, np.float32)
-    expected = everything(x)
-    for offset in range(4, 64, 4):
-        memory = np.empty(x.nbytes + 64, np.uint8)
-        moved = memory[offset : offset + x.nbytes].view(np.float32).reshape(x.shape)
-        moved[:] = x
-        for one, other in zip(everything(moved), expected, strict=True):
-            assert_same_bits(one, other, f"offset {offset}")
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 100_000])
 def test_pointwise(dtype, size):
@@ -170,3 +156,186 @@ def test_pointwise(dtype, size):
         assert total == expected[1]
         assert_same_bits(value, expected[2])
         assert_same_bits(dx, expected[3])
+
+
+# ---- public functions ----------------------------------------------------------------------------------------------
+
+
+def transposed(a):
+    return np.ascontiguousarray(a.T).T
+
+
+def sliced(a):
+    wide = np.zeros((*a.shape[:-1], 2 * a.shape[-1] + 1), a.dtype)
+    wide[..., 1::2] = a
+    return wide[..., 1::2]
+
+
+def padded(a):
+    wide = np.zeros((*a.shape[:-1], a.shape[-1] + 3), a.dtype)
+    wide[..., 1:-2] = a
+    return wide[..., 1:-2]
+
+
+def mirrored(a):
+    return np.flip(np.ascontiguousarray(np.flip(a)))
+
+
+def expanded(a):
+    """One row in place of many, where all are equal."""
+    return np.lib.stride_tricks.as_strided(a, strides=(0, *a.strides[1:])) if (a == a[0]).all() else a
+
+
+def moved(offset: int):
+    """`offset` bytes behind a boundary of 64."""
+
+    def place(a):
+        memory = np.empty(a.nbytes + 128, np.uint8)
+        start = -memory.ctypes.data % 64 + offset
+        copy = memory[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
+        copy[...] = a
+        return copy
+
+    place.__name__ = f"{offset} bytes further"
+    return place
+
+
+class InPlace(Torch):
+    def place(self, array):
+        return torch.from_numpy(array)
+
+
+LIBRARIES = {"numpy": OURS["numpy"], "torch": Library("lossless", InPlace(), lossless)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed(View):
+    """A problem of other rows, in other memory: `order` picks them, `place` puts arrays somewhere."""
+
+    order: Any = ...
+    place: Callable[[np.ndarray], np.ndarray] = np.ascontiguousarray
+    elements: int | None = None  # of functions of single numbers: the arrays of this length are the rows
+
+    def __call__(self, array):
+        if array is None:
+            return None
+        array = np.asarray(array)
+        array = np.array(array[self.order] if array.ndim and len(array) == self.elements else array)
+        return self.library.framework.place(self.place(array) if array.ndim else array)
+
+    def table(self, array):
+        return self(array if self.elements else array[self.order])
+
+    rows = table
+
+
+def run(case: Problem, framework: str, **how: Any) -> dict[str, np.ndarray]:
+    """Values and gradient, as float64."""
+    view = Placed(LIBRARIES[framework], elements=None if case.table else len(case.x), **how)
+    if framework == "numpy":
+        with asked():  # losses answer with (value, gradient)
+            outputs = case.call(case.input(view), view)
+        pairs = {name: a if type(a) is tuple else (a,) for name, a in outputs.items()}
+        return {f"{name} {i}": np.asarray(a, np.float64) for name, pair in pairs.items() for i, a in enumerate(pair)}
+    found = {}
+
+    def call(x):
+        outputs = case.call(x, view)
+        found.update({name: view.library.framework.numbers(a) for name, a in outputs.items()})
+        return outputs
+
+    x = case.input(view)
+    if case.gradient is None:
+        call(x)
+    else:
+        g = case.g and {name: case.upstream(a, view) for name, a in case.g.items()}
+        found["gradient"] = view.library.framework.numbers(view.library.framework.vjp(call, x, g))
+    return found
+
+
+def chosen(dtype: str) -> dict[str, str]:
+    """A case of each variant of a function: the first of more than three classes."""
+    names = served(dtype) if dtype == "float64" else cases(dtype)
+    few_or_many = re.compile(r".*/(typical-[23]|long-\d+)$")
+    return {name.rsplit("/", 1)[0]: name for name in names[::-1] if not few_or_many.match(name)}
+
+
+def public_cases() -> Iterator[Any]:
+    """On the reference path all variants of a kind but one are slow."""
+    for dtype in PUBLIC:
+        kernels, seen = set(served(dtype)), set()
+        for variant, name in chosen(dtype).items():
+            kind = variant if name in kernels else variant.split("-")[0]
+            yield pytest.param(name, dtype, id=f"{dtype}/{name}", marks=[pytest.mark.slow] if kind in seen else [])
+            seen.add(kind)
+
+
+def has_rows(name: str, dtype: str) -> bool:
+    """Whether every row, or number, has results of its own."""
+    g = problem(name, dtype).g
+    return g is not None and all(a.ndim for a in g.values())
+
+
+CASES = list(public_cases())
+
+
+def law(*only: Callable[[str, str], bool]):
+    """Parametrizes a test over the public functions, as far as `only` says."""
+    some = [case for case in CASES if all(f(*case.values) for f in only)]
+
+    def parametrized(test):
+        test = pytest.mark.parametrize("framework", LIBRARIES)(pytest.mark.parametrize(("name", "dtype"), some)(test))
+        return pytest.mark.skipif(_kernels.native is None, reason="LOSSLESS_ISA=reference")(test)
+
+    return parametrized
+
+
+def assert_same_results(found, expected, what, order=...):
+    for name, array in expected.items():
+        assert_same_bits(found[name], array[order], f"{name}: {what}")
+
+
+def rows_of(case: Problem, elements: int) -> np.ndarray:
+    """Some row for each place of a batch of so many numbers."""
+    return np.random.default_rng(0).integers(len(case.x), size=-(-elements // case.x[0].size))
+
+
+@law()
+def test_repeated_runs(name, dtype, framework):
+    case = problem(name, dtype)
+    expected = run(case, framework)
+    for _ in range(20):
+        assert_same_results(run(case, framework), expected, "another run")
+
+
+@law()
+def test_threads(name, dtype, framework):
+    case = problem(name, dtype)
+    order, results = rows_of(case, 70_000), []
+    for threads in (1, 2, 3, 7):
+        lossless.set_num_threads(threads)
+        torch.set_num_threads(threads)
+        results.append(run(case, framework, order=order))
+        assert_same_results(results[-1], results[0], f"{threads} threads")
+
+
+@law(has_rows)
+def test_a_row_does_not_depend_on_its_batch(name, dtype, framework):
+    case = problem(name, dtype)
+    expected = run(case, framework)
+    alone = [np.array([row]) for row in range(min(len(case.x), 16))]
+    for order in (*alone, np.arange(len(case.x))[::-1], rows_of(case, 10_000)):
+        assert_same_results(run(case, framework, order=order), expected, f"rows {order}", order)
+
+
+@law()
+def test_memory(name, dtype, framework):
+    """Every array of the call elsewhere in memory, or with other strides."""
+    case = problem(name, dtype)
+    order, equal = np.arange(ROWS) % len(case.x), np.zeros(ROWS, int)
+    offsets = [moved(offset) for offset in range(0, 64, case.x.itemsize)]
+    strided = [transposed, sliced, padded, *([mirrored] if framework == "numpy" else [])]  # PyTorch has no such strides
+    for rows, places in ((order, [*offsets, *strided]), (equal, [expanded])):
+        expected = run(case, framework, order=rows)
+        for place in places:
+            assert_same_results(run(case, framework, order=rows, place=place), expected, place.__name__)

@@ -478,6 +478,111 @@ def test_measures_of_two_distributions_agree_with_other_formulas(name, p_kind, q
     close(oracle.measure_gradient(name, "q", p, q, p_kind, q_kind, g), over_q)
 
 
+# ---- second derivatives
+
+V = np.array([[1.0, -0.5, 0.25, 3.0]])
+ONE, LABEL = np.array([1.5]), oracle.index_targets(np.array([3]), 4, np.array([0.5, 3.0, 2.0, 8.0]), smoothing=0.25)
+SOFT = oracle.soft_targets(T)
+CURVED = {
+    "softmax": (X, lambda x: oracle.softmax_vjp(x, G, 0.5)),
+    "log_softmax": (X, lambda x: oracle.log_softmax_vjp(x, G, 0.5)),
+    "logsumexp": (X, lambda x: oracle.logsumexp_gradient(x, ONE)),
+    "cross_entropy": (X, lambda x: oracle.cross_entropy_gradient(x, LABEL, "mean", ONE, 0.5, 2.0)),
+    "focal_loss": (X, lambda x: oracle.focal_loss_gradient(x, LABEL, 2.0, None, "none", ONE)),
+    "soft focal_loss": (X, lambda x: oracle.focal_loss_gradient(x, SOFT, 0.5, None, "none", ONE)),
+    "row_statistics": (
+        X,
+        lambda x: oracle.row_statistics_gradient(x, SOFT, T[0], dict.fromkeys(("nll", "lse", "entropy", "prior"), ONE)),
+    ),
+    "sigmoid": (X, lambda x: oracle.sigmoid_vjp(x, G)),
+    "logsigmoid": (X, lambda x: oracle.logsigmoid_vjp(x, G)),
+    "logit": (P, lambda p: oracle.logit_vjp(p, G, 2.0**-10)),
+    "with logits": (X, lambda x: oracle.binary_cross_entropy_with_logits_gradient(x, T, G, None, "sum")),
+    "binary": (P, lambda p: oracle.binary_cross_entropy_gradient(p, T, G, smoothing=0.25)),
+    "clamped": (P * 2.0**-60, lambda p: oracle.binary_cross_entropy_gradient(p, T, G)),
+    "sigmoid_focal_loss": (X, lambda x: oracle.sigmoid_focal_loss_gradient(x, T, 0.25, 1.5, "mean", ONE)),
+    "mse_loss": (X, lambda x: oracle.mse_loss_gradient(x, T, "mean", ONE)),
+    "rmse_loss": (X, lambda x: oracle.rmse_loss_gradient(x, T)),
+    "categorical": (P, lambda p: oracle.categorical_cross_entropy_gradient(p, SOFT, "none", ONE)),
+    **{
+        f"inverse_softmax {center}": (P, lambda p, center=center: oracle.inverse_softmax_vjp(p, G, center))
+        for center in ("mean", "max", None)
+    },
+    "k3": (np.log(P), lambda x: oracle.k3_gradient(x, np.log(Q), "p", G)),
+    "kl_div": (P, lambda p: oracle.kl_div_gradient(np.log(Q), p, False, "sum", ONE, "target")),
+    "kl_div log_target": (np.log(P), lambda p: oracle.kl_div_gradient(np.log(Q), p, True, "sum", ONE, "target")),
+    **{
+        f"{formula.__name__} {kind}": (x, lambda x, formula=formula, kind=kind: formula(x, kind, ONE))
+        for formula in (oracle.entropy_gradient, oracle.perplexity_gradient)
+        for kind, (x, _) in GIVEN.items()
+    },
+    **{
+        f"{name} {kind} over p": (
+            p,
+            lambda x, name=name, kind=kind, q=q: oracle.measure_gradient(name, "p", x, q, kind, kind, ONE),
+        )
+        for name in MEASURES
+        for kind, (p, q) in GIVEN.items()
+        if (name, kind) != ("cross_entropy", "probs")  # linear
+    },
+    **{
+        f"{name} {kind} over q": (
+            q,
+            lambda x, name=name, kind=kind, p=p: oracle.measure_gradient(name, "q", p, x, kind, kind, ONE),
+        )
+        for name in MEASURES
+        for kind, (p, q) in GIVEN.items()
+        if (name, kind) != ("cross_entropy", "log_probs")
+    },
+}
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_a_gradient_along_a_line_is_its_own_derivative(name):
+    """Against a central difference of the gradient, at points that float64 holds; their truths have 106 bits."""
+    x, gradient = CURVED[name]
+    scale = 2.0 ** np.floor(np.log2(np.abs(x).max()))
+    x, v, step = np.round(x / scale * 2**12) / 2**12 * scale, V * min(scale, 1.0), 2.0**-30
+    assert np.all((x + step * v) - x == step * v)
+    ahead, behind = gradient(x + step * v).value, gradient(x - step * v).value
+    found = gradient(oracle.Line(x, v))
+    for i in np.ndindex(x.shape):
+        with mpmath.workprec(200):
+            up, down = (
+                mpmath.ldexp(mpmath.mpf(float(a.high[i])) + mpmath.mpf(float(a.low[i])), int(a.exponent[i]))
+                for a in (ahead, behind)
+            )
+            slope, lost = (up - down) / (2 * step), abs(up) * mpmath.ldexp(1, -100) / step
+        value, unit = (a.to_float64()[i] for a in found)
+        assert abs(value - slope) <= 1e-12 * unit + lost
+        assert unit >= abs(value) * (1 - 1e-15)
+
+
+@pytest.mark.parametrize("regime", ["typical-10", "wide-100", "gap-80", "wrong-40", "masked-half"])
+def test_a_column_of_the_hessian_of_cross_entropy_is_its_own_unit(regime):
+    """It is a column of softmax's Jacobian, as far into the tail as there is one."""
+    batch = regimes.logits(regime, "float64")
+    v = regimes.onehot(batch)
+    targets = oracle.index_targets(batch.y, batch.x.shape[1])
+    found, jacobian = (
+        oracle.cross_entropy_gradient(oracle.Line(batch.x, v), targets, "sum"),
+        oracle.softmax_vjp(batch.x, v),
+    )
+    for numbers in (found.value, found.unit):
+        for a, b in zip(numbers.to_float64().ravel(), jacobian.value.to_float64().ravel(), strict=True):
+            assert abs(abs(a) - abs(b)) <= 1e-15 * abs(b)
+
+
+def test_units_of_jets_are_the_terms_they_are_made_of():
+    """p - 1/2 is exact and its own unit; of log p - log p^2 the second counts, and p^2 has been rounded before."""
+    p = oracle.Jet(arb(0.75), arb(0), arb(1), arb(0))
+    assert (p - arb(0.5)).unit == 0.25
+    difference = p.log() - (p * p).log()
+    assert float(difference.unit) == pytest.approx(1)
+    assert float(difference.slope_unit) == pytest.approx(2 / 0.75)
+    assert float(difference.slope) == pytest.approx(-1 / 0.75)
+
+
 def test_other_measures_agree_with_other_formulas():
     with mpmath.workprec(400):
         for kind, (p, _) in GIVEN.items():

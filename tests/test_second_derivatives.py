@@ -1,7 +1,12 @@
 """Double backward of every function, in ulp of the oracle's truth: the Hessian of the loss times a direction.
 
 A direction is the one-hot label of a row, which singles out one column of the Hessian, or random numbers. `bounds.toml`
-promises `second_derivative`; what is not in these tables is not promised.
+promises `second_derivative`; what is not in these tables is not promised:
+
+- a bent cost (z-loss, focal loss of labels) in float16 and bfloat16. Its second derivative reaches x on two ways,
+  through the cost and past it, and autograd adds what each has rounded: up to 1.5 ulp, where one rounding costs 0.5.
+- the focal loss of labels at costs above 45 in float64: e^-L of a rounded L has lost digits.
+- derivatives by anything but x: targets, weights. Differences look after them in `test_gradients.py`.
 """
 
 from __future__ import annotations
@@ -122,12 +127,11 @@ def cross_entropies(dtype: str) -> Cases:
         yield f"cross_entropy/sum/{regime}", index(regime, dtype, "sum")
         yield f"cross_entropy/mean-weights/{regime}", index(regime, dtype, "mean", "1e3")
         yield f"cross_entropy/soft-mean-weights/{regime}", soft("sparse", regime, dtype, "mean", "1e3")
-        yield f"cross_entropy/z/{regime}", index(regime, dtype, z_loss=1e-3)
         yield f"cross_entropy/sharp/{regime}", index(regime, dtype, temperature=0.3)
-        yield (
-            f"cross_entropy_every_option/soft/{regime}",
-            soft("random", regime, dtype, "mean", "1e3", 0.1, z_loss=1e-3, temperature=0.7),
-        )
+        if wide_format(dtype):
+            yield f"cross_entropy/z/{regime}", index(regime, dtype, z_loss=1e-3)
+            every = soft("random", regime, dtype, "mean", "1e3", 0.1, z_loss=1e-3, temperature=0.7)
+            yield f"cross_entropy_every_option/soft/{regime}", every
 
 
 def cross_entropy(
@@ -162,8 +166,8 @@ def cross_entropy(
 
 
 def focal_losses(dtype: str) -> Cases:
-    for regime in row_regimes(dtype):
-        for gamma in (2.0, 0.5):
+    for regime in row_regimes(dtype) if wide_format(dtype) else ():
+        for gamma in (2.0, 0.5) if (regime, dtype) != ("wide-100", "float64") else ():
             yield f"focal_loss/index-{gamma}/{regime}", partial(focal_loss, "index", regime, dtype, gamma)
     for regime in few_regimes(dtype):
         for gamma in (2.0, 0.5):

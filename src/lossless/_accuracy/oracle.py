@@ -76,7 +76,10 @@ def _known(value: Any, unit: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """The points x + h v: gradients that are given it for x return their derivatives by h, at h = 0."""
+    """The points x + h v: gradients that are given it for x return their derivatives by h, at h = 0.
+
+    Not those that do not depend on x: they cannot tell, and return themselves.
+    """
 
     x: np.ndarray
     v: np.ndarray
@@ -102,9 +105,9 @@ Points = np.ndarray | Line
 class Jet:
     """A number on a line and its derivative, each with the larger term: what one rounding a step would make of it.
 
-    A unit is what the units of the operands move the result by, in first order, or the result itself if that is more. A
-    given number is exact, its unit is 0, so that a difference of two of them is its own unit. A softmax and what is made
-    of it in `Row` have the units of the entries of their Jacobian: none of them cancels.
+    A unit is what the units of the operands move the result by, in first order, or the result itself if that is more.
+    A given number is exact, its unit is 0, so that a difference of two of them is its own unit. A softmax, and what
+    `Row` makes of it, has the units of the entries of its Jacobian: none of them cancels.
     """
 
     def __init__(self, value: arb, unit: arb, slope: arb, slope_unit: arb) -> None:
@@ -152,17 +155,20 @@ class Jet:
         return Jet(-self.value, self.unit, -self.slope, self.slope_unit)
 
     def __sub__(self, other: Any) -> Jet:
-        return self + -other
+        return self + -Jet.of(other)
 
     def __rsub__(self, other: Any) -> Jet:
         return -self + other
 
     def __truediv__(self, other: Any) -> Jet:
-        return self * (1 / Jet.of(other))
+        return self * Jet.of(other)._inverse()
 
     def __rtruediv__(self, other: Any) -> Jet:
+        return self._inverse() * other
+
+    def _inverse(self) -> Jet:
         over = 1 / self.value
-        return other * self._through(over, -(over**2), 2 * over**3)
+        return self._through(over, -(over**2), 2 * over**3)
 
     def __pow__(self, exponent: int) -> Jet:
         assert exponent == 2

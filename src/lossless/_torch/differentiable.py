@@ -6,6 +6,7 @@ makes every higher derivative right. Each function has two classes: one with a f
 """
 # mypy: allow-subclassing-any
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -144,9 +145,9 @@ class _RowGradient(Function):
 class _SoftmaxGradient(Function):
     """What is differentiated, over x and over g; again the third derivative is by autograd."""
 
-    gradient = staticmethod(reference.softmax_backward)
-    curvature = staticmethod(reference.softmax_curvature)
-    along = staticmethod(reference.softmax_backward)
+    gradient: Callable[..., Tensor] = staticmethod(reference.softmax_backward)
+    curvature: Callable[..., Tensor] = staticmethod(reference.softmax_curvature)
+    along: Callable[..., Tensor] = staticmethod(reference.softmax_backward)
 
     @classmethod
     def forward(cls, ctx: Any, x: Tensor, g: Tensor, temperature: float) -> Tensor:
@@ -403,9 +404,10 @@ class _Measure(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         (p, q), (name, p_form, q_form) = ctx.saved_tensors, ctx.of
+        wide = (reference.wide(p), reference.wide(q)) if _curved() else (p, q)  # of many terms one rounding, not many
         backward = reference.MEASURES[name].backward
         dp, dq = (
-            backward(p, q, p_form, q_form, g, side).to(a.dtype) if wanted else None
+            backward(*wide, p_form, q_form, g, side).to(a.dtype) if wanted else None
             for side, a, wanted in zip("pq", (p, q), ctx.needs_input_grad[:2], strict=True)
         )
         return dp, dq, None, None, None

@@ -401,7 +401,7 @@ def _over_normalized_q(xp: Any, p: Distribution, q: Distribution, g: Array) -> A
 
 
 def _plain_over_logits(xp: Any, p: Distribution, q: Distribution) -> Array:
-    """tau q_j - p_j, for its derivatives: of the top class by what the others have, whose differences autograd takes."""
+    """tau q_j - p_j for its derivatives: the top class has what the others lack, so autograd starts from differences."""
     p_j = p.p / p.scale
     rest = xp.where(q.top, 0.0, xp.sum(p_j, axis=-1, keepdims=True) * q.p / q.scale - p_j)
     return xp.where(q.top, 0.0 - xp.sum(rest, axis=-1, keepdims=True), rest)
