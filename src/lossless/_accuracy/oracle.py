@@ -158,13 +158,13 @@ class Jet:
         return self + -Jet.of(other)
 
     def __rsub__(self, other: Any) -> Jet:
-        return -self + other
+        return -self + Jet.of(other)
 
     def __truediv__(self, other: Any) -> Jet:
         return self * Jet.of(other)._inverse()
 
     def __rtruediv__(self, other: Any) -> Jet:
-        return self._inverse() * other
+        return Jet.of(other) * self._inverse()
 
     def _inverse(self) -> Jet:
         over = 1 / self.value

@@ -143,8 +143,8 @@ def derived_from(value: Array, formula: Callable[[], Array]) -> Array:
     """`value`, with the derivative of the same number in another form: its own would cancel. Only for autograd."""
     if not getattr(value, "requires_grad", False):
         return value
-    other = formula()
-    return constant(value) + (other - constant(other))
+    xp, other = namespace(value), formula()
+    return constant(value) + xp.where(xp.isfinite(other), other - constant(other), 0.0)
 
 
 def col(a: Array) -> Array:

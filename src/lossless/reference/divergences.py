@@ -291,15 +291,16 @@ def kl_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Arra
         return weigh(xp, p, 0.0 - (v.t[0] + v.t[1]), g)
     if q_form in NORMALIZED and p_form != q_form:
         return _over_normalized_q(xp, p, q, g)
-    excess = col(g) * _excess(xp, v)
+    excess = _excess(xp, v)
+    once, excess = excess, col(g) * excess
     if q_form == "logits":
-        return derived_from(excess / p.scale, lambda: col(g) * _plain_over_logits(xp, p, q))
+        return _derived(excess / p.scale, g, lambda: once / p.scale, lambda: _over_logits(xp, p, q))
     if q_form == "log_probs":
         return excess / p.scale
     if q_form == "counts":
         return _over_counts(xp, excess, p.scale, p, q, 1.0, g)
-    slope = excess / xp.where(q.zero, 1.0, v.q_p)
-    slope = derived_from(slope, lambda: 0.0 - col(g) * xp.where(q.zero, 0.0, p.p / xp.where(q.zero, 1.0, v.q_p)))
+    some = xp.where(q.zero, 1.0, v.q_p)
+    slope = _derived(excess / some, g, lambda: once / some, lambda: 0.0 - p.p / some)
     return xp.where(p.zero, col(g), xp.where(q.zero, 0.0 - _endless(xp, p, q, g), slope))
 
 
@@ -396,12 +397,17 @@ def _over_normalized_q(xp: Any, p: Distribution, q: Distribution, g: Array) -> A
         apart = apart + (product_rest(others, q.p, gain) - product_rest(p.p, q.others, loss))
     slope = col(g) * (apart / p.scale)
     if q.form == "logits":
-        return derived_from(slope / q.scale, lambda: col(g) * _plain_over_logits(xp, p, q))
+        return _derived(slope / q.scale, g, lambda: apart / p.scale / q.scale, lambda: _over_logits(xp, p, q))
     return _over_counts(xp, slope, q.scale, p, q, others / p.scale, g)
 
 
-def _plain_over_logits(xp: Any, p: Distribution, q: Distribution) -> Array:
-    """tau q_j - p_j for its derivatives: the top class has what the others lack, so autograd starts from differences."""
+def _derived(slope: Array, g: Array, once: Callable[[], Array], form: Callable[[], Array]) -> Array:
+    """g times `once`, with the derivatives of g times `form` over p and q, and `once` over g."""
+    return derived_from(slope, lambda: col(g) * derived_from(once(), form))
+
+
+def _over_logits(xp: Any, p: Distribution, q: Distribution) -> Array:
+    """tau q_j - p_j for its derivatives: the top class has what others lack, so autograd starts from differences."""
     p_j = p.p / p.scale
     rest = xp.where(q.top, 0.0, xp.sum(p_j, axis=-1, keepdims=True) * q.p / q.scale - p_j)
     return xp.where(q.top, 0.0 - xp.sum(rest, axis=-1, keepdims=True), rest)
