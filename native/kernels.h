@@ -70,7 +70,7 @@ struct PointwiseProblem {
     void* value = nullptr;
     double* sums = nullptr; // one a chunk
     Upstream g;             // per_row here: per element
-    double divisor = 1; // of the upstream gradient
+    double divisor = 1;     // of the upstream gradient
     void* dx = nullptr;
 };
 

@@ -114,11 +114,19 @@ def _torch_offer() -> Offer:
         return Categorical(**{name: p.movedim(dim, -1)}, validate_args=False)
 
     def entropy(p: Any, *, dim: int, kind: str, normalize: bool = False, base: float | None = None) -> Any:
-        h = categorical(p, dim, kind).entropy()
+        if kind == "logits" or normalize:
+            h = categorical(p, dim, kind).entropy()
+        else:  # Categorical would normalise; idiom
+            h = (torch.special.entr(p) if kind == "probs" else -p.exp() * p).sum(dim)
         return h if base is None else h / np.log(base)
 
-    def kl_divergence(p: Any, q: Any, *, dim: int, kind: str = "probs", normalize: bool = False) -> Any:
+    def kl_divergence(p: Any, q: Any, *, dim: int, kind: str = "probs") -> Any:
+        _only(kind == "logits")  # else the gradient is that of normalised numbers
         return torch.distributions.kl_divergence(categorical(p, dim, kind), categorical(q, dim, kind))
+
+    def perplexity(p: Any, *, dim: int, kind: str, normalize: bool = False) -> Any:
+        _only(kind == "logits" or normalize)
+        return categorical(p, dim, kind).perplexity()
 
     def cross_entropy(
         input: Any,
@@ -203,7 +211,7 @@ def _torch_offer() -> Offer:
         info=Offer(
             entropy=entropy,
             kl_divergence=kl_divergence,
-            perplexity=lambda p, *, dim, kind, normalize=False: categorical(p, dim, kind).perplexity(),
+            perplexity=perplexity,
             k3=lambda log_p, log_q: torch.exp(log_q - log_p) - 1 - (log_q - log_p),  # idiom
         ),
     )
@@ -223,13 +231,14 @@ def scipy() -> Library:
         _only(kind != "log_probs")
         if kind == "logits":
             p = special.softmax(p, axis=dim)
-        return stats.entropy(p, axis=dim, base=base).astype(p.dtype)
+        h = stats.entropy(p, axis=dim) if normalize else special.entr(p).sum(axis=dim)
+        return h if base is None else h / p.dtype.type(np.log(base))
 
     def kl_divergence(p: Any, q: Any, *, dim: int, kind: str = "probs", normalize: bool = False) -> Any:
         _only(kind != "log_probs" and not normalize)
         if kind == "logits":
             p, q = special.softmax(p, axis=dim), special.softmax(q, axis=dim)
-        return special.rel_entr(p, q).sum(axis=dim)
+        return special.kl_div(p, q).sum(axis=dim)
 
     return Library(
         "SciPy",
@@ -308,7 +317,7 @@ def optax() -> Library:
         soft = target if target.ndim > 1 else jax.nn.one_hot(target, x.shape[-1], dtype=x.dtype)
         if label_smoothing:
             soft = losses.smooth_labels(soft, label_smoothing)
-        return reduced(losses.softmax_cross_entropy(x, soft), reduction)
+        return reduced(losses.safe_softmax_cross_entropy(x, soft), reduction)
 
     def binary_cross_entropy_with_logits(
         input: Any,
@@ -336,10 +345,10 @@ def optax() -> Library:
     def entropy(p: Any, *, dim: int, kind: str) -> Any:  # idiom
         _only(dim == 1)
         p, logs = probabilities(p, kind)
-        return -jnp.where(p > 0, p * logs, 0).sum(-1)
+        return -(p * jnp.where(p > 0, logs, 0)).sum(-1)
 
     def kl_divergence(p: Any, q: Any, *, dim: int, kind: str = "probs") -> Any:
-        _only(dim == 1)
+        _only(dim == 1 and kind == "logits")  # of probabilities it has another gradient
         mass, _ = probabilities(p, kind)
         return losses.kl_divergence(probabilities(q, kind)[1], mass)
 
