@@ -25,7 +25,7 @@ def certificate():
 
 def test_ours_is_within_the_promise_and_the_peers_are_measured_on_the_same_rows(certificate):
     assert certificate.broken == []
-    assert certificate.libraries == ["lossless", "PyTorch", "PyTorch in float64", "SciPy"]
+    assert certificate.libraries == ["lossless", "PyTorch", "PyTorch f64", "SciPy"]
     for dtype in ("float32", "bfloat16"):
         for function, quantity in certificate.quantities(dtype):
             ours = certificate.worst("lossless", function, quantity, dtype)
@@ -42,8 +42,8 @@ def test_what_peers_lose_is_called_lost(certificate):
     assert shown("PyTorch", "value", "float32", "gap-17") == "lost"
     assert shown("PyTorch", "gradient", "float32", "gap-17") == "lost"
     assert shown("SciPy", "value", "float32", "gap-17") == "lost"
-    assert float(shown("PyTorch in float64", "value", "float32", "gap-17")) < 2
-    assert shown("PyTorch in float64", "value", "float32", "gap-80") == "lost"
+    assert float(shown("PyTorch f64", "value", "float32", "gap-17")) < 2
+    assert shown("PyTorch f64", "value", "float32", "gap-80") == "lost"
     assert float(shown("PyTorch", "value", "float32", "typical-10")) < 20
     assert ("SciPy", "log_softmax", "gradient", "float32", "gap-17") not in certificate.cells
 
@@ -155,7 +155,7 @@ def test_the_documented_page_covers_every_promise_and_keeps_it():
         expected = {(f, q) for f, quantities in promises.FUNCTIONS.items() for q in quantities}
         assert set(shown) == expected - {(f, q) for f, q in expected if q == "second_derivative"}
         for (function, quantity), row in shown.items():
-            assert float(row["promise"]) == promises.promise(function, quantity, dtype).ulp
-            assert float(row["lossless"]) <= float(row["promise"])
-    for what, bounds, why in promises.exceptions():
+            assert float(row["promise"].strip("*")) == promises.promise(function, quantity, dtype).ulp
+            assert float(row["lossless"]) <= float(row["promise"].strip("*"))
+    for what, bounds, why in promises.exceptions(expected - {w for w in expected if w[1] == "second_derivative"}):
         assert f"| {what} | {bounds} | {why} |" in text

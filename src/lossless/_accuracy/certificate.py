@@ -112,6 +112,7 @@ def measure(
     settings = config()
     machine = {key: settings[key] for key in ("platform", "cpu path")} | versions()
     certificate = Certificate(seed, machine, libraries)
+    before_all = regimes.SEED
     try:
         while certificate.rows + certificate.elements == 0 or certificate.rows < rows:
             problems.draw(seed + certificate.rounds)
@@ -130,7 +131,7 @@ def measure(
             if certificate.rows == before:  # only elementwise functions were asked for
                 break
     finally:
-        problems.draw(0)
+        problems.draw(before_all)
     return certificate
 
 
@@ -156,7 +157,16 @@ def _take(certificate: Certificate, name: str, dtype: str, ours: list[Library], 
     for library in (*ours, *peers):
         if dtype not in library.formats:
             continue
-        for quantity, computed in _answers(name, dtype, library, strict=library in ours):
+        try:
+            answers = dict(_answers(name, dtype, library, strict=library in ours))
+        except Exception as error:  # an answer nobody can judge is no reason to lose the others
+            if library not in ours:
+                raise
+            certificate.broken.append(
+                f"{name}@{certificate.seed + certificate.rounds}: {type(error).__name__}: {error}"
+            )
+            continue
+        for quantity, computed in answers.items():
             truth = problems.true(name, dtype, quantity)
             verdict = promises.judge(case.function, quantity, dtype, computed, truth)
             _, variant, regime = name.split("/")

@@ -98,7 +98,7 @@ def pytorch_in_float64() -> Library:
         call.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
         return call
 
-    return Library("PyTorch in float64", Torch(), _torch_offer().map(wrap), ("float32", "float16", "bfloat16"))
+    return Library("PyTorch f64", Torch(), _torch_offer().map(wrap), ("float32", "float16", "bfloat16"))
 
 
 def _torch_offer() -> Offer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,14 +34,15 @@ def promise(function: str, quantity: str, dtype: str) -> Promise:
     bound = entry.get(dtype, GENERAL["half"] if half else entry.get("ulp", GENERAL["ulp"]))
     if _kernels.native is None:
         bound = max(bound, WITHOUT_KERNELS.get(quantity, {}).get(dtype, 0.0))
-    return Promise(bound, entry.get(dtype + "_tiny", GENERAL["tiny"]), entry.get("unit") == "larger term")
+    tiny = bound if half else entry.get(dtype + "_tiny", GENERAL["tiny"])
+    return Promise(bound, tiny, entry.get("unit") == "larger term")
 
 
-def exceptions() -> Iterator[tuple[str, str, str]]:
-    """What promises less than the general bounds: (function and quantity, the bounds, the reason)."""
+def exceptions(measured: Container[tuple[str, str]] | None = None) -> Iterator[tuple[str, str, str]]:
+    """What promises less than the general bounds, of what was measured: function and quantity, bounds, reason."""
     for function, quantities in {**FUNCTIONS, "without kernels": WITHOUT_KERNELS}.items():
         for quantity, entry in quantities.items():
-            if "why" in entry:
+            if "why" in entry and (measured is None or function not in FUNCTIONS or (function, quantity) in measured):
                 bounds = (f"{key.replace('_tiny', ' denormals')} {v:g}" for key, v in entry.items() if "float" in key)
                 yield f"{function} {quantity}", ", ".join(bounds), entry["why"]
 
@@ -59,8 +60,10 @@ def judge(function: str, quantity: str, dtype: str, computed: np.ndarray, truth:
     bound, tiny, of_larger_term = promise(function, quantity, dtype)
     unit = truth.unit if of_larger_term else None
     found = errors(computed, truth.value, dtype, unit)
-    # What has `bound` ulp of error just above the smallest normal number has as many smallest denormals just below.
-    limit = np.where(found.tiny, np.maximum(tiny, 0.5 + bound * found.share), bound)
+    # What has `bound` ulp of error just above the smallest normal number has as many smallest denormals just below, and
+    # half of one for the rounding; a half-precision bound is that rounding already.
+    spread = bound * found.share if bound > 1.0 else 0.0
+    limit = np.where(found.tiny, np.maximum(tiny, 0.5 + spread), bound)
     if np.all(found.ulp <= limit):
         return Verdict(*found.worst(), "")
     excess = np.where(np.isnan(found.ulp), np.inf, found.ulp / limit)

@@ -46,7 +46,8 @@ def by_function(certificate: Certificate, dtype: str) -> Table:
         bound = promises.promise(function, quantity, dtype).ulp
         theirs = (figure(certificate.worst(peer, function, quantity, dtype), dtype) for peer in peers)
         where = mine.worst.partition("@")[0]
-        rows.append([function, quantity, where, str(mine.rows), f"{bound:g}", figure(mine, dtype), *theirs])
+        star = "*" if promises.promise(function, quantity, dtype).of_larger_term else ""
+        rows.append([function, quantity, where, str(mine.rows), f"{bound:g}{star}", figure(mine, dtype), *theirs])
     columns = ["function", "quantity", "worst at", "rows", "promise", ours, *peers]
     return Table(dtype, columns, rows, names=3)
 
@@ -62,9 +63,12 @@ def by_regime(certificate: Certificate, function: str, quantity: str, dtype: str
     return Table(f"{function}, {quantity}, {dtype}", ["regime", "rows", *libraries], rows, names=1)
 
 
-def exceptions() -> Table:
-    """What is promised less, and why."""
-    return Table("Promised less", ["what", "bound", "why"], [list(row) for row in promises.exceptions()], names=3)
+def exceptions(certificate: Certificate) -> Table:
+    """What is promised less, of what was measured, and why."""
+    dtypes = {key.dtype for key in certificate.cells}
+    measured = {what for dtype in dtypes for what in certificate.quantities(dtype)}
+    rows = [list(row) for row in promises.exceptions(measured)]
+    return Table("Promised less", ["what", "bound", "why"], rows, names=3)
 
 
 def page(certificate: Certificate, dtypes: Sequence[str] = regimes.DTYPES) -> str:
@@ -74,12 +78,13 @@ def page(certificate: Certificate, dtypes: Sequence[str] = regimes.DTYPES) -> st
     parts = [
         "# Accuracy, measured",
         "The largest error found, in units in the last place of the true number (of the larger of two terms where the "
-        "result is a difference that crosses zero): 0.5 is exact rounding, and `lost` means that no digit is right, as "
-        "when 0 or NaN stands for an ordinary number. Truth comes from ball arithmetic (Arb) on the same inputs; "
+        "result is a difference that crosses zero: a promise with a star): 0.5 is exact rounding, and `lost` means that no "
+        "digit is right, as when 0 or NaN stands for an ordinary number. Truth comes from ball arithmetic (Arb) on the same inputs; "
         "PyTorch's and optax's gradients are their own. An empty cell: the library has no such function, or not with "
         "the options of these cases, or no gradients. Losses and divergences that a library lacks are computed by the "
         "line that scripts write: focal loss, sigmoid focal loss (torchvision's formula), RMSE and k3 for PyTorch; "
-        "entropy and RMSE for JAX; entropy and KL of logits through softmax for SciPy.",
+        "entropy and RMSE for JAX; entropy and KL of logits through softmax for SciPy. Every problem is asked for "
+        "values and gradients, and rows are counted each time a function is asked about them.",
         f"{certificate.rows:,} rows (of which {certificate.long_rows} have 131,072 classes or more) and "
         f"{certificate.elements:,} elements, drawn from seed {certificate.seed} in {certificate.rounds} rounds; "
         f"{broken or 'no'} result{'s' if broken != 1 else ''} over the promise. Measured on: {machine}.",
@@ -87,7 +92,7 @@ def page(certificate: Certificate, dtypes: Sequence[str] = regimes.DTYPES) -> st
         "other numbers every time. The columns are what that environment had installed (`pip install jax optax` adds "
         "the last).",
         *(_section(by_function(certificate, dtype)) for dtype in dtypes),
-        _section(exceptions()),
+        _section(exceptions(certificate)),
         "# By regime, float32",
         "The names are those of `src/lossless/_accuracy/regimes.py`: gap-20 is a label that leads by 20, wide-100 are "
         "100 logits of standard deviation 25, offset-1e8 has that added to every logit, right-1 a binary target of 1 "

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,13 @@ SUMMARY = "the largest error of every function, ours beside the installed peers'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to measure, how long, and where to write it."""
-    parser.add_argument("--rows", type=int, default=10_000, metavar="N", help="oracle rows to check (default: 10,000)")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="check at least so many rows, in whole rounds (default: 10,000)",
+    )
     parser.add_argument("--seed", type=int, metavar="S", help="draw the numbers of that run (default: fresh ones)")
     parser.add_argument("--function", action="append", default=[], metavar="NAME", help="only this one (repeatable)")
     parser.add_argument("--dtype", action="append", default=[], metavar="NAME", help="only this format (repeatable)")
@@ -50,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--seed got {args.seed}, expected a number from 0")
     check_outputs({"--json": None if args.json == "-" else args.json, "--markdown": args.markdown}, [])
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
-    dtypes = args.dtype or list(regimes.DTYPES)
+    dtypes = list(dict.fromkeys(args.dtype)) or list(regimes.DTYPES)
     with progress("Comparing with the oracle") as report:
         certificate = measure(args.rows, seed, args.function, dtypes, not args.no_peers, report)
     if args.json == "-":
@@ -67,12 +75,18 @@ def run(args: argparse.Namespace) -> int:
 def _print(output: Output, certificate: Certificate, dtypes: Sequence[str]) -> None:
     from lossless._accuracy import tables
 
+    narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < 150
     output.table(("", ""), list(certificate.machine.items()))
+    if "torch" not in certificate.machine:
+        output.text("Gradients are measured through PyTorch, which is not installed: values only.")
     for dtype in dtypes:
         table = tables.by_function(certificate, dtype)
-        output.heading(f"{table.title}: largest error in ulp (lost: no digit is right)")
-        output.table(table.columns, table.rows, numeric=[i >= table.names for i in range(len(table.columns))])
-    table = tables.exceptions()
+        output.heading(f"{table.title}: largest error in ulp (lost: no digit is right; *: of the larger of two terms)")
+        # A narrow terminal has no room for where the worst was found, and in how many rows.
+        shown = [i for i, name in enumerate(table.columns) if not (narrow and name in ("worst at", "rows"))]
+        columns, rows = [table.columns[i] for i in shown], [[row[i] for i in shown] for row in table.rows]
+        output.table(columns, rows, numeric=[i >= table.names for i in shown])
+    table = tables.exceptions(certificate)
     output.heading(table.title)
     output.table(table.columns, table.rows, numeric=[False] * len(table.columns))
     output.text()
