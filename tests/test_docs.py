@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
+PAGES = [page for page in PAGES if page.stem != "accuracy"]  # tables alone, which the command writes
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
