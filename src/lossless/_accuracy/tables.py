@@ -78,8 +78,8 @@ def page(certificate: Certificate, dtypes: Sequence[str] = regimes.DTYPES) -> st
     parts = [
         "# Accuracy, measured",
         "The largest error found, in units in the last place of the true number (of the larger of two terms where the "
-        "result is a difference that crosses zero: a promise with a star): 0.5 is exact rounding, and `lost` means that "
-        "no digit is right, as when 0 or NaN stands for an ordinary number. Truth comes from ball arithmetic (Arb) on "
+        "result is a difference that crosses zero: a promise with a star): 0.5 is exact rounding, and `lost` means "
+        "that no digit is right, as when 0 or NaN stands for an ordinary number. Truth comes from ball arithmetic (Arb) on "
         "the same inputs; "
         "PyTorch's and optax's gradients are their own. An empty cell: the library has no such function, or not with "
         "the options of these cases, or no gradients. Losses and divergences that a library lacks are computed by the "
