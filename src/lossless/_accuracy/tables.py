@@ -77,15 +77,15 @@ def page(certificate: Certificate, dtypes: Sequence[str] = regimes.DTYPES) -> st
     broken = len(certificate.broken)
     parts = [
         "# Accuracy, measured",
-        "The largest error found, in units in the last place of the true number (of the larger of two terms where the "
-        "result is a difference that crosses zero: a promise with a star): 0.5 is exact rounding, and `lost` means "
-        "that no digit is right, as when 0 or NaN stands for an ordinary number. Truth comes from ball arithmetic (Arb) on "
-        "the same inputs; "
-        "PyTorch's and optax's gradients are their own. An empty cell: the library has no such function, or not with "
-        "the options of these cases, or no gradients. Losses and divergences that a library lacks are computed by the "
-        "line that scripts write: focal loss, sigmoid focal loss (torchvision's formula), RMSE and k3 for PyTorch; "
-        "entropy and RMSE for JAX; entropy and KL of logits through softmax for SciPy. Every problem is asked for "
-        "values and gradients, and rows are counted each time a function is asked about them.",
+        "The largest error found, in units in the last place of the true number (of the larger of two terms "
+        "where the result is a difference that crosses zero: a promise with a star): 0.5 is exact rounding, "
+        "and `lost` means that no digit is right, as when 0 or NaN stands for an ordinary number. Truth comes "
+        "from ball arithmetic (Arb) on the same inputs; PyTorch's and optax's gradients are their own. An "
+        "empty cell: the library has no such function, or not with the options of these cases, or no "
+        "gradients. Losses and divergences that a library lacks are computed by the line that scripts write: "
+        "focal loss, sigmoid focal loss (torchvision's formula), RMSE and k3 for PyTorch; entropy and RMSE "
+        "for JAX; entropy and KL of logits through softmax for SciPy. Every problem is asked for values and "
+        "gradients, and rows are counted each time a function is asked about them.",
         f"{certificate.rows:,} rows (of which {certificate.long_rows} have 131,072 classes or more) and "
         f"{certificate.elements:,} elements, drawn from seed {certificate.seed} in {certificate.rounds} rounds; "
         f"{broken or 'no'} result{'s' if broken != 1 else ''} over the promise. Measured on: {machine}.",
