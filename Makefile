@@ -35,7 +35,8 @@ test-slow: $(READY) ## the long tests
 test-isas: $(READY) ## the accuracy tests on the reference path and on every instruction set of this machine
 	for isa in reference $$($(BIN)/python -c "import lossless._native as n; print(*n.available_isas())"); do \
 		echo "== $$isa" && LOSSLESS_ISA=$$isa $(BIN)/python -m pytest -m "not slow" \
-			tests/test_accuracy.py tests/test_edges.py tests/test_special_values.py tests/test_gradients.py tests/test_laws.py || exit 1; \
+			tests/test_accuracy.py tests/test_edges.py tests/test_special_values.py tests/test_gradients.py \
+			tests/test_second_derivatives.py tests/test_laws.py || exit 1; \
 	done
 
 accuracy: $(READY) ## fresh random inputs against the oracle, 100,000 rows, beside the installed peers (a quarter of an hour)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import lossless
+from lossless import _kernels
 from lossless._accuracy import promises, regimes, tables
 from lossless._accuracy.certificate import Cell, measure
 from lossless._accuracy.peers import NotOffered, Offer, pytorch, pytorch_in_float64, scipy
@@ -144,6 +145,7 @@ def test_a_peer_says_what_it_does_not_have():
         _ = scipy().api.cross_entropy
 
 
+@pytest.mark.skipif(_kernels.native is None, reason="the page was measured, and promises, with kernels")
 def test_the_documented_page_covers_every_promise_and_keeps_it():
     """The page is written by the command; a function added since, or a figure over its promise, shows here."""
     text = PAGE.read_text()
