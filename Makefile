@@ -39,7 +39,7 @@ test-isas: $(READY) ## the accuracy tests on the reference path and on every ins
 			tests/test_second_derivatives.py tests/test_laws.py || exit 1; \
 	done
 
-accuracy: $(READY) ## fresh random inputs against the oracle, 100,000 rows, beside the installed peers (a quarter of an hour)
+accuracy: $(READY) ## fresh random inputs against the oracle, 100,000 rows, beside the installed peers (six minutes)
 	$(BIN)/lossless accuracy --rows 100000
 
 record: $(READY) ## write tests/recorded.toml and tests/hashes.toml anew, when errors or bits change on purpose
