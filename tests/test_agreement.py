@@ -1,6 +1,6 @@
 """The same bits whatever the instruction set, run, thread count, batch, position, alignment or layout.
 
-First the kernels, by instruction set and layout, at every edge of width and value. Then the public functions in NumPy
+First the kernels, at every edge of width and value, NaN and infinities among them. Then the public functions in NumPy
 and PyTorch, values and gradients, on the shipped problems: in float32 all of them, in float64 those of `served`, whose
 bits the kernels make. What else is float64 takes sums from NumPy or PyTorch, in an order that is theirs to choose.
 `test_hashes.py` holds the bits themselves.
@@ -135,6 +135,38 @@ def test_class_dimension_first_or_last(dtype, classes):
     x = logits(classes, dtype)
     for one, other in zip(everything(x), everything(x, inner_last=True), strict=True):
         assert_same_bits(one, other)
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_kernels_and_threads(classes):
+    x = logits(classes, np.float32, rows=20_000)
+    native.set_num_threads(1)
+    expected = everything(x)
+    for threads in (2, 3, 7):
+        native.set_num_threads(threads)
+        for one, other in zip(everything(x), expected, strict=True):
+            assert_same_bits(one, other, f"{threads} threads")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [10, 65])
+def test_kernels_and_batches(dtype, classes):
+    x = logits(classes, dtype)
+    together = np.empty_like(bits(x))
+    native.softmax(bits(x), *x.shape, 1, together)
+    for row in range(ROWS):
+        alone = np.empty_like(bits(x[row : row + 1]))
+        native.softmax(bits(x[row : row + 1]), 1, classes, 1, alone)
+        assert_same_bits(alone[0], together[row])
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_kernels_and_alignment(classes):
+    x = logits(classes, np.float32)
+    expected = everything(x)
+    for offset in range(4, 64, 4):
+        for one, other in zip(everything(moved(offset)(x)), expected, strict=True):
+            assert_same_bits(one, other, f"offset {offset}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

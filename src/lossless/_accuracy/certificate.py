@@ -14,7 +14,6 @@ from lossless._config import config
 from . import problems, promises, regimes
 from .libraries import OURS, Library, View
 from .peers import NotOffered, installed, versions
-from .problems import Problem
 
 
 class Key(NamedTuple):
@@ -62,13 +61,13 @@ class Certificate:
         """Take in the errors of a case."""
         self.cells.setdefault(key, Cell()).add(found)
 
-    def worst(self, library: str, function: str, quantity: str, dtype: str) -> Cell:
-        """Over all regimes; without rows where the library has no such function."""
-        total = Cell()
+    def worst(self, dtype: str) -> dict[tuple[str, str, str], Cell]:
+        """By (library, function, quantity), over all regimes."""
+        totals: dict[tuple[str, str, str], Cell] = {}
         for key, cell in self.cells.items():
-            if key[:4] == (library, function, quantity, dtype):
-                total.add(cell)
-        return total
+            if key.dtype == dtype:
+                totals.setdefault(key[:3], Cell()).add(cell)
+        return totals
 
     def quantities(self, dtype: str) -> Iterator[tuple[str, str]]:
         """(function, quantity) of what was measured in a format, in the order of the promises."""
@@ -112,9 +111,9 @@ def measure(
     settings = config()
     machine = {key: settings[key] for key in ("platform", "cpu path")} | versions()
     certificate = Certificate(seed, machine, libraries)
-    before_all = regimes.SEED
+    seed_before = regimes.SEED
     try:
-        while certificate.rows + certificate.elements == 0 or certificate.rows < rows:
+        while True:
             problems.draw(seed + certificate.rounds)
             drawn = [
                 (name, dtype)
@@ -128,10 +127,10 @@ def measure(
                 if progress is not None:
                     progress(round(1000 * _share(certificate.rows, rows, done / len(drawn))), 1000)
             certificate.rounds += 1
-            if certificate.rows == before:  # only elementwise functions were asked for
+            if certificate.rows >= rows or certificate.rows == before:  # none: only elementwise functions are wanted
                 break
     finally:
-        problems.draw(before_all)
+        problems.draw(seed_before)
     return certificate
 
 
@@ -154,43 +153,42 @@ def _take(certificate: Certificate, name: str, dtype: str, ours: list[Library], 
         certificate.long_rows += size if case.x.shape[1] >= 131_072 else 0
     else:
         certificate.elements += size
+    _, variant, regime = name.split("/")
+    seed = certificate.seed + certificate.rounds
     for library in (*ours, *peers):
         if dtype not in library.formats:
             continue
+        mine = library in ours
         try:
-            answers = dict(_answers(name, dtype, library, strict=library in ours))
+            answers = _answers(name, dtype, library, mine)
         except Exception as error:  # an answer nobody can judge is no reason to lose the others
-            if library not in ours:
+            if not mine:
                 raise
-            certificate.broken.append(
-                f"{name}@{certificate.seed + certificate.rounds}: {type(error).__name__}: {error}"
-            )
+            certificate.broken.append(f"{name}@{seed}: {type(error).__name__}: {error}")
             continue
         for quantity, computed in answers.items():
-            truth = problems.true(name, dtype, quantity)
-            verdict = promises.judge(case.function, quantity, dtype, computed, truth)
-            _, variant, regime = name.split("/")
-            label = f"{variant}/{regime}@{certificate.seed + certificate.rounds}"
+            verdict = promises.judge(case.function, quantity, dtype, computed, problems.true(name, dtype, quantity))
             key = Key(library.name, case.function, quantity, dtype, regime)
             # NumPy and torch are asked the same rows of ours.
             counted = 0 if library is ours[0] and len(ours) > 1 else size
-            certificate.add(key, Cell(counted, verdict.normal, verdict.tiny, label))
-            if library in ours and verdict.complaint:
-                certificate.broken.append(f"{name}@{certificate.seed + certificate.rounds}: {verdict.complaint}")
+            certificate.add(key, Cell(counted, verdict.normal, verdict.tiny, f"{variant}/{regime}@{seed}"))
+            if mine and verdict.complaint:
+                certificate.broken.append(f"{name}@{seed}: {verdict.complaint}")
 
 
-def _answers(name: str, dtype: str, library: Library, strict: bool) -> Iterator[tuple[str, np.ndarray]]:
-    """(quantity, results) of what the library has; a peer's kernel may also lack a format."""
-    view = View(library)
-    case: Problem = problems.problem(name, dtype)
+def _answers(name: str, dtype: str, library: Library, strict: bool) -> dict[str, np.ndarray]:
+    """Results by quantity, of what the library has; a peer's kernel may also lack a format."""
+    view, case = View(library), problems.problem(name, dtype)
+    found: dict[str, np.ndarray] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            yield from problems.run_values(name, dtype, view, strict).items()
+            found |= problems.run_values(name, dtype, view, strict)
             if case.gradient is not None and library.framework.differentiates:
-                yield case.gradient_name, problems.run_gradient(name, dtype, view)
+                found[case.gradient_name] = problems.run_gradient(name, dtype, view)
         except NotOffered:
-            return
+            pass
         except (RuntimeError, NotImplementedError) as error:
             if strict or "not implemented" not in str(error):
                 raise
+    return found

@@ -6,8 +6,10 @@ a framework has no function for a loss, the entry is the line that scripts write
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -74,6 +76,14 @@ def _only(offered: bool) -> None:
         raise NotOffered
 
 
+def _over(x: Any, temperature: float) -> Any:
+    return x if temperature == 1.0 else x / temperature
+
+
+def _reduced(loss: Any, reduction: str) -> Any:
+    return {"none": lambda: loss, "mean": loss.mean, "sum": loss.sum}[reduction]()
+
+
 # ---- PyTorch -------------------------------------------------------------------------------------------------------
 
 
@@ -90,12 +100,11 @@ def pytorch_in_float64() -> Library:
         return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
     def wrap(function: Any) -> Any:
+        @functools.wraps(function)  # with its signature
         def call(input: Any, *args: Any, **kwargs: Any) -> Any:
-            inspect.signature(function).bind(input, *args, **kwargs)
             result = function(wide(input), *map(wide, args), **{name: wide(v) for name, v in kwargs.items()})
             return result.to(input.dtype)
 
-        call.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
         return call
 
     return Library("PyTorch f64", Torch(), _torch_offer().map(wrap), ("float32", "float16", "bfloat16"))
@@ -106,9 +115,6 @@ def _torch_offer() -> Offer:
     import torch.nn.functional as F
     from torch.distributions import Categorical
 
-    def over(x: Any, temperature: float) -> Any:
-        return x if temperature == 1.0 else x / temperature
-
     def categorical(p: Any, dim: int, kind: str) -> Any:
         name = "probs" if kind == "probs" else "logits"
         return Categorical(**{name: p.movedim(dim, -1)}, validate_args=False)
@@ -118,7 +124,7 @@ def _torch_offer() -> Offer:
             h = categorical(p, dim, kind).entropy()
         else:  # Categorical would normalise; idiom
             h = (torch.special.entr(p) if kind == "probs" else -p.exp() * p).sum(dim)
-        return h if base is None else h / np.log(base)
+        return h if base is None else h / math.log(base)
 
     def kl_divergence(p: Any, q: Any, *, dim: int, kind: str = "probs") -> Any:
         _only(kind == "logits")  # else the gradient is that of normalised numbers
@@ -137,7 +143,7 @@ def _torch_offer() -> Offer:
         label_smoothing: float = 0.0,
         temperature: float = 1.0,
     ) -> Any:
-        x = over(input, temperature)
+        x = _over(input, temperature)
         return F.cross_entropy(x, target, weight, None, ignore_index, None, reduction, label_smoothing)
 
     def focal_loss(  # idiom
@@ -161,10 +167,7 @@ def _torch_offer() -> Offer:
         loss = nll * (1 - (p * targets + (1 - p) * (1 - targets))) ** gamma
         if alpha >= 0:
             loss = (alpha * targets + (1 - alpha) * (1 - targets)) * loss
-        return {"none": lambda: loss, "mean": loss.mean, "sum": loss.sum}[reduction]()
-
-    def logit(input: Any, eps: float | None = None) -> Any:
-        return torch.logit(input, eps)
+        return _reduced(loss, reduction)
 
     def binary_cross_entropy(
         input: Any,
@@ -189,12 +192,12 @@ def _torch_offer() -> Offer:
         return F.binary_cross_entropy_with_logits(input, target, weight, None, None, reduction, pos_weight)
 
     return Offer(
-        softmax=lambda input, dim, temperature=1.0: torch.softmax(over(input, temperature), dim),
-        log_softmax=lambda input, dim, temperature=1.0: torch.log_softmax(over(input, temperature), dim),
+        softmax=lambda input, dim, temperature=1.0: torch.softmax(_over(input, temperature), dim),
+        log_softmax=lambda input, dim, temperature=1.0: torch.log_softmax(_over(input, temperature), dim),
         logsumexp=lambda input, dim: torch.logsumexp(input, dim),
         sigmoid=lambda input: torch.sigmoid(input),
         logsigmoid=lambda input: F.logsigmoid(input),
-        logit=logit,
+        logit=lambda input, eps=None: torch.logit(input, eps),
         nll_loss=lambda input, target, weight=None, reduction="mean": F.nll_loss(
             input, target, weight, reduction=reduction
         ),
@@ -224,18 +227,15 @@ def scipy() -> Library:
     """SciPy, which has values only."""
     from scipy import special, stats
 
-    def over(x: Any, temperature: float) -> Any:
-        return x if temperature == 1.0 else x / x.dtype.type(temperature)
-
     def entropy(p: Any, *, dim: int, kind: str, normalize: bool = False, base: float | None = None) -> Any:
         _only(kind != "log_probs")
         if kind == "logits":
             p = special.softmax(p, axis=dim)
         h = stats.entropy(p, axis=dim) if normalize else special.entr(p).sum(axis=dim)
-        return h if base is None else h / p.dtype.type(np.log(base))
+        return h if base is None else h / math.log(base)
 
-    def kl_divergence(p: Any, q: Any, *, dim: int, kind: str = "probs", normalize: bool = False) -> Any:
-        _only(kind != "log_probs" and not normalize)
+    def kl_divergence(p: Any, q: Any, *, dim: int, kind: str = "probs") -> Any:
+        _only(kind != "log_probs")
         if kind == "logits":
             p, q = special.softmax(p, axis=dim), special.softmax(q, axis=dim)
         return special.kl_div(p, q).sum(axis=dim)
@@ -244,8 +244,8 @@ def scipy() -> Library:
         "SciPy",
         NumPy(),
         Offer(
-            softmax=lambda input, dim, temperature=1.0: special.softmax(over(input, temperature), axis=dim),
-            log_softmax=lambda input, dim, temperature=1.0: special.log_softmax(over(input, temperature), axis=dim),
+            softmax=lambda input, dim, temperature=1.0: special.softmax(_over(input, temperature), axis=dim),
+            log_softmax=lambda input, dim, temperature=1.0: special.log_softmax(_over(input, temperature), axis=dim),
             logsumexp=lambda input, dim: special.logsumexp(input, axis=dim),
             sigmoid=lambda input: special.expit(input),
             logsigmoid=lambda input: special.log_expit(input),
@@ -295,12 +295,6 @@ def optax() -> Library:
 
     framework: Framework = Jax()
 
-    def reduced(loss: Any, reduction: str) -> Any:
-        return {"none": lambda: loss, "mean": loss.mean, "sum": loss.sum}[reduction]()
-
-    def over(x: Any, temperature: float) -> Any:
-        return x if temperature == 1.0 else x / temperature
-
     def cross_entropy(
         input: Any,
         target: Any,
@@ -311,13 +305,13 @@ def optax() -> Library:
         temperature: float = 1.0,
     ) -> Any:
         _only(weight is None and not bool((target == ignore_index).any()))
-        x = over(input, temperature)
+        x = _over(input, temperature)
         if target.ndim == 1 and label_smoothing == 0.0:
-            return reduced(losses.softmax_cross_entropy_with_integer_labels(x, target), reduction)
+            return _reduced(losses.softmax_cross_entropy_with_integer_labels(x, target), reduction)
         soft = target if target.ndim > 1 else jax.nn.one_hot(target, x.shape[-1], dtype=x.dtype)
         if label_smoothing:
             soft = losses.smooth_labels(soft, label_smoothing)
-        return reduced(losses.safe_softmax_cross_entropy(x, soft), reduction)
+        return _reduced(losses.safe_softmax_cross_entropy(x, soft), reduction)
 
     def binary_cross_entropy_with_logits(
         input: Any,
@@ -328,10 +322,10 @@ def optax() -> Library:
         label_smoothing: float = 0.0,
     ) -> Any:
         _only(weight is None and pos_weight is None and label_smoothing == 0.0)
-        return reduced(losses.sigmoid_binary_cross_entropy(input, target), reduction)
+        return _reduced(losses.sigmoid_binary_cross_entropy(input, target), reduction)
 
     def sigmoid_focal_loss(inputs: Any, targets: Any, alpha: float, gamma: float, reduction: str) -> Any:
-        return reduced(
+        return _reduced(
             losses.sigmoid_focal_loss(inputs, targets, alpha=None if alpha < 0 else alpha, gamma=gamma), reduction
         )
 
@@ -356,8 +350,8 @@ def optax() -> Library:
         "optax",
         framework,
         Offer(
-            softmax=lambda input, dim, temperature=1.0: jax.nn.softmax(over(input, temperature), dim),
-            log_softmax=lambda input, dim, temperature=1.0: jax.nn.log_softmax(over(input, temperature), dim),
+            softmax=lambda input, dim, temperature=1.0: jax.nn.softmax(_over(input, temperature), dim),
+            log_softmax=lambda input, dim, temperature=1.0: jax.nn.log_softmax(_over(input, temperature), dim),
             logsumexp=lambda input, dim: jax.nn.logsumexp(input, dim),
             sigmoid=lambda input: jax.nn.sigmoid(input),
             logsigmoid=lambda input: jax.nn.log_sigmoid(input),
@@ -367,7 +361,7 @@ def optax() -> Library:
             cross_entropy=cross_entropy,
             binary_cross_entropy_with_logits=binary_cross_entropy_with_logits,
             sigmoid_focal_loss=sigmoid_focal_loss,
-            mse_loss=lambda input, target, reduction="mean": reduced(losses.squared_error(input, target), reduction),
+            mse_loss=lambda input, target, reduction="mean": _reduced(losses.squared_error(input, target), reduction),
             rmse_loss=lambda input, target: jnp.sqrt(losses.squared_error(input, target).mean()),  # idiom
             info=Offer(entropy=entropy, kl_divergence=kl_divergence),
         ),

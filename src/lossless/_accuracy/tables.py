@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from . import promises, regimes
-from .certificate import Cell, Certificate
+from .certificate import Cell, Certificate, Key
 from .ulp import FORMATS
 
 # The page shows by regime what a reader knows from training: (function, quantity).
@@ -30,7 +30,7 @@ class Table(NamedTuple):
 
 def figure(cell: Cell, dtype: str) -> str:
     """An error in ulp; "lost" where no digit is right, as when 0 or NaN stands for an ordinary number."""
-    if not cell.rows and not cell.worst:
+    if not cell.worst:
         return ""
     if cell.ulp >= 2.0 ** (FORMATS[dtype].precision - 2):
         return "lost"
@@ -40,14 +40,14 @@ def figure(cell: Cell, dtype: str) -> str:
 def by_function(certificate: Certificate, dtype: str) -> Table:
     """The worst error of every quantity over all regimes, ours beside the promise and the peers."""
     ours, *peers = certificate.libraries
-    rows = []
+    worst, rows = certificate.worst(dtype), []
     for function, quantity in certificate.quantities(dtype):
-        mine = certificate.worst(ours, function, quantity, dtype)
-        bound = promises.promise(function, quantity, dtype).ulp
-        theirs = (figure(certificate.worst(peer, function, quantity, dtype), dtype) for peer in peers)
+        mine = worst[ours, function, quantity]
+        theirs = (figure(worst.get((peer, function, quantity), Cell()), dtype) for peer in peers)
         where = mine.worst.partition("@")[0]
-        star = "*" if promises.promise(function, quantity, dtype).of_larger_term else ""
-        rows.append([function, quantity, where, str(mine.rows), f"{bound:g}{star}", figure(mine, dtype), *theirs])
+        bound, _, of_larger_term = promises.promise(function, quantity, dtype)
+        promised = f"{bound:g}{'*' * of_larger_term}"
+        rows.append([function, quantity, where, str(mine.rows), promised, figure(mine, dtype), *theirs])
     columns = ["function", "quantity", "worst at", "rows", "promise", ours, *peers]
     return Table(dtype, columns, rows, names=3)
 
@@ -58,7 +58,8 @@ def by_regime(certificate: Certificate, function: str, quantity: str, dtype: str
     libraries = certificate.libraries
     rows = []
     for regime in dict.fromkeys(known):
-        cells = [certificate.cells.get((name, function, quantity, dtype, regime), Cell()) for name in libraries]  # type: ignore[call-overload]
+        keys = (Key(name, function, quantity, dtype, regime) for name in libraries)
+        cells = [certificate.cells.get(key, Cell()) for key in keys]
         rows.append([regime, str(cells[0].rows), *(figure(cell, dtype) for cell in cells)])
     return Table(f"{function}, {quantity}, {dtype}", ["regime", "rows", *libraries], rows, names=1)
 

@@ -291,8 +291,8 @@ def kl_divergence_backward(a: Array, b: Array, p_form: str, q_form: str, g: Arra
         return weigh(xp, p, 0.0 - (v.t[0] + v.t[1]), g)
     if q_form in NORMALIZED and p_form != q_form:
         return _over_normalized_q(xp, p, q, g)
-    excess = _excess(xp, v)
-    once, excess = excess, col(g) * excess
+    once = _excess(xp, v)
+    excess = col(g) * once
     if q_form == "logits":
         return _derived(excess / p.scale, g, lambda: once / p.scale, lambda: _over_logits(xp, p, q))
     if q_form == "log_probs":
