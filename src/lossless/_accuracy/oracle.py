@@ -407,14 +407,14 @@ def logsumexp(x: np.ndarray, temperature: float = 1.0) -> Truth:
     return settle(formula, x.shape[:1])
 
 
-def logsumexp_gradient(x: np.ndarray, g: np.ndarray) -> Truth:
+def logsumexp_gradient(x: Points, g: np.ndarray) -> Truth:
     def formula() -> tuple[list[Any], None]:
         return [gr * p for row, gr in zip(_rows(x), _numbers(g), strict=True) for p in row.p], None
 
     return settle(formula, x.shape)
 
 
-def softmax_vjp(x: np.ndarray, g: np.ndarray, temperature: float = 1.0) -> Truth:
+def softmax_vjp(x: Points, g: np.ndarray, temperature: float = 1.0) -> Truth:
     """dx_j = p_j (g_j - sum_i p_i g_i); larger term p_j max(|g_j - g_k|, sum_i p_i |g_i - g_k|), k = argmax x."""
 
     def formula() -> tuple[list[Any], list[Any]]:
@@ -431,7 +431,7 @@ def softmax_vjp(x: np.ndarray, g: np.ndarray, temperature: float = 1.0) -> Truth
     return settle(formula, x.shape)
 
 
-def log_softmax_vjp(x: np.ndarray, g: np.ndarray, temperature: float = 1.0) -> Truth:
+def log_softmax_vjp(x: Points, g: np.ndarray, temperature: float = 1.0) -> Truth:
     """dx_j = g_j - p_j sum_i g_i; larger term of |g_j| (1 - p_j) and p_j sum of the other |g_i|."""
 
     def formula() -> tuple[list[Any], list[Any]]:
@@ -450,7 +450,7 @@ def sigmoid(x: np.ndarray) -> Truth:
     return settle(lambda: ([1 / (1 + (-v).exp()) for v in _numbers(x)], None), x.shape)
 
 
-def sigmoid_vjp(x: np.ndarray, g: np.ndarray) -> Truth:
+def sigmoid_vjp(x: Points, g: np.ndarray) -> Truth:
     def formula() -> tuple[list[Any], None]:
         return [gi / ((1 + (-v).exp()) * (1 + v.exp())) for v, gi in zip(_numbers(x), _numbers(g), strict=True)], None
 
@@ -461,7 +461,7 @@ def logsigmoid(x: np.ndarray) -> Truth:
     return settle(lambda: ([-(1 + (-v).exp()).log() for v in _numbers(x)], None), x.shape)
 
 
-def logsigmoid_vjp(x: np.ndarray, g: np.ndarray) -> Truth:
+def logsigmoid_vjp(x: Points, g: np.ndarray) -> Truth:
     def formula() -> tuple[list[Any], None]:
         return [gi / (1 + v.exp()) for v, gi in zip(_numbers(x), _numbers(g), strict=True)], None
 
@@ -482,7 +482,7 @@ def logit(p: np.ndarray, eps: float | None = None) -> Truth:
     return settle(formula, p.shape)
 
 
-def logit_vjp(p: np.ndarray, g: np.ndarray, eps: float | None = None) -> Truth:
+def logit_vjp(p: Points, g: np.ndarray, eps: float | None = None) -> Truth:
     """g / (p (1 - p)), 0 where p was clamped."""
 
     def formula() -> tuple[list[Any], None]:
@@ -522,7 +522,7 @@ def inverse_softmax(p: np.ndarray, center: str | None = "mean") -> Truth:
     return settle(formula, p.shape)
 
 
-def inverse_softmax_vjp(p: np.ndarray, g: np.ndarray, center: str | None = "mean") -> Truth:
+def inverse_softmax_vjp(p: Points, g: np.ndarray, center: str | None = "mean") -> Truth:
     """Rows without zeros: (g_j - m) / p_j, where m is the mean of g, or sum g at the largest class, or 0.
 
     Its larger term is that of |g_j| and the sum of the other |g_i|, each with its coefficient.
@@ -682,7 +682,7 @@ def cross_entropy(
 
 
 def cross_entropy_gradient(
-    x: np.ndarray,
+    x: Points,
     targets: Targets,
     reduction: str = "mean",
     g: np.ndarray | None = None,
@@ -705,7 +705,7 @@ def cross_entropy_gradient(
     return settle(formula, x.shape)
 
 
-def cross_entropy_target_gradient(x: np.ndarray, reduction: str = "mean", weight: np.ndarray | None = None) -> Truth:
+def cross_entropy_target_gradient(x: Points, reduction: str = "mean", weight: np.ndarray | None = None) -> Truth:
     """d loss/dt_j = w_j (lse - x_j) of a soft target."""
 
     def formula() -> tuple[list[Any], None]:
@@ -739,7 +739,7 @@ def nll_loss(
 
 
 def nll_loss_gradient(
-    logp: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, ignore_index: int = -100, reduction: str = "mean"
+    logp: Points, y: np.ndarray, weight: np.ndarray | None = None, ignore_index: int = -100, reduction: str = "mean"
 ) -> Truth:
     targets = index_targets(y, logp.shape[1], weight, ignore_index)
 
@@ -764,7 +764,7 @@ def categorical_cross_entropy(p: np.ndarray, targets: Targets, reduction: str = 
 
 
 def categorical_cross_entropy_gradient(
-    p: np.ndarray, targets: Targets, reduction: str = "mean", g: np.ndarray | None = None
+    p: Points, targets: Targets, reduction: str = "mean", g: np.ndarray | None = None
 ) -> Truth:
     """-t_j / p_j, 0 where t_j is 0."""
 
@@ -798,7 +798,7 @@ def focal_loss(
 
 
 def focal_loss_gradient(
-    x: np.ndarray,
+    x: Points,
     targets: Targets,
     gamma: float = 2.0,
     alpha: np.ndarray | None = None,
@@ -866,7 +866,7 @@ def row_statistics(
 
 
 def row_statistics_gradient(
-    x: np.ndarray,
+    x: Points,
     targets: Targets | None,
     prior: np.ndarray | None,
     g: dict[str, np.ndarray],
@@ -961,7 +961,7 @@ def binary_cross_entropy_with_logits(
 
 
 def binary_cross_entropy_with_logits_gradient(
-    x: np.ndarray,
+    x: Points,
     t: np.ndarray,
     weight: np.ndarray | None = None,
     pos_weight: np.ndarray | None = None,
@@ -1010,7 +1010,7 @@ def binary_cross_entropy(
 
 
 def binary_cross_entropy_gradient(
-    p: np.ndarray,
+    p: Points,
     t: np.ndarray,
     weight: np.ndarray | None = None,
     reduction: str = "mean",
@@ -1058,7 +1058,7 @@ def sigmoid_focal_loss(
 
 
 def sigmoid_focal_loss_gradient(
-    x: np.ndarray,
+    x: Points,
     t: np.ndarray,
     alpha: float = 0.25,
     gamma: float = 2.0,
@@ -1083,7 +1083,7 @@ def sigmoid_focal_loss_gradient(
     return settle(formula, x.shape)
 
 
-def _sigmoid_focal(x: np.ndarray, t: np.ndarray, alpha: float) -> list[tuple[arb, arb, arb, arb]]:
+def _sigmoid_focal(x: Points, t: np.ndarray, alpha: float) -> list[tuple[arb, arb, arb, arb]]:
     """(alpha_t, t, sigma(x), sigma(-x)) of every element; a negative alpha is none."""
     return [
         (
@@ -1105,7 +1105,7 @@ def mse_loss(x: np.ndarray, t: np.ndarray, reduction: str = "mean") -> Truth:
     return settle(formula, x.shape if reduction == "none" else ())
 
 
-def mse_loss_gradient(x: np.ndarray, t: np.ndarray, reduction: str = "mean", g: np.ndarray | None = None) -> Truth:
+def mse_loss_gradient(x: Points, t: np.ndarray, reduction: str = "mean", g: np.ndarray | None = None) -> Truth:
     def formula() -> tuple[list[Any], None]:
         factors = _factors(reduction, arb(x.size), g, x.size)
         return [2 * f * (a - b) for f, a, b in zip(factors, _numbers(x), _numbers(t), strict=True)], None
@@ -1121,7 +1121,7 @@ def rmse_loss(x: np.ndarray, t: np.ndarray) -> Truth:
     return settle(formula, ())
 
 
-def rmse_loss_gradient(x: np.ndarray, t: np.ndarray) -> Truth:
+def rmse_loss_gradient(x: Points, t: np.ndarray) -> Truth:
     """d / (n RMSE); 0 where every difference is 0, the documented subgradient."""
 
     def formula() -> tuple[list[Any], None]:
@@ -1177,21 +1177,21 @@ def _per(base: float | None) -> arb:
     return arb(1) if base is None else arb(base).log()
 
 
-def _entropies(x: np.ndarray, kind: str) -> list[arb]:
+def _entropies(x: Points, kind: str) -> list[arb]:
     return [
         sum((-p * log for p, log in zip(row.p, row.log, strict=True) if log != -INFINITY), arb(0))
         for row in _distributions(x, kind)
     ]
 
 
-def entropy_gradient(x: np.ndarray, kind: str, g: np.ndarray) -> Truth:
+def entropy_gradient(x: Points, kind: str, g: np.ndarray) -> Truth:
     """With its larger term. logits: p (-log p - H); log_probs l: -e^l (l + 1); probs: -(log p + 1); counts of sum N:
     (-log p - H) / N.
     """
     return settle(lambda: _entropy_slopes(x, kind, _numbers(g)), x.shape)
 
 
-def perplexity_gradient(x: np.ndarray, kind: str, g: np.ndarray) -> Truth:
+def perplexity_gradient(x: Points, kind: str, g: np.ndarray) -> Truth:
     """exp(H) times that of the entropy H."""
 
     def formula() -> tuple[list[Any], list[Any]]:
@@ -1201,7 +1201,7 @@ def perplexity_gradient(x: np.ndarray, kind: str, g: np.ndarray) -> Truth:
     return settle(formula, x.shape)
 
 
-def _entropy_slopes(x: np.ndarray, kind: str, factors: list[arb]) -> tuple[list[Any], list[Any]]:
+def _entropy_slopes(x: Points, kind: str, factors: list[arb]) -> tuple[list[Any], list[Any]]:
     values, units = [], []
     for row, h, factor in zip(_rows(x), _entropies(x, kind), factors, strict=True):
         if kind == "logits":
@@ -1298,7 +1298,7 @@ def measure(
 
 
 def measure_gradient(
-    name: str, over: str, p: np.ndarray, q: np.ndarray, p_kind: str, q_kind: str | None = None, g: Any = None
+    name: str, over: str, p: Points, q: Points, p_kind: str, q_kind: str | None = None, g: Any = None
 ) -> Truth:
     """The gradient over p or over q ("p", "q") as it is given: with s = d/dp_j, that of probs is s_j, of log_probs
     p_j s_j, of logits p_j (s_j - sum p s), of counts the same over their sum instead of times p_j.
@@ -1385,7 +1385,7 @@ def k3(log_p: np.ndarray, log_q: np.ndarray) -> Truth:
     return settle(formula, log_p.shape)
 
 
-def k3_gradient(log_p: np.ndarray, log_q: np.ndarray, over: str, g: np.ndarray) -> Truth:
+def k3_gradient(log_p: Points, log_q: Points, over: str, g: np.ndarray) -> Truth:
     """e^d - 1 over log q, 1 - e^d over log p."""
     sign = 1 if over == "q" else -1
 
@@ -1429,8 +1429,8 @@ def kl_div(x: np.ndarray, t: np.ndarray, log_target: bool = False, reduction: st
 
 
 def kl_div_gradient(
-    x: np.ndarray,
-    t: np.ndarray,
+    x: Points,
+    t: Points,
     log_target: bool = False,
     reduction: str = "mean",
     g: np.ndarray | None = None,

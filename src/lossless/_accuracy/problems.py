@@ -17,7 +17,7 @@ import numpy as np
 
 from . import oracle, regimes
 from .libraries import View
-from .oracle import Truth
+from .oracle import Points, Truth
 from .regimes import rng, rounded
 
 
@@ -29,10 +29,11 @@ class Problem:
     x: np.ndarray  # what is differentiated
     call: Callable[[Any, View], dict[str, Any]]
     values: Callable[[], dict[str, Truth]]
-    gradient: Callable[[], Truth] | None = None
+    gradient: Callable[[Points], Truth] | None = None  # where x is; at a `Line` through x, the second derivative
     g: dict[str, np.ndarray] | None = None
     gradient_name: str = "gradient"
     table: bool = True  # x is (N, C) and can be laid out otherwise
+    label: np.ndarray | None = None  # those of logits, one-hot
 
     @property
     def dtype(self) -> str:
@@ -91,28 +92,28 @@ def _some(dtype: str) -> tuple[str, ...]:
 
 def _transforms(dtype: str) -> Cases:
     for regime in (*regimes.logit_regimes(dtype), *_long(dtype)):
-        for transform in ("softmax", "log_softmax"):
+        for name in ("softmax", "log_softmax"):
             for cotangent in ("label", "random") if regime not in regimes.LONG else ("label",):
-                yield f"{transform}/{cotangent}/{regime}", partial(_transform, transform, cotangent, regime, dtype)
+                yield f"{name}/{cotangent}/{regime}", partial(transform, name, cotangent, regime, dtype)
         if regime in regimes.LONG:
             continue
-        yield f"logsumexp/plain/{regime}", partial(_logsumexp, regime, dtype)
-        yield f"nll_of_log_softmax/none/{regime}", partial(_nll_of_log_softmax, regime, dtype)
+        yield f"logsumexp/plain/{regime}", partial(logsumexp, regime, dtype)
+        yield f"nll_of_log_softmax/none/{regime}", partial(nll_of_log_softmax, regime, dtype)
     for regime in _some(dtype):
-        for transform in ("softmax", "log_softmax"):
-            yield f"{transform}/temperature/{regime}", partial(_transform, transform, "random", regime, dtype, 0.3)
+        for name in ("softmax", "log_softmax"):
+            yield f"{name}/temperature/{regime}", partial(transform, name, "random", regime, dtype, 0.3)
     for regime in (*regimes.SCORES, "beyond"):
-        for transform in ("sigmoid", "logsigmoid"):
-            yield f"{transform}/plain/{regime}", partial(_sigmoid, transform, regime, dtype)
+        for name in ("sigmoid", "logsigmoid"):
+            yield f"{name}/plain/{regime}", partial(sigmoid, name, regime, dtype)
     for regime in ("ordinary", "close", "certain", "tiny", "near-one"):
-        yield f"logit/plain/{regime}", partial(_logit, regime, dtype)
-        yield f"logit/eps/{regime}", partial(_logit, regime, dtype, 2.0**-7)
+        yield f"logit/plain/{regime}", partial(logit, regime, dtype)
+        yield f"logit/eps/{regime}", partial(logit, regime, dtype, 2.0**-7)
     for regime in regimes.PROBABILITIES:
         for center in ("mean", "max", None):
-            yield f"inverse_softmax/{center}/{regime}", partial(_inverse_softmax, center, regime, dtype)
+            yield f"inverse_softmax/{center}/{regime}", partial(inverse_softmax, center, regime, dtype)
 
 
-def _transform(transform: str, cotangent: str, regime: str, dtype: str, temperature: float = 1.0) -> Problem:
+def transform(transform: str, cotangent: str, regime: str, dtype: str, temperature: float = 1.0) -> Problem:
     batch = regimes.logits(regime, dtype)
     g = regimes.onehot(batch) if cotangent == "label" else upstream(regime, batch.x.shape, dtype)
     value, vjp = (
@@ -123,12 +124,13 @@ def _transform(transform: str, cotangent: str, regime: str, dtype: str, temperat
         batch.x,
         lambda x, view: {"value": getattr(view.api, transform)(x, 1, temperature=temperature)},
         lambda: {"value": value(batch.x, temperature)},
-        lambda: vjp(batch.x, g, temperature),
+        lambda x: vjp(x, g, temperature),
         {"value": g},
+        label=regimes.onehot(batch),
     )
 
 
-def _sigmoid(transform: str, regime: str, dtype: str) -> Problem:
+def sigmoid(transform: str, regime: str, dtype: str) -> Problem:
     x, _ = regimes.binary_logits(regime, dtype)
     g = upstream(regime, x.shape, dtype)
     return Problem(
@@ -136,13 +138,13 @@ def _sigmoid(transform: str, regime: str, dtype: str) -> Problem:
         x,
         lambda x, view: {"value": getattr(view.api, transform)(x)},
         lambda: {"value": getattr(oracle, transform)(x)},
-        lambda: getattr(oracle, transform + "_vjp")(x, g),
+        lambda x: getattr(oracle, transform + "_vjp")(x, g),
         {"value": g},
         table=False,
     )
 
 
-def _logit(regime: str, dtype: str, eps: float | None = None) -> Problem:
+def logit(regime: str, dtype: str, eps: float | None = None) -> Problem:
     p, _ = regimes.binary_probabilities(regime, dtype)
     g = upstream(regime, p.shape, dtype)
     return Problem(
@@ -150,13 +152,13 @@ def _logit(regime: str, dtype: str, eps: float | None = None) -> Problem:
         p,
         lambda p, view: {"value": view.api.logit(p, eps)},
         lambda: {"value": oracle.logit(p, eps)},
-        lambda: oracle.logit_vjp(p, g, eps),
+        lambda p: oracle.logit_vjp(p, g, eps),
         {"value": g},
         table=False,
     )
 
 
-def _inverse_softmax(center: str | None, regime: str, dtype: str) -> Problem:
+def inverse_softmax(center: str | None, regime: str, dtype: str) -> Problem:
     p = regimes.probabilities(regime, dtype)
     g = upstream(regime, p.shape, dtype)
     # At 0 the slope is infinite, and where the largest are equal that of "max" is anybody's.
@@ -166,25 +168,26 @@ def _inverse_softmax(center: str | None, regime: str, dtype: str) -> Problem:
         p,
         lambda p, view: {"value": view.api.inverse_softmax(p, 1, center=center)},
         lambda: {"value": oracle.inverse_softmax(p, center)},
-        None if tied or not np.all(p > 0) else lambda: oracle.inverse_softmax_vjp(p, g, center),
+        None if tied or not np.all(p > 0) else lambda p: oracle.inverse_softmax_vjp(p, g, center),
         {"value": g},
     )
 
 
-def _logsumexp(regime: str, dtype: str) -> Problem:
-    x = regimes.logits(regime, dtype).x
-    g = upstream(regime, len(x), dtype)
+def logsumexp(regime: str, dtype: str) -> Problem:
+    batch = regimes.logits(regime, dtype)
+    g = upstream(regime, len(batch.x), dtype)
     return Problem(
         "logsumexp",
-        x,
+        batch.x,
         lambda x, view: {"value": view.api.logsumexp(x, 1)},
-        lambda: {"value": oracle.logsumexp(x)},
-        lambda: oracle.logsumexp_gradient(x, g),
+        lambda: {"value": oracle.logsumexp(batch.x)},
+        lambda x: oracle.logsumexp_gradient(x, g),
         {"value": g},
+        label=regimes.onehot(batch),
     )
 
 
-def _nll_of_log_softmax(regime: str, dtype: str) -> Problem:
+def nll_of_log_softmax(regime: str, dtype: str) -> Problem:
     batch = regimes.logits(regime, dtype)
     targets = oracle.index_targets(batch.y, batch.x.shape[1])
     g = upstream(regime, len(batch.x), dtype)
@@ -193,18 +196,19 @@ def _nll_of_log_softmax(regime: str, dtype: str) -> Problem:
         batch.x,
         lambda x, view: {"value": view.api.nll_loss(view.api.log_softmax(x, 1), view.rows(batch.y), reduction="none")},
         lambda: {"value": oracle.cross_entropy(batch.x, targets, "none")},
-        lambda: oracle.cross_entropy_gradient(batch.x, targets, "none", g),
+        lambda x: oracle.cross_entropy_gradient(x, targets, "none", g),
         {"value": g},
+        label=regimes.onehot(batch),
     )
 
 
 def _nll_losses(dtype: str) -> Cases:
     for spread in ("1", "1e3"):
         for reduction in ("none", "sum", "mean"):
-            yield f"nll_loss/{reduction}/weights-{spread}", partial(_nll_loss, spread, reduction, dtype)
+            yield f"nll_loss/{reduction}/weights-{spread}", partial(nll_loss, spread, reduction, dtype)
 
 
-def _nll_loss(spread: str, reduction: str, dtype: str) -> Problem:
+def nll_loss(spread: str, reduction: str, dtype: str) -> Problem:
     draw = rng("nll", spread, reduction, dtype)
     logp = rounded(-np.abs(draw.normal(scale=10, size=(6, 7))), dtype)
     y = draw.integers(7, size=6)
@@ -215,13 +219,13 @@ def _nll_loss(spread: str, reduction: str, dtype: str) -> Problem:
         logp,
         lambda x, view: {"value": view.api.nll_loss(x, view.rows(y), view(weight), reduction=reduction)},
         lambda: {"value": oracle.nll_loss(logp, y, weight, reduction=reduction)},
-        lambda: oracle.nll_loss_gradient(logp, y, weight, reduction=reduction),
+        lambda x: oracle.nll_loss_gradient(x, y, weight, reduction=reduction),
     )
 
 
 def _cross_entropies(dtype: str) -> Cases:
-    index = partial(partial, _cross_entropy, "index")
-    soft = partial(partial, _cross_entropy)
+    index = partial(partial, cross_entropy, "index")
+    soft = partial(partial, cross_entropy)
     for regime in regimes.logit_regimes(dtype):
         yield f"cross_entropy/index-none/{regime}", index(regime, dtype, "none")
         if not regime.startswith("masked"):
@@ -242,7 +246,7 @@ def _cross_entropies(dtype: str) -> Cases:
         yield f"cross_entropy_smoothed/soft-weights/{regime}", soft("tail-1e-9", regime, dtype, "mean", "1e3", 0.1)
         for kind in regimes.soft_target_kinds(dtype)[1:]:
             yield f"cross_entropy/soft-{kind}/{regime}", soft(kind, regime, dtype, "none")
-        yield f"cross_entropy/target-gradient/{regime}", partial(_cross_entropy_target, regime, dtype)
+        yield f"cross_entropy/target-gradient/{regime}", partial(cross_entropy_target, regime, dtype)
     yield "cross_entropy/soft-optimum/masked-half", soft("optimum", "masked-half", dtype, "none")
     tail = "random" if dtype == "float16" else "tail-1e-12"
     for regime in (*_some(dtype), *(("normalised",) if dtype in ("float32", "float64") else ())):
@@ -257,24 +261,24 @@ def _cross_entropies(dtype: str) -> Cases:
         yield f"cross_entropy/soft-mean-samples/{regime}", soft("random", regime, dtype, "mean", "1e6", sampled=True)
         yield f"cross_entropy_every_option/index/{regime}", index(regime, dtype, "mean", "1e6", 0.1, True, **every)
         yield f"cross_entropy_every_option/soft/{regime}", soft(tail, regime, dtype, "mean", "1e3", 0.1, **every)
-        yield f"cross_entropy/sample-gradient/{regime}", partial(_cross_entropy_samples, regime, dtype)
+        yield f"cross_entropy/sample-gradient/{regime}", partial(cross_entropy_samples, regime, dtype)
     for regime in ("typical-10", "gap-20"):
         for divisor in ("weights", "count", "batch", 7.0):
             variant = partial(partial, sampled=True, denominator=divisor)
             yield (
                 f"cross_entropy/index-mean-over-{divisor}/{regime}",
-                variant(_cross_entropy, "index", regime, dtype, "mean", "1e3", 0.0, True),
+                variant(cross_entropy, "index", regime, dtype, "mean", "1e3", 0.0, True),
             )
             yield (
                 f"cross_entropy/soft-mean-over-{divisor}/{regime}",
-                variant(_cross_entropy, "random", regime, dtype, "mean", "1e3"),
+                variant(cross_entropy, "random", regime, dtype, "mean", "1e3"),
             )
 
 
 Divisor = str | float | None
 
 
-def _cross_entropy(
+def cross_entropy(
     kind: str,
     regime: str,
     dtype: str,
@@ -311,8 +315,9 @@ def _cross_entropy(
         x,
         call,
         lambda: {"value": oracle.cross_entropy(x, targets, reduction, **options)},
-        lambda: oracle.cross_entropy_gradient(x, targets, reduction, g, **options),
+        lambda x: oracle.cross_entropy_gradient(x, targets, reduction, g, **options),
         {"value": g},
+        label=regimes.onehot(batch)[: len(x)],
     )
 
 
@@ -343,7 +348,7 @@ def _reducing(view: View, reduction: str, samples: np.ndarray | None, denominato
     return given
 
 
-def _cross_entropy_samples(regime: str, dtype: str) -> Problem:
+def cross_entropy_samples(regime: str, dtype: str) -> Problem:
     """The same loss as a function of the weights of its rows."""
     batch = regimes.logits(regime, dtype)
     x, y, samples = batch.x[:3], batch.y[:3], regimes.sample_weights(regime, 3, dtype)
@@ -355,13 +360,13 @@ def _cross_entropy_samples(regime: str, dtype: str) -> Problem:
             "value": view.api.cross_entropy(view(x), view(y), reduction="sum", sample_weight=s, z_loss=1e-3)
         },
         lambda: {"value": oracle.cross_entropy(x, targets(sample_weight=samples), "sum", 1e-3)},
-        lambda: oracle.cross_entropy(x, targets(), "none", 1e-3),
+        lambda _: oracle.cross_entropy(x, targets(), "none", 1e-3),
         gradient_name="sample_gradient",
         table=False,
     )
 
 
-def _cross_entropy_target(regime: str, dtype: str) -> Problem:
+def cross_entropy_target(regime: str, dtype: str) -> Problem:
     """The same loss as a function of its soft target."""
     batch = regimes.logits(regime, dtype)
     x, t = batch.x[:3], regimes.soft_targets("random", batch)[:3]
@@ -370,14 +375,14 @@ def _cross_entropy_target(regime: str, dtype: str) -> Problem:
         t,
         lambda t, view: {"value": view.api.cross_entropy(view.table(x), t)},
         lambda: {"value": oracle.cross_entropy(x, oracle.soft_targets(t))},
-        lambda: oracle.cross_entropy_target_gradient(x),
+        lambda _: oracle.cross_entropy_target_gradient(x),
         gradient_name="target_gradient",
     )
 
 
 def _focal_losses(dtype: str) -> Cases:
-    index = partial(partial, _focal, "index")
-    soft = partial(partial, _focal)
+    index = partial(partial, focal, "index")
+    soft = partial(partial, focal)
     gaps = tuple(f"gap-{gap}" for gap in regimes.GAPS[dtype])
     for regime in dict.fromkeys((*_selected(dtype), *gaps, "masked-half", "masked-but-one", "size-1")):
         yield f"focal_loss/index/{regime}", index(regime, dtype)
@@ -410,7 +415,7 @@ def _focal_losses(dtype: str) -> Cases:
         )
 
 
-def _focal(
+def focal(
     kind: str,
     regime: str,
     dtype: str,
@@ -452,13 +457,14 @@ def _focal(
         x,
         call,
         lambda: {"value": oracle.focal_loss(x, targets, gamma, alphas, reduction)},
-        lambda: oracle.focal_loss_gradient(x, targets, gamma, alphas, reduction, g),
+        lambda x: oracle.focal_loss_gradient(x, targets, gamma, alphas, reduction, g),
         {"value": g},
+        label=regimes.onehot(batch)[: len(x)],
     )
 
 
 def _categoricals(dtype: str) -> Cases:
-    dense, sparse = partial(partial, _categorical, False), partial(partial, _categorical, True)
+    dense, sparse = partial(partial, categorical, False), partial(partial, categorical, True)
     for regime in ("typical", "near-one-hot", "sparse", "gap-20" if dtype != "float16" else "gap-7"):
         yield f"categorical_cross_entropy/none/{regime}", dense("soft", regime, dtype, "none")
         yield f"categorical_cross_entropy/one-hot/{regime}", dense("one-hot", regime, dtype, "sum")
@@ -474,7 +480,7 @@ def _categoricals(dtype: str) -> Cases:
         yield f"sparse_categorical_cross_entropy/logits/{regime}", sparse("labels", regime, dtype, "none", **logits)
 
 
-def _categorical(
+def categorical(
     sparse: bool,
     kind: str,
     regime: str,
@@ -513,32 +519,32 @@ def _categorical(
         x,
         call,
         lambda: {"value": value(x, targets, reduction)},
-        lambda: slope(x, targets, reduction, g),
+        lambda x: slope(x, targets, reduction, g),
         {"value": g},
     )
 
 
 def _row_statistics(dtype: str) -> Cases:
     for regime in regimes.logit_regimes(dtype):
-        yield f"row_statistics/index/{regime}", partial(_statistics, "index", regime, dtype)
+        yield f"row_statistics/index/{regime}", partial(statistics, "index", regime, dtype)
     for regime in _selected(dtype):
         for kind in ("none", "smoothed", "tail-1e-9", "optimum"):
             if kind == "none" or kind in regimes.soft_target_kinds(dtype):
-                yield f"row_statistics/{kind}/{regime}", partial(_statistics, kind, regime, dtype)
+                yield f"row_statistics/{kind}/{regime}", partial(statistics, kind, regime, dtype)
         for spread in ("1e3", "1e6"):
-            yield f"row_statistics/prior-{spread}/{regime}", partial(_statistics, "index", regime, dtype, spread)
+            yield f"row_statistics/prior-{spread}/{regime}", partial(statistics, "index", regime, dtype, spread)
         for name in ("nll", "lse", "entropy"):
-            yield f"row_statistics/only-{name}/{regime}", partial(_statistics, "index", regime, dtype, None, (name,))
+            yield f"row_statistics/only-{name}/{regime}", partial(statistics, "index", regime, dtype, None, (name,))
     if dtype == "float32":
-        yield f"row_statistics/index/{regimes.LONG[0]}", partial(_statistics, "index", regimes.LONG[0], dtype)
+        yield f"row_statistics/index/{regimes.LONG[0]}", partial(statistics, "index", regimes.LONG[0], dtype)
     for regime in _some(dtype):
-        sharp = partial(_statistics, "index", regime, dtype, "1e3", temperature=0.3)
+        sharp = partial(statistics, "index", regime, dtype, "1e3", temperature=0.3)
         yield f"row_statistics_temperature/index/{regime}", sharp
-        flat = partial(_statistics, "smoothed", regime, dtype, temperature=3.0)
+        flat = partial(statistics, "smoothed", regime, dtype, temperature=3.0)
         yield f"row_statistics_temperature/smoothed/{regime}", flat
 
 
-def _statistics(
+def statistics(
     kind: str,
     regime: str,
     dtype: str,
@@ -578,35 +584,38 @@ def _statistics(
         batch.x,
         call,
         values,
-        lambda: oracle.row_statistics_gradient(batch.x, targets, prior, g, **options),
+        lambda x: oracle.row_statistics_gradient(x, targets, prior, g, **options),
         g,
+        label=regimes.onehot(batch),
     )
 
 
 def _entropies(dtype: str) -> Cases:
     for regime in (*regimes.logit_regimes(dtype), *(regimes.LONG if dtype == "float64" else ())):
-        yield f"entropy/logits/{regime}", partial(_entropy, "logits", regime, dtype)
+        yield f"entropy/logits/{regime}", partial(entropy, "logits", regime, dtype)
     for regime in _selected(dtype):
-        yield f"entropy/logits-bits/{regime}", partial(_entropy, "logits", regime, dtype, base=2.0)
+        yield f"entropy/logits-bits/{regime}", partial(entropy, "logits", regime, dtype, base=2.0)
     for regime in regimes.PROBABILITIES:
-        yield f"entropy/probs/{regime}", partial(_entropy, "probs", regime, dtype)
-        yield f"entropy/log_probs/{regime}", partial(_entropy, "log_probs", regime, dtype)
-        yield f"entropy/counts/{regime}", partial(_entropy, "counts", regime, dtype)
+        yield f"entropy/probs/{regime}", partial(entropy, "probs", regime, dtype)
+        yield f"entropy/log_probs/{regime}", partial(entropy, "log_probs", regime, dtype)
+        yield f"entropy/counts/{regime}", partial(entropy, "counts", regime, dtype)
     for kind in ("probs", "log_probs", "counts"):
         for regime in ("typical", "near-one-hot", "sparse"):
-            yield f"perplexity/{kind}/{regime}", partial(_entropy, kind, regime, dtype, measure="perplexity")
+            yield f"perplexity/{kind}/{regime}", partial(entropy, kind, regime, dtype, measure="perplexity")
     for regime in (*_selected(dtype), "masked-half", "equal-10"):
-        yield f"perplexity/logits/{regime}", partial(_entropy, "logits", regime, dtype, measure="perplexity")
+        yield f"perplexity/logits/{regime}", partial(entropy, "logits", regime, dtype, measure="perplexity")
 
 
-def _entropy(kind: str, regime: str, dtype: str, base: float | None = None, measure: str = "entropy") -> Problem:
-    """Counts are probabilities of any sum, and `normalize=True`."""
+def entropy(
+    kind: str, regime: str, dtype: str, base: float | None = None, measure: str = "entropy", least: int = 0
+) -> Problem:
+    """Counts are probabilities of any sum, at least `least`, and `normalize=True`."""
     x = regimes.logits(regime, dtype).x if kind == "logits" else regimes.probabilities(regime, dtype)
     if kind == "log_probs":
         with np.errstate(divide="ignore"):
             x = rounded(np.log(x.astype(np.float64)), dtype)
     elif kind == "counts":
-        x = rounded(np.round(20000 * x.astype(np.float64)), dtype)
+        x = rounded(np.maximum(np.round(20000 * x.astype(np.float64)), least), dtype)
     options: dict[str, Any] = {"kind": "probs", "normalize": True} if kind == "counts" else {"kind": kind}
     true = {"base": base} if base is not None else {}
     g = upstream(regime, len(x), dtype)
@@ -616,8 +625,9 @@ def _entropy(kind: str, regime: str, dtype: str, base: float | None = None, meas
         x,
         lambda x, view: {"value": getattr(view.api.info, measure)(x, dim=1, **options, **true)},
         lambda: {"value": getattr(oracle, measure)(x, kind, **true)},
-        (lambda: getattr(oracle, measure + "_gradient")(x, kind, g)) if differentiable else None,
+        (lambda x: getattr(oracle, measure + "_gradient")(x, kind, g)) if differentiable else None,
         {"value": g},
+        label=regimes.onehot(regimes.logits(regime, dtype)) if kind == "logits" else None,
     )
 
 
@@ -636,7 +646,7 @@ def _measures(dtype: str) -> Cases:
         "js_divergence": [name for name in pairs if name not in close[:-1]],
     }
     for name, regimes_of_it in chosen.items():
-        variant = partial(partial, _measure, name)
+        variant = partial(partial, measure, name)
         for over in ("p", "q"):
             for kind in KINDS:
                 for regime in regimes_of_it:
@@ -650,10 +660,10 @@ def _measures(dtype: str) -> Cases:
         yield f"{name}/bits/{last}", variant("q", "logits", "logits", last, dtype, 2.0)
     for regime in regimes.log_ratios(dtype):
         for over in ("p", "q"):
-            yield f"k3/over-{over}/{regime}", partial(_k3, over, regime, dtype)
+            yield f"k3/over-{over}/{regime}", partial(k3, over, regime, dtype)
 
 
-def _measure(
+def measure(
     name: str, over: str, p_kind: str, q_kind: str, regime: str, dtype: str, base: float | None = None
 ) -> Problem:
     """Counts are 20000 times the probabilities and one, with `normalize=True`."""
@@ -677,17 +687,21 @@ def _measure(
         pair = (x, view.table(q)) if over == "p" else (view.table(p), x)
         return {"value": getattr(view.api.info, measure)(*pair, dim=1, **options)}
 
+    def gradient(x: Points) -> Truth:
+        a, b = (x, q) if over == "p" else (p, x)
+        return oracle.measure_gradient(measure, over, a, b, p_kind, q_kind, g)
+
     return Problem(
         name,
         p if over == "p" else q,
         call,
         lambda: {"value": oracle.measure(measure, p, q, p_kind, q_kind, base)},
-        None if steep or base else lambda: oracle.measure_gradient(measure, over, p, q, p_kind, q_kind, g),
+        None if steep or base else gradient,
         {"value": g},
     )
 
 
-def _k3(over: str, regime: str, dtype: str) -> Problem:
+def k3(over: str, regime: str, dtype: str) -> Problem:
     log_p, log_q = regimes.log_probabilities(regime, dtype)
     g = upstream(regime, log_p.shape, dtype)
     return Problem(
@@ -697,7 +711,7 @@ def _k3(over: str, regime: str, dtype: str) -> Problem:
             "value": view.api.info.k3(x, view(log_q)) if over == "p" else view.api.info.k3(view(log_p), x)
         },
         lambda: {"value": oracle.k3(log_p, log_q)},
-        lambda: oracle.k3_gradient(log_p, log_q, over, g),
+        lambda x: oracle.k3_gradient(x if over == "p" else log_p, x if over == "q" else log_q, over, g),
         {"value": g},
         table=False,
     )
@@ -709,15 +723,15 @@ def _kl_divs(dtype: str) -> Cases:
     for log_target in (False, True):
         kind = "log" if log_target else "plain"
         for regime in pairs:
-            yield f"kl_div/{kind}-none/{regime}", partial(_kl_div, log_target, "none", regime, dtype)
+            yield f"kl_div/{kind}-none/{regime}", partial(kl_div, log_target, "none", regime, dtype)
         for regime in ("sparse", last):
             for reduction in ("sum", "mean", "batchmean"):
-                yield f"kl_div/{kind}-{reduction}/{regime}", partial(_kl_div, log_target, reduction, regime, dtype)
+                yield f"kl_div/{kind}-{reduction}/{regime}", partial(kl_div, log_target, reduction, regime, dtype)
         for regime in ("typical", last):
-            yield f"kl_div/{kind}-target/{regime}", partial(_kl_div, log_target, "batchmean", regime, dtype, "target")
+            yield f"kl_div/{kind}-target/{regime}", partial(kl_div, log_target, "batchmean", regime, dtype, "target")
 
 
-def _kl_div(log_target: bool, reduction: str, regime: str, dtype: str, over: str = "input") -> Problem:
+def kl_div(log_target: bool, reduction: str, regime: str, dtype: str, over: str = "input") -> Problem:
     x = regimes.pair(regime, "log_probs", dtype)[1][:3]
     t = regimes.pair(regime, "log_probs" if log_target else "probs", dtype)[0][:3]
     g = upstream(regime, x.shape if reduction == "none" else (), dtype)
@@ -733,7 +747,9 @@ def _kl_div(log_target: bool, reduction: str, regime: str, dtype: str, over: str
         x if over == "input" else t,
         call,
         lambda: {"value": oracle.kl_div(x, t, log_target, reduction)},
-        lambda: oracle.kl_div_gradient(x, t, log_target, reduction, g, over),
+        lambda a: oracle.kl_div_gradient(
+            a if over == "input" else x, a if over == "target" else t, log_target, reduction, g, over
+        ),
         {"value": g},
         gradient_name="gradient" if over == "input" else "target_gradient",
         table=False,
@@ -743,12 +759,12 @@ def _kl_div(log_target: bool, reduction: str, regime: str, dtype: str, over: str
 def _pointwise(dtype: str) -> Cases:
     for regime in regimes.BINARY:
         for variant in ("none", "sum", "mean", "weights"):
-            yield f"binary_cross_entropy_with_logits/{variant}/{regime}", partial(_binary, variant, regime, dtype)
+            yield f"binary_cross_entropy_with_logits/{variant}/{regime}", partial(binary, variant, regime, dtype)
     for regime in ("small", "right-1", "wrong-0", "half", "beyond"):
-        given = partial(_binary_options, "binary_cross_entropy_with_logits", regime, dtype)
+        given = partial(binary_options, "binary_cross_entropy_with_logits", regime, dtype)
         yield f"binary_cross_entropy_with_logits/smoothed/{regime}", partial(given, smoothing=0.1)
     for regime in regimes.UNIT_INTERVAL:
-        given = partial(_binary_options, "binary_cross_entropy", regime, dtype)
+        given = partial(binary_options, "binary_cross_entropy", regime, dtype)
         for name, clamp in (("torch", "torch"), ("exact", None)):
             for reduction in ("none", "mean"):
                 yield f"binary_cross_entropy/{name}-{reduction}/{regime}", partial(given, reduction, clamp=clamp)
@@ -756,7 +772,7 @@ def _pointwise(dtype: str) -> Cases:
                 yield f"binary_cross_entropy/{name}-smoothed/{regime}", partial(given, smoothing=0.1, clamp=clamp)
     every = {"weighted": True, "ignore": True, "sampled": True}
     for function, regime in (("binary_cross_entropy_with_logits", "any"), ("binary_cross_entropy", "soft")):
-        given = partial(_binary_options, function, regime, dtype)
+        given = partial(binary_options, function, regime, dtype)
         yield f"{function}_every_option/all/{regime}", partial(given, smoothing=0.1, **every)
         for divisor in (None, "weights", "count", "batch", "positives", 7.0):
             yield (
@@ -764,22 +780,22 @@ def _pointwise(dtype: str) -> Cases:
                 partial(given, "mean", denominator=divisor, **every),
             )
     for regime in regimes.BINARY:
-        yield f"sigmoid_focal_loss/none/{regime}", partial(_sigmoid_focal, 0.25, 2.0, "none", regime, dtype)
-        yield f"sigmoid_focal_loss/no-alpha/{regime}", partial(_sigmoid_focal, -1.0, 0.5, "mean", regime, dtype)
+        yield f"sigmoid_focal_loss/none/{regime}", partial(sigmoid_focal, 0.25, 2.0, "none", regime, dtype)
+        yield f"sigmoid_focal_loss/no-alpha/{regime}", partial(sigmoid_focal, -1.0, 0.5, "mean", regime, dtype)
     for regime in ("small", "right-1", "wrong-1", "any"):
-        yield f"sigmoid_focal_loss/sum/{regime}", partial(_sigmoid_focal, 0.75, 5.0, "sum", regime, dtype)
+        yield f"sigmoid_focal_loss/sum/{regime}", partial(sigmoid_focal, 0.75, 5.0, "sum", regime, dtype)
         for gamma in (0.0, 1.0):
             yield (
                 f"sigmoid_focal_loss/gamma-{gamma:g}/{regime}",
-                partial(_sigmoid_focal, 0.25, gamma, "none", regime, dtype),
+                partial(sigmoid_focal, 0.25, gamma, "none", regime, dtype),
             )
     for regime in regimes.REGRESSION[dtype]:
         for reduction in ("none", "sum", "mean"):
-            yield f"mse_loss/{reduction}/{regime}", partial(_mse, reduction, regime, dtype)
-        yield f"rmse_loss/mean/{regime}", partial(_rmse, regime, dtype)
+            yield f"mse_loss/{reduction}/{regime}", partial(mse, reduction, regime, dtype)
+        yield f"rmse_loss/mean/{regime}", partial(rmse, regime, dtype)
 
 
-def _binary(variant: str, regime: str, dtype: str) -> Problem:
+def binary(variant: str, regime: str, dtype: str) -> Problem:
     x, t = (a.reshape(16, 4) for a in regimes.binary_logits(regime, dtype))
     x, t = x[:15], t[:15]  # 60 elements: a mean that rounds
     weights: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
@@ -796,13 +812,13 @@ def _binary(variant: str, regime: str, dtype: str) -> Problem:
             )
         },
         lambda: {"value": oracle.binary_cross_entropy_with_logits(x, t, *weights, reduction)},
-        lambda: oracle.binary_cross_entropy_with_logits_gradient(x, t, *weights, reduction, g),
+        lambda x: oracle.binary_cross_entropy_with_logits_gradient(x, t, *weights, reduction, g),
         {"value": g},
         table=False,
     )
 
 
-def _binary_options(
+def binary_options(
     function: str,
     regime: str,
     dtype: str,
@@ -843,13 +859,13 @@ def _binary_options(
         x,
         call,
         lambda: {"value": getattr(oracle, function)(x, t, **true)},
-        lambda: getattr(oracle, function + "_gradient")(x, t, g=g, **true),
+        lambda x: getattr(oracle, function + "_gradient")(x, t, g=g, **true),
         {"value": g},
         table=False,
     )
 
 
-def _sigmoid_focal(alpha: float, gamma: float, reduction: str, regime: str, dtype: str) -> Problem:
+def sigmoid_focal(alpha: float, gamma: float, reduction: str, regime: str, dtype: str) -> Problem:
     x, t = (a.reshape(16, 4)[:15] for a in regimes.binary_logits(regime, dtype))
     g = upstream(regime, x.shape if reduction == "none" else (), dtype)
     return Problem(
@@ -857,13 +873,13 @@ def _sigmoid_focal(alpha: float, gamma: float, reduction: str, regime: str, dtyp
         x,
         lambda x, view: {"value": view.api.sigmoid_focal_loss(x, view(t), alpha, gamma, reduction)},
         lambda: {"value": oracle.sigmoid_focal_loss(x, t, alpha, gamma, reduction)},
-        lambda: oracle.sigmoid_focal_loss_gradient(x, t, alpha, gamma, reduction, g),
+        lambda x: oracle.sigmoid_focal_loss_gradient(x, t, alpha, gamma, reduction, g),
         {"value": g},
         table=False,
     )
 
 
-def _mse(reduction: str, regime: str, dtype: str) -> Problem:
+def mse(reduction: str, regime: str, dtype: str) -> Problem:
     x, t = regimes.regression(regime, dtype)
     g = upstream(regime, x.shape if reduction == "none" else (), dtype)
     return Problem(
@@ -871,20 +887,20 @@ def _mse(reduction: str, regime: str, dtype: str) -> Problem:
         x,
         lambda x, view: {"value": view.api.mse_loss(x, view(t), reduction=reduction)},
         lambda: {"value": oracle.mse_loss(x, t, reduction)},
-        lambda: oracle.mse_loss_gradient(x, t, reduction, g),
+        lambda x: oracle.mse_loss_gradient(x, t, reduction, g),
         {"value": g},
         table=False,
     )
 
 
-def _rmse(regime: str, dtype: str) -> Problem:
+def rmse(regime: str, dtype: str) -> Problem:
     x, t = regimes.regression(regime, dtype)
     return Problem(
         "rmse_loss",
         x,
         lambda x, view: {"value": view.api.rmse_loss(x, view(t))},
         lambda: {"value": oracle.rmse_loss(x, t)},
-        lambda: oracle.rmse_loss_gradient(x, t),
+        lambda x: oracle.rmse_loss_gradient(x, t),
         table=False,
     )
 
@@ -892,10 +908,10 @@ def _rmse(regime: str, dtype: str) -> Problem:
 def _enormous(dtype: str) -> Cases:
     """A million classes: seconds a row for the oracle, so the certificate alone asks."""
     regime = regimes.ENORMOUS
-    yield f"softmax/label/{regime}", partial(_transform, "softmax", "label", regime, dtype)
-    yield f"log_softmax/label/{regime}", partial(_transform, "log_softmax", "label", regime, dtype)
-    yield f"cross_entropy/index-none/{regime}", partial(_cross_entropy, "index", regime, dtype, "none")
-    yield f"row_statistics/index/{regime}", partial(_statistics, "index", regime, dtype)
+    yield f"softmax/label/{regime}", partial(transform, "softmax", "label", regime, dtype)
+    yield f"log_softmax/label/{regime}", partial(transform, "log_softmax", "label", regime, dtype)
+    yield f"cross_entropy/index-none/{regime}", partial(cross_entropy, "index", regime, dtype, "none")
+    yield f"row_statistics/index/{regime}", partial(statistics, "index", regime, dtype)
 
 
 @cache
@@ -945,9 +961,9 @@ def true_values(name: str, dtype: str) -> dict[str, Truth]:
 
 @cache
 def true_gradient(name: str, dtype: str) -> Truth:
-    formula = problem(name, dtype).gradient
-    assert formula is not None
-    return formula()
+    case = problem(name, dtype)
+    assert case.gradient is not None
+    return case.gradient(case.x)
 
 
 def true(name: str, dtype: str, quantity: str) -> Truth:
