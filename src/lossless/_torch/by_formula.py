@@ -1,0 +1,79 @@
+"""The gradients of the kernels' functions made of differentiable operations, with the kernels' arguments.
+
+For `create_graph`, and for incoming gradients that have no memory of their own.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from lossless import reference
+from lossless._layout import Rows
+from lossless._plan import RowPlan
+from lossless._torch import differentiable
+
+TRANSFORMS = {"softmax": differentiable.softmax_gradient, "log_softmax": differentiable.log_softmax_gradient}
+
+
+def transform(name: str, x: Tensor, rows: Rows, g: Tensor) -> Tensor:
+    return _rows_back(TRANSFORMS[name](_rows_last(x, rows), _rows_last(g, rows)), x)
+
+
+def row_statistics(
+    x: Tensor, target: Tensor | None, weight: Tensor | None, prior: Tensor | None, plan: RowPlan,
+    *partials: Tensor | None,
+) -> Tensor:  # fmt: skip
+    d = (None if a is None else _of_rows(a, plan) for a in partials)
+    t = _target_rows(target, plan)
+    t = t if weight is None or t is None else reference.wide(t) * reference.wide(weight)
+    return _row_gradient(x, plan, t, prior, *d)
+
+
+def cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: Any, g: Tensor) -> Tensor:
+    link = reference.link(
+        _target_rows(target, plan), plan.rows.classes, plan.soft, weight,
+        ignore_index=plan.ignore_index, smoothing=plan.smoothing,
+    )  # fmt: skip
+    d = reference.wide(_of_rows(g, plan)) / divisor
+    d_nll = None if link.a is None else d * link.a
+    d_prior = None if link.prior is None else d * link.d
+    return _row_gradient(x, plan, link.weighted_target(), link.prior, d_nll, None, None, d_prior)
+
+
+def pointwise(
+    functor: reference.Pointwise, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None,
+    divisor: Any, g: Tensor,
+) -> Tensor:  # fmt: skip
+    slope = reference.weighted(functor.slope(x, target, pos_weight), weight, None, None)
+    return (reference.wide(g) / divisor * slope).to(x.dtype)
+
+
+def _row_gradient(
+    x: Tensor, plan: RowPlan, target: Tensor | None, prior: Tensor | None, *partials: Tensor | None
+) -> Tensor:
+    """The reference gradient over the rows of `x`, in the shape and dtype of `x`."""
+    rows = _rows_last(x, plan.rows)
+    return _rows_back(differentiable.row_gradient(rows, target, prior, plan.ignore_index, 1.0, *partials), x)
+
+
+def _of_rows(a: Tensor, plan: RowPlan) -> Tensor:
+    """One number a row, or one for all rows, as (outer, inner)."""
+    shape = plan.rows.outer, plan.rows.inner
+    return a.reshape(shape) if a.numel() == plan.rows.number else a.expand(shape)
+
+
+def _target_rows(target: Tensor | None, plan: RowPlan) -> Tensor | None:
+    """A target in the reference's order: labels (outer, inner), probabilities (outer, inner, C)."""
+    if target is None:
+        return None
+    return _rows_last(target, plan.rows) if target.is_floating_point() else _of_rows(target, plan)
+
+
+def _rows_last(a: Tensor, rows: Rows) -> Tensor:
+    """(outer, C, inner) as (outer, inner, C), the reference's order."""
+    return a.reshape(rows.outer, rows.classes, rows.inner).transpose(1, 2)
+
+
+def _rows_back(dx: Tensor, x: Tensor) -> Tensor:
+    """(outer, inner, C) in the shape and dtype of `x`."""
+    return dx.transpose(1, 2).reshape(x.shape).to(x.dtype)

@@ -1,0 +1,161 @@
+"""The compiled kernels on tensors: outputs allocated, labels that are no class named. No autograd, no dispatch.
+
+`eager` calls them straight, `operators` puts them into a compiler's graph. All tensors arrive contiguous in memory and,
+but for labels, of one dtype (class weights and priors: the kernels' accumulation dtype).
+"""
+
+from math import nan
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lossless import _check
+from lossless._kernels import native
+from lossless._layout import Rows
+from lossless._plan import RowPlan
+from lossless._reduce import Reduction
+from lossless._torch.modes import in_memory
+
+HUGE = 1 << 20
+"""Numbers from which a fresh output is worth huge pages: its page faults cost more than the kernel."""
+
+
+def empty_like(x: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    if x.numel() >= HUGE:
+        native.advise_huge_pages(out)
+    return out
+
+
+def scalar(total: float, x: Tensor) -> Tensor:
+    """`total` rounded to x's dtype; infinite where it is too large, which `scalar_tensor` refuses to do."""
+    try:
+        return torch.scalar_tensor(total, dtype=x.dtype, device=x.device)
+    except RuntimeError:
+        return torch.scalar_tensor(total, dtype=torch.float64, device=x.device).to(x.dtype)
+
+
+def empty_state(x: Tensor, rows: Rows) -> Tensor:
+    """What backward needs to know of every row."""
+    return x.new_empty((native.STATE_ROWS, rows.number), dtype=torch.float64)
+
+
+# ---------------------------------------------------------------- transforms
+
+
+def transform(name: str, x: Tensor, rows: Rows) -> Tensor:
+    """`name`: "softmax" or "log_softmax"."""
+    out = empty_like(x)
+    getattr(native, name)(x, *rows, out)
+    return out
+
+
+def transform_backward(name: str, x: Tensor, rows: Rows, g: Tensor) -> Tensor:
+    dx = empty_like(x)
+    getattr(native, name + "_backward")(x, *rows, in_memory(g), dx)
+    return dx
+
+
+# ---------------------------------------------------------------- rows
+
+
+class RowOutputs(NamedTuple):
+    """Rounded to x's dtype, or float64; None for what was not asked for."""
+
+    nll: Tensor | None
+    lse: Tensor
+    entropy: Tensor | None
+    prior: Tensor | None
+    correct: Tensor | None
+
+
+def row_outputs(
+    x: Tensor, target: Tensor | None, prior: Tensor | None, plan: RowPlan, entropy: bool, unrounded: bool
+) -> RowOutputs:
+    """Their memory: one number a row each."""
+    dtype = torch.float64 if unrounded else x.dtype
+    return RowOutputs(
+        None if target is None else x.new_empty(plan.shape, dtype=dtype),
+        x.new_empty(plan.shape, dtype=dtype),
+        x.new_empty(plan.shape, dtype=dtype) if entropy else None,
+        None if prior is None else x.new_empty(plan.shape, dtype=dtype),
+        None if target is None else x.new_empty(plan.shape, dtype=torch.bool),
+    )
+
+
+def row_statistics(
+    x: Tensor, target: Tensor | None, weight: Tensor | None, prior: Tensor | None, plan: RowPlan, entropy: bool,
+    unrounded: bool, state: Tensor | None,
+) -> RowOutputs:  # fmt: skip
+    out = row_outputs(x, target, prior, plan, entropy, unrounded)
+    bad = native.row_statistics(x, *plan.rows, target, weight, prior, plan.ignore_index, *out, state)
+    _raise_bad(bad, target, plan)
+    return out
+
+
+def row_statistics_backward(
+    x: Tensor, target: Tensor | None, weight: Tensor | None, prior: Tensor | None, state: Tensor, plan: RowPlan,
+    *partials: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """`partials`: of nll, lse, entropy and prior."""
+    dx = empty_like(x)
+    d = (None if a is None else in_memory(a) for a in partials)
+    native.row_statistics_backward(x, *plan.rows, target, weight, prior, plan.ignore_index, state, *d, dx)
+    return dx
+
+
+def cross_entropy(
+    x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, state: Tensor | None
+) -> tuple[Tensor, float]:
+    """(the loss, reduced and rounded; what a mean was divided by)."""
+    _, _, rows, shape, _, ignore_index, smoothing, reduction = plan[:8]
+    loss = x.new_empty(shape) if reduction == "none" else None
+    bad, total, divisor = native.row_loss(
+        x, *rows, target, weight, ignore_index, 1.0 - smoothing, smoothing / rows.classes, loss, state
+    )
+    if bad >= 0:
+        _raise_bad(bad, target, plan)
+    divisor = 1.0 if reduction != "mean" else divisor or nan
+    return scalar(total / divisor, x) if loss is None else loss, divisor
+
+
+def cross_entropy_backward(
+    x: Tensor, target: Tensor, weight: Tensor | None, state: Tensor, plan: RowPlan, divisor: float, g: Tensor
+) -> Tensor:
+    _, _, rows, _, _, ignore_index, smoothing, _ = plan[:8]
+    dx = empty_like(x)
+    native.row_loss_backward(
+        x, *rows, target, weight, ignore_index, 1.0 - smoothing, smoothing / rows.classes, state, in_memory(g),
+        divisor, dx,
+    )  # fmt: skip
+    return dx
+
+
+def _raise_bad(bad: int, target: Tensor | None, plan: RowPlan) -> None:
+    """The error for labels that are no class, if `bad` is the number of a row."""
+    if bad >= 0 and target is not None:
+        labels = target.reshape(plan.shape).numpy()
+        raise _check.target_index_error(plan.function, labels, plan.rows.classes, plan.ignore_index)
+
+
+# ---------------------------------------------------------------- elementwise losses
+
+
+def pointwise(
+    kernel: str, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, reduction: Reduction,
+    divisor: float,
+) -> tuple[Tensor, float]:  # fmt: skip
+    """(the loss, reduced and rounded; what it was divided by); `divisor` is that of a mean."""
+    loss = empty_like(x) if reduction == "none" else None
+    total = native.pointwise(kernel, x, target, weight, pos_weight, loss)
+    divisor = 1.0 if reduction != "mean" else divisor or nan
+    return scalar(total / divisor, x) if loss is None else loss, divisor
+
+
+def pointwise_backward(
+    kernel: str, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, divisor: float, g: Tensor
+) -> Tensor:
+    dx = empty_like(x)
+    native.pointwise_backward(kernel, x, target, weight, pos_weight, in_memory(g), divisor, dx)
+    return dx
