@@ -7,13 +7,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.functional import nll_loss as torch_nll_loss  # bound now: `patch_torch` replaces it
 
 from lossless import _check, reference
 from lossless._plan import ElementPlan, RowPlan
 from lossless._reduce import Reduction, reduce_rows
-from lossless._torch import differentiable, eager
-from lossless._torch.modes import check_supported, in_memory, kernels_serve, needs_grad, values_known, watched
+from lossless._torch import differentiable, eager, operators
+from lossless._torch.modes import (
+    check_supported,
+    kernels_serve,
+    needs_grad,
+    operators_serve,
+    values_known,
+    watched,
+)
+from lossless.errors import UnsupportedArrayError
 from lossless.reference import Statistics
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -21,8 +29,17 @@ HALVES = (torch.float16, torch.bfloat16)
 # ---------------------------------------------------------------- tensors
 
 
-def to_dtype(a: Tensor, dtype: torch.dtype) -> Tensor:
+def to_dtype(function: str, a: Tensor, dtype: Any) -> Tensor:
+    if not isinstance(dtype, torch.dtype) and dtype not in (float, int, bool, complex):
+        raise UnsupportedArrayError(
+            f"{function}(): argument 'dtype' must be torch.dtype, not {type(dtype).__name__}\n"
+            f"{function}: dtype got {dtype!r}, expected e.g. torch.float32"
+        )
     return a.to(dtype)
+
+
+def to_floating(a: Tensor) -> Tensor:
+    return a.to(torch.get_default_dtype()) if _check.is_whole(a.dtype) else a
 
 
 def for_loss(a: Tensor) -> Tensor:
@@ -43,12 +60,19 @@ def _promote(x: Tensor, *others: Tensor | None) -> torch.dtype:
     return dtype
 
 
+def _kernels_for(*tensors: Tensor | None) -> Any:
+    """What runs the kernels on these tensors: a module with their functions, or None where formulas serve them."""
+    if kernels_serve(*tensors):
+        return eager
+    return operators if operators_serve(*tensors) else None
+
+
 def _accumulated(a: Tensor, x: Tensor) -> Tensor:
     """Class weights in the kernels' accumulation dtype."""
     wide = torch.float64 if x.dtype is torch.float64 else torch.float32
-    if a.dtype is torch.float64 and wide is torch.float32:
+    if a.dtype is torch.float64 and wide is torch.float32 and values_known(a):
         _check.check_fits_float32(a.detach().numpy())
-    return in_memory(a.to(wide))
+    return a.to(wide)
 
 
 def _pair(plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -88,35 +112,34 @@ def _index_error(plan: RowPlan, target: Tensor) -> Exception:
 
 
 def softmax(plan: RowPlan, x: Tensor, temperature: float) -> Tensor:
-    return _transform(eager.softmax, differentiable.softmax, plan, x, temperature)
+    kernels = _kernels_for(x) if temperature == 1.0 else None
+    return kernels.softmax(x, plan) if kernels else _transform(differentiable.softmax, plan, x, temperature)
 
 
 def log_softmax(plan: RowPlan, x: Tensor, temperature: float) -> Tensor:
-    return _transform(eager.log_softmax, differentiable.log_softmax, plan, x, temperature)
+    kernels = _kernels_for(x) if temperature == 1.0 else None
+    if kernels:
+        return kernels.log_softmax(x, plan)
+    return _transform(differentiable.log_softmax, plan, x, temperature)
 
 
-def _transform(
-    kernel: Callable[..., Tensor], formula: Callable[..., Tensor], plan: RowPlan, x: Tensor, temperature: float
-) -> Tensor:
-    if temperature == 1.0 and kernels_serve(x):
-        return kernel(in_memory(x), plan)
+def _transform(formula: Callable[..., Tensor], plan: RowPlan, x: Tensor, temperature: float) -> Tensor:
     check_supported(plan.function, input=x)
     return formula(_classes_last(x, plan.dim), temperature).movedim(-1, plan.dim).reshape(x.shape)
 
 
-def elementwise(function: str, functor: reference.Elementwise, *arrays: Tensor) -> Tensor:
-    for a in arrays:
-        check_supported(function, input=a)
-    return differentiable.elementwise(functor, *arrays).to(_promote(*arrays))
+def elementwise(function: str, functor: reference.Elementwise, /, **arrays: Tensor) -> Tensor:
+    check_supported(function, **arrays)
+    return differentiable.elementwise(functor, *arrays.values()).to(_promote(*arrays.values()))
 
 
 # ---------------------------------------------------------------- statistics and losses
 
 
 def logsumexp(plan: RowPlan, x: Tensor) -> Tensor:
-    if kernels_serve(x):
-        lse = eager.row_statistics(in_memory(x), None, None, None, plan, only_lse=True).lse
-        if lse.isnan().any():  # NaN in the row stays; of infinities alone the largest is the limit
+    if kernels := _kernels_for(x):
+        lse: Tensor = kernels.row_statistics(x, None, None, None, plan, only_lse=True).lse
+        if kernels is operators or lse.isnan().any():  # NaN in the row stays; of infinities the largest is the limit
             lse = torch.where(lse.isnan(), x.amax(plan.dim), lse)
         return lse
     check_supported(plan.function, input=x)
@@ -126,10 +149,10 @@ def logsumexp(plan: RowPlan, x: Tensor) -> Tensor:
 def row_statistics(plan: RowPlan, x: Tensor, target: Tensor | None, prior: Tensor | None) -> Statistics:
     if target is not None:
         x, target = _pair(plan, x, target)
-    if plan.temperature == 1.0 and kernels_serve(x, target, prior) and not needs_grad(target, prior):
-        memory = None if target is None else in_memory(target)
+    kernels = _kernels_for(x, target, prior) if plan.temperature == 1.0 else None
+    if kernels and not needs_grad(target, prior):
         prior = None if prior is None else _accumulated(prior, x)
-        s = eager.row_statistics(in_memory(x), memory, None, prior, plan)
+        s: Statistics = kernels.row_statistics(x, target, None, prior, plan)
         if plan.soft and target is not None:  # the kernels know `correct` of labels
             s = s._replace(correct=x.argmax(plan.dim) == target.argmax(plan.dim))
         return s
@@ -147,11 +170,13 @@ def class_loss(
     _check_divisor(plan.function, divisor)
     x, target = _pair(plan, x, target, weight)
     soft_curve = plan.curve if plan.soft else None
-    kernels = plan.temperature == 1.0 and soft_curve is None and kernels_serve(x, target, weight, sample_weight, alpha)
-    kernels = kernels and not needs_grad(target, weight)
+    kernels = None
+    if plan.temperature == 1.0 and soft_curve is None and not needs_grad(target, weight):
+        kernels = _kernels_for(x, target, weight, sample_weight, alpha)
     if kernels and plan.is_plain and sample_weight is None and alpha is None:
         weight = None if weight is None else _accumulated(weight, x)
-        return eager.cross_entropy(in_memory(x), in_memory(target), weight, plan)
+        loss: Tensor = kernels.cross_entropy(x, target, weight, plan)
+        return loss
     check_supported(plan.function, input=x, target=target, weight=weight, sample_weight=sample_weight, alpha=alpha)
     link = reference.link(
         target if kernels and not plan.soft else _target_last(plan, target), plan.rows.classes, plan.soft, weight,
@@ -160,7 +185,7 @@ def class_loss(
     )  # fmt: skip
     if kernels:
         weight, prior = (None if w is None else _accumulated(w, x) for w in (link.weight, link.prior))
-        s = eager.row_statistics(in_memory(x), in_memory(target), weight, prior, plan, for_link=True)
+        s: Statistics = kernels.row_statistics(x, target, weight, prior, plan, for_link=True)
     elif soft_curve is not None:
         nll = differentiable.soft_curve(_classes_last(x, plan.dim), link.weighted_target(), soft_curve)
         s = Statistics(nll, None, None, None, None)
@@ -171,7 +196,10 @@ def class_loss(
         )
     if plan.reduction == "mean" and divisor is None:
         divisor = link.divisor(plan.denominator)
-    return reduce_rows(link.loss(s), divisor, plan.reduction).to(x.dtype)
+    loss = link.loss(s)
+    if link.a is None and needs_grad(target):  # smoothed away: it has a gradient, and that is 0
+        loss = loss + 0.0 * link.target.sum(-1)
+    return reduce_rows(loss, divisor, plan.reduction).to(x.dtype)
 
 
 def _check_divisor(function: str, divisor: Any) -> None:
@@ -186,7 +214,7 @@ def class_vector(x: Tensor, numbers: tuple[float, ...]) -> Tensor:
 
 def probability_loss(plan: RowPlan, p: Tensor, target: Tensor) -> Tensor:
     p, target = _pair(plan, p, target)
-    check_supported(plan.function, input=p, target=target)
+    check_supported(plan.function, target=target)
     target, classes = _target_last(plan, target), plan.rows.classes
     target = reference.smoothed(target, classes, plan.smoothing) if plan.soft else target
     loss = reference.probability_cost(_classes_last(p, plan.dim), target, plan.ignore_index)
@@ -205,7 +233,7 @@ def nll(plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None) -> Tens
     weight = None if weight is None else weight.to(x.dtype)
     ignored = -100 if plan.ignore_index is None else plan.ignore_index
     try:
-        loss = functional.nll_loss(x, target, weight, ignore_index=ignored, reduction="none") + 0.0  # no -0.0
+        loss = torch_nll_loss(x, target, weight, ignore_index=ignored, reduction="none") + 0.0  # no -0.0
     except IndexError:
         raise _index_error(plan, target) from None
     if plan.reduction == "none":
@@ -223,21 +251,26 @@ def pointwise(
     plan: ElementPlan, x: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None,
     sample_weight: Tensor | None = None, divisor: Tensor | float | None = None,
 ) -> Tensor:  # fmt: skip
-    dtype = _promote(x, target)
     squared = isinstance(plan.loss, reference.SquaredError)
-    kernels = sample_weight is None and plan.kernel is not None and kernels_serve(x, target, weight, pos_weight)
+    dtype = _promote(x, target, weight if squared else None)
+    kernels = None
+    if sample_weight is None and plan.kernel is not None:
+        kernels = _kernels_for(x, target, weight, pos_weight)
+    if kernels is operators and squared and weight is not None:  # its sum is not known to the compiler
+        kernels = None
     if kernels and not needs_grad(weight, pos_weight, None if squared else target):
-        inner = _promote(x, target, weight, pos_weight) if target.is_floating_point() else torch.float64
+        floating = x.is_floating_point() and target.is_floating_point()
+        inner = _promote(x, target, weight, pos_weight) if floating else torch.float64
         shape = x.shape if target.shape == x.shape else torch.broadcast_shapes(x.shape, target.shape)
         x, target = _as(x, inner, shape), _as(target, inner, shape)
         by_weight = squared and weight is not None  # the weight as given, before it is expanded
         count = weight.sum(dtype=torch.float64).item() if by_weight else prod(shape)  # type: ignore[union-attr]
         weight = None if weight is None else _as(weight, inner, shape)
         pos_weight = None if pos_weight is None else _as(pos_weight, inner, shape)
-        loss = eager.pointwise(x, target, weight, pos_weight, plan.loss, plan.reduction, count)
+        loss = kernels.pointwise(x, target, weight, pos_weight, plan.loss, plan.reduction, count)
         return loss if inner is dtype else loss.to(dtype)
-    check_supported(plan.function, input=x, target=target, weight=weight, pos_weight=pos_weight)
-    check_supported(plan.function, sample_weight=sample_weight)
+    named = dict(zip(plan.names, (x, target), strict=True))
+    check_supported(plan.function, **named, weight=weight, pos_weight=pos_weight, sample_weight=sample_weight)
     _check_divisor(plan.function, divisor)
     kept = None
     if target.shape != x.shape:
@@ -269,9 +302,9 @@ def _check_probabilities(function: str, kept: Tensor | None, **tensors: Tensor) 
 
 
 def _as(a: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
-    """In contiguous memory of this dtype and shape."""
+    """Of this dtype and shape."""
     a = a if a.dtype is dtype else a.to(dtype)
-    return in_memory(a if a.shape == shape else a.expand(shape))
+    return a if a.shape == shape else a.expand(shape)
 
 
 def root_mean_square(function: str, x: Tensor, target: Tensor, dims: tuple[int, ...], reduction: Reduction) -> Tensor:
@@ -316,8 +349,8 @@ def inverse_softmax(plan: RowPlan, p: Tensor, center: str | None) -> Tensor:
     return differentiable.inverse_softmax(_classes_last(p, plan.dim), center).movedim(-1, plan.dim).reshape(p.shape)
 
 
-def extremes(plan: RowPlan, a: Tensor, labels: Tensor | None = None) -> tuple[float, float]:
-    check_supported(plan.function, p=a)
+def extremes(plan: RowPlan, name: str, a: Tensor, labels: Tensor | None = None) -> tuple[float, float]:
+    check_supported(plan.function, **{name: a})
     if not a.numel() or not values_known(a):
         return 0.0, 0.0
     if labels is not None and plan.ignore_index is not None:
@@ -328,4 +361,4 @@ def extremes(plan: RowPlan, a: Tensor, labels: Tensor | None = None) -> tuple[fl
             return 0.0, 0.0
         a = _classes_last(a, plan.dim)[kept]
     low, high = a.min().item(), a.max().item()
-    return extremes(plan, a[~a.isnan()]) if low != low else (low, high)
+    return extremes(plan, name, a[~a.isnan()]) if low != low else (low, high)

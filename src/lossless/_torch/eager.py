@@ -3,7 +3,7 @@
 Old-style `autograd.Function`s, which cost a third of the ones that `torch.func` needs. Only `x` is differentiated here
 (for squared error also the target); a call that needs more takes the reference path. Under `create_graph`, and where
 a transform batches the incoming gradient, backward returns the reference gradient, made of differentiable operations.
-All tensors arrive contiguous and of one dtype.
+All tensors arrive in one dtype.
 """
 # mypy: allow-subclassing-any
 
@@ -19,7 +19,7 @@ from lossless._layout import Rows
 from lossless._plan import RowPlan
 from lossless._reduce import Reduction
 from lossless._torch import by_formula, kernels
-from lossless._torch.modes import batched, needs_grad, watched
+from lossless._torch.modes import all_in_memory, batched, in_memory, needs_grad, watched
 from lossless.reference import Statistics
 
 
@@ -54,11 +54,11 @@ class _KernelFunction(Function):
 
 
 def softmax(x: Tensor, plan: RowPlan) -> Tensor:
-    return _call(_Softmax, x, plan.rows)
+    return _call(_Softmax, in_memory(x), plan.rows)
 
 
 def log_softmax(x: Tensor, plan: RowPlan) -> Tensor:
-    return _call(_LogSoftmax, x, plan.rows)
+    return _call(_LogSoftmax, in_memory(x), plan.rows)
 
 
 class _Softmax(_KernelFunction):
@@ -100,7 +100,8 @@ def row_statistics(
     for_link: bool = False,
 ) -> Statistics:
     """Rounded; `weight` multiplies probabilities. Without the entropy for `only_lse`, and `for_link`: unrounded."""
-    return Statistics(*_call(_RowStatistics, x, target, weight, prior, plan, not (only_lse or for_link), for_link))
+    arrays = all_in_memory(x, target, weight, prior)
+    return Statistics(*_call(_RowStatistics, *arrays, plan, not (only_lse or for_link), for_link))
 
 
 class _RowStatistics(_KernelFunction):
@@ -142,7 +143,7 @@ class _RowStatistics(_KernelFunction):
 
 def cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> Tensor:
     """The loss, reduced and rounded."""
-    return _call(_CrossEntropy, x, target, weight, plan)
+    return _call(_CrossEntropy, *all_in_memory(x, target, weight), plan)
 
 
 class _CrossEntropy(_KernelFunction):
@@ -174,7 +175,7 @@ def pointwise(
     reduction: Reduction, divisor: float,
 ) -> Tensor:  # fmt: skip
     """The loss, reduced and rounded, a mean by `divisor`; of squared error `target` may need a gradient too."""
-    args = (x, target, weight, pos_weight, loss, reduction, divisor)
+    args = (*all_in_memory(x, target, weight, pos_weight), loss, reduction, divisor)
     return _apply(_Pointwise, *args) if needs_grad(x, target) else _Pointwise.forward(None, *args)
 
 

@@ -2,6 +2,7 @@
 
 A kernel writes to memory behind PyTorch's back. Transforms (vmap, grad, jvp), tracers, compilers and dispatch modes
 work by seeing every operation, so under any of them the reference formulas run instead: ordinary PyTorch operations.
+Only torch.compile can be told about kernels (`operators`).
 """
 
 import ctypes
@@ -35,8 +36,17 @@ def watched() -> bool:
 
 def kernels_serve(*tensors: Tensor | None) -> bool:
     """Whether the kernels may compute with these tensors now."""
-    if native is None or watched() or forward_ad._current_level >= 0:
+    return not (native is None or watched() or forward_ad._current_level >= 0) and _plain(tensors)
+
+
+def operators_serve(*tensors: Tensor | None) -> bool:
+    """Whether torch.compile may record the kernels, as operators, for these tensors."""
+    if native is None or not torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return False
+    return not (_transforms_active() or forward_ad._current_level >= 0) and _plain(tensors)
+
+
+def _plain(tensors: tuple[Tensor | None, ...]) -> bool:
     for t in tensors:
         if t is not None and not (type(t) in PLAIN and t.is_cpu and t.layout is torch.strided):
             return False
@@ -74,6 +84,10 @@ def values_known(t: Tensor) -> bool:
 def in_memory(t: Tensor) -> Tensor:
     """`t` as its memory shows it: contiguous, with a pending negation carried out."""
     return t if t.is_contiguous() and not t.is_neg() else t.resolve_neg().contiguous()
+
+
+def all_in_memory(*tensors: Tensor | None) -> Any:
+    return [None if t is None else in_memory(t) for t in tensors]
 
 
 def batched(g: Tensor) -> bool:
