@@ -28,6 +28,7 @@ SIGNATURES = {
     "categorical_cross_entropy": "input, target, *, from_logits, dim, label_smoothing, reduction",
     "sparse_categorical_cross_entropy": "input, target, *, from_logits, dim, ignore_class, reduction",
     "value_and_grad": "loss",
+    "patch_torch": "*, also, skip",
     "sigmoid": "input",
     "logsigmoid": "input",
     "logit": "input, eps",

@@ -21,6 +21,7 @@ from lossless.losses import (
     sigmoid_focal_loss,
     sparse_categorical_cross_entropy,
 )
+from lossless.routing import patch_torch
 from lossless.statistics import RowStatistics, row_statistics
 from lossless.transforms import inverse_softmax, log_softmax, logit, logsigmoid, logsumexp, sigmoid, softmax
 
@@ -50,6 +51,7 @@ __all__ = [
     "logsumexp",
     "mse_loss",
     "nll_loss",
+    "patch_torch",
     "rmse_loss",
     "row_statistics",
     "set_num_threads",

@@ -40,10 +40,17 @@ TORCH_NAMES = {
 """The names that PyTorch's messages use for dtypes."""
 
 
+GO_BETWEENS: set[str] = set()
+"""Files whose functions call ours on behalf of somebody else, whom a warning is for."""
+
+
 def warn(message: str, stacklevel: int) -> None:
     """A warning, but for code that torch.compile reads: it cannot trace one."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.compiler.is_compiling():
+        frame = sys._getframe(stacklevel)
+        while frame.f_code.co_filename in GO_BETWEENS and frame.f_back is not None:
+            frame, stacklevel = frame.f_back, stacklevel + 1
         warnings.warn(message, LosslessWarning, stacklevel=stacklevel + 1)
 
 

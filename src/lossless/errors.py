@@ -49,5 +49,12 @@ class MissingExtraError(LosslessError, ImportError):
         super().__init__(f"this needs {module}, which is not installed: pip install 'lossless[{extra}]'")
 
 
+class MissingTorchError(LosslessError, ImportError):
+    """PyTorch is needed here and not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("this needs PyTorch, which is not installed: https://pytorch.org/get-started/locally says how")
+
+
 class LosslessWarning(UserWarning):
     """Base of every warning that lossless gives."""
