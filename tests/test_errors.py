@@ -146,14 +146,11 @@ def test_errors_have_the_bases_of_both_worlds():
         lambda x: lossless.binary_cross_entropy_with_logits(x, x),
         lambda x: lossless.binary_cross_entropy(x, x),
         lambda x: lossless.sigmoid_focal_loss(x, x),
-        lambda x: lossless.sigmoid(x),
         lambda x: lossless.logsigmoid(x),
-        lambda x: lossless.logit(x),
         lambda x: lossless.mse_loss(x, x),
         lambda x: lossless.rmse_loss(x, x),
         lambda x: lossless.softmax(x),
         lambda x: lossless.log_softmax(x),
-        lambda x: lossless.logsumexp(x),
         lambda x: lossless.row_statistics(x),
         lambda x: lossless.info.entropy(x),
     ],
@@ -166,6 +163,13 @@ def test_logits_must_be_real_floating_point(dtype, call):
         assert isinstance(error, TypeError)
         assert "not implemented for '" in str(error).splitlines()[0]
         assert f"has dtype {str(dtype).removeprefix('torch.')}" in str(error)
+
+
+@pytest.mark.parametrize("call", [lossless.sigmoid, lossless.logit, lossless.logsumexp])
+def test_scores_must_be_real(call):
+    for array in (X.cfloat(), X.cfloat().numpy()):
+        with pytest.raises(NotImplementedError, match=r"not implemented for 'ComplexFloat'\n.*take its real part"):
+            call(array)
 
 
 MIXES = {
@@ -206,8 +210,10 @@ def test_arrays_that_hold_no_numbers():
         lossless.softmax(np.array(["a", "b"]))
     with pytest.raises(TypeError, match="has dtype datetime64"):
         lossless.mse_loss(np.zeros(1), np.array(["2020-01-01"], "datetime64[D]"))
-    with pytest.raises(ValueError, match="inhomogeneous"):
+    with pytest.raises(errors.ShapeError, match="input is no array: its rows differ in length"):
         lossless.softmax([[1.0], [1.0, 2.0]])
+    with pytest.raises(errors.ShapeError, match="target is no array: its rows differ in length"):
+        lossless.cross_entropy(np.zeros((2, 2)), [[1.0], [1.0, 2.0]])
 
 
 def test_arrays_of_other_frameworks():
@@ -235,6 +241,26 @@ def test_tensors_without_numbers():
         lossless.cross_entropy(X.to_sparse(), Y)
 
 
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda s: lossless.sigmoid_focal_loss(s, T), "inputs"),
+        (lambda s: lossless.sigmoid_focal_loss(T, s), "targets"),
+        (lambda s: lossless.categorical_cross_entropy(s, T), "input"),
+        (lambda s: lossless.categorical_cross_entropy(T, s), "target"),
+        (lambda s: lossless.inverse_softmax(s), "input"),
+        (lambda s: lossless.info.entropy(s), "p"),
+        (lambda s: lossless.info.js_divergence(T, s), "q"),
+        (lambda s: lossless.info.k3(T, s), "logq"),
+    ],
+)
+def test_errors_name_the_argument(call, name):
+    with pytest.raises(TypeError, match=f": {name} has layout torch.sparse_coo"):
+        call(T.to_sparse())
+    with pytest.raises((TypeError, ValueError), match=f"{name}( has dtype| holds values)"):
+        call(-X.long() - 1 if name == "target" else X.cfloat())
+
+
 def test_meta_tensors_have_shapes_only():
     loss = lossless.cross_entropy(X.to("meta"), Y.to("meta"), reduction="none")
     assert loss.is_meta
@@ -257,7 +283,15 @@ def test_meta_tensors_have_shapes_only():
         (lambda: lossless.logsumexp(X, (0, -2)), "appears multiple times"),
         (lambda: lossless.softmax(X, temperature=0.0), "temperature got 0.0, expected a positive number"),
         (lambda: lossless.softmax(X, temperature=float("nan")), "temperature got nan"),
-        (lambda: lossless.log_softmax(X, temperature=torch.tensor(2.0)), "temperature got tensor"),
+        (lambda: lossless.log_softmax(X, temperature=torch.tensor(-2.0)), "temperature got -2.0"),
+        (lambda: lossless.log_softmax(X, temperature=10**400), "temperature is a number too large for a float"),
+        (lambda: lossless.cross_entropy(X, Y, denominator=10**400), "denominator is a number too large for a float"),
+        (lambda: lossless.focal_loss(X, Y, gamma=10**400), "gamma is a number too large for a float"),
+        (lambda: lossless.inverse_softmax(T, center=np.array(["mean", "max"])), "center got array.*, expected 'mean'"),
+        (lambda: lossless.info.entropy(T, kind=np.array(["probs"])), "kind got array.*, expected 'probs', 'logits' or"),
+        (lambda: BCE(T, T, clamp=np.array([0.0, 1.0])), "clamp got array.*, expected 'torch' or None"),
+        (lambda: LOGITS(T, T, reduction=np.array(["none", "sum"])), "is not a valid value for reduction"),
+        (lambda: lossless.sigmoid_focal_loss(X, T, reduction=np.array(["none"])), "Invalid Value for arg 'reduction'"),
         (lambda: lossless.rmse_loss(X, T[0]), r"input has shape \[4, 3\] and target \[3\], expected the same"),
         (lambda: lossless.rmse_loss(X, T, reduction="max"), "not a valid value for reduction"),
         (lambda: lossless.set_num_threads(0), "expected at least 1"),
@@ -298,9 +332,23 @@ NONSENSE = {
         lambda: lossless.sigmoid_focal_loss(X, T.long()),
         "can't be cast to the desired output type Long",
     ),
-    "eps": (lambda: lossless.logit(T, 0.6), r"eps got 0.6, expected None or a number in \[0, 0.5\]"),
-    "negative eps": (lambda: lossless.logit(T, -0.1), "eps got -0.1"),
-    "eps NaN": (lambda: lossless.logit(T, float("nan")), "eps got nan"),
+    "eps": (lambda: lossless.logit(T, "0.1"), r"logit\(\): argument 'eps' must be float, not str"),
+    "dtype": (lambda: lossless.softmax(X, dtype="abc"), r"argument 'dtype' must be torch.dtype, not str\n.*'abc'"),
+    "dtype of NumPy": (lambda: lossless.softmax(X, dtype=np.float32), "argument 'dtype' must be torch.dtype, not type"),
+    "dtype in NumPy": (lambda: lossless.log_softmax(X.numpy(), dtype="abc"), "'dtype' must be a NumPy dtype\n.*'abc'"),
+    "dim": (lambda: lossless.rmse_loss(X, T, dim="abc"), "argument 'dim' must be tuple of ints, not str\n.*'abc'"),
+    "dims": (lambda: lossless.logsumexp(X, (0, 1.5)), r"logsumexp\(\): argument 'dim' must be tuple of ints"),
+    "array of flags": (
+        lambda: lossless.kl_div(X, T, log_target=np.array([True, False])),
+        "argument 'log_target' must be bool, not ndarray",
+    ),
+    "keepdim": (lambda: lossless.logsumexp(X, 1, torch.ones(2)), "argument 'keepdim' must be bool, not Tensor"),
+    "from_logits": (
+        lambda: lossless.categorical_cross_entropy(T, T, from_logits="no"),
+        "argument 'from_logits' must be bool, not str",
+    ),
+    "normalize": (lambda: lossless.info.entropy(T, normalize=[1]), "argument 'normalize' must be bool, not list"),
+    "size_average": (lambda: LOGITS(X, T, size_average=np.ones(2)), "argument 'size_average' must be bool"),
 }
 
 
@@ -348,7 +396,9 @@ def test_tensors_on_different_devices():
         ({"ignore_index": [1]}, "argument 'ignore_index' must be int, not list"),
         ({"ignore_index": 2**70}, "no 64-bit integer"),
         ({"label_smoothing": None}, "argument 'label_smoothing' must be float, not NoneType"),
-        ({"label_smoothing": torch.tensor(0.1)}, "argument 'label_smoothing' must be float, not Tensor"),
+        ({"label_smoothing": torch.ones(1)}, "argument 'label_smoothing' must be float, not Tensor"),
+        ({"label_smoothing": torch.tensor(0.1, requires_grad=True)}, "not Tensor, which would get no gradient"),
+        ({"temperature": torch.tensor(2.0, requires_grad=True)}, "argument 'temperature' must be float, not Tensor"),
     ],
 )
 def test_options_of_the_wrong_kind(options, message):

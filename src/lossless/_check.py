@@ -6,7 +6,7 @@ A `check_*` function returns None or raises. The first line of a message is PyTo
 import sys
 import warnings
 from math import inf
-from numbers import Real
+from numbers import Integral, Real
 from operator import index
 from typing import Any
 
@@ -59,6 +59,12 @@ def dtype_name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def is_whole(dtype: Any) -> bool:
+    """Whether the dtype is of whole numbers or flags."""
+    name = dtype_name(dtype)
+    return name in INTEGERS or name == "bool"
+
+
 def check_floating(function: str, dtype: str, name: str = "input") -> None:
     """The array that is differentiated must be of real floating point numbers."""
     if dtype not in FLOATS:
@@ -70,8 +76,8 @@ def check_floating(function: str, dtype: str, name: str = "input") -> None:
 
 
 def check_real(function: str, dtype: str, name: str) -> None:
-    """Real numbers, whole or not."""
-    if dtype not in FLOATS and dtype not in INTEGERS:
+    """Real numbers, whole or not, or flags."""
+    if dtype not in FLOATS and not is_whole(dtype):
         raise TargetDtypeError(f"{function}: {name} has dtype {dtype}, expected real numbers")
 
 
@@ -96,7 +102,7 @@ def check_one_hot(function: str, shape: Shape, target_shape: Shape) -> None:
 
 def check_flags(function: str, dtype: str) -> None:
     """One-hot targets may be whole numbers or flags."""
-    if dtype not in INTEGERS and dtype != "bool":
+    if not is_whole(dtype):
         raise TargetDtypeError(f"{function}: target has dtype {dtype}, expected one-hot rows or probabilities")
 
 
@@ -169,18 +175,18 @@ def check_has_classes(function: str, shape: Shape, dim: int, name: str = "input"
 
 
 def check_class_vector(
-    function: str, shape: Shape, dtype: str, classes: int, name: str = "weight", dtypes: frozenset[str] = FLOATS
+    function: str, shape: Shape, dtype: str, classes: int, name: str = "weight", *, whole: bool = False
 ) -> None:
-    """A vector with one number for every class, of one of `dtypes`."""
+    """A vector with one number for every class, or, with `whole`, a whole number or a flag."""
     if shape != (classes,):
         raise ShapeError(
             f"{name} tensor should be defined either for all {classes} classes or no classes but got {name} tensor of "
             f"shape: {_list(shape)}\n{function}: {name} must have shape [{classes}]."
         )
-    if dtype not in dtypes:
+    if dtype not in FLOATS and not (whole and is_whole(dtype)):
         raise TargetDtypeError(
-            f"expected scalar type {' or '.join(sorted(map(_torch_name, dtypes)))} but found {_torch_name(dtype)}\n"
-            f"{function}: {name} has dtype {dtype}: convert it to {' or '.join(sorted(dtypes))}."
+            f"expected scalar type {' or '.join(sorted(map(_torch_name, FLOATS)))} but found {_torch_name(dtype)}\n"
+            f"{function}: {name} has dtype {dtype}: convert it to {' or '.join(sorted(FLOATS))}."
         )
 
 
@@ -191,8 +197,7 @@ def check_sample_weight(function: str, shape: Shape, dtype: str, rows: Shape) ->
             f"{function}: sample_weight has shape {_list(shape)}, expected one number a row: {_list(rows)}\n"
             "A weight for every class is `weight`."
         )
-    if dtype != "bool":
-        check_real(function, dtype, "sample_weight")
+    check_real(function, dtype, "sample_weight")
 
 
 def check_ignore_index(function: str, ignore_index: int, soft: bool) -> None:
@@ -230,15 +235,41 @@ def to_int(function: str, name: str, value: Any) -> int:
 
 
 def to_float(function: str, name: str, value: Any) -> float:
-    """An option as a float; not an array, through which no gradient would flow."""
-    if isinstance(value, Real):
-        return float(value)
-    raise UnsupportedArrayError(f"{function}(): argument '{name}' must be float, not {type(value).__name__}")
+    """An option as a float; by PyTorch's rule a 0-d array is one, unless a gradient would be lost."""
+    if type(value) is float:
+        return value
+    if isinstance(value, Real) or (getattr(value, "shape", None) == () and not getattr(value, "requires_grad", False)):
+        try:
+            return float(value)
+        except OverflowError:
+            raise ParameterError(
+                f"{function}: {name} is a number too large for a float, expected at most 1e308"
+            ) from None
+        except (TypeError, ValueError):
+            pass
+    detached = ", which would get no gradient: pass a number" if getattr(value, "requires_grad", False) else ""
+    raise UnsupportedArrayError(f"{function}(): argument '{name}' must be float, not {type(value).__name__}{detached}")
 
 
-def check_label_smoothing(label_smoothing: float, least: float = -inf) -> None:
-    """A share, at most 1; PyTorch ignores negative ones, so they pass unless `least` says otherwise."""
-    if not least <= label_smoothing <= 1.0:
+def to_flag(function: str, name: str, value: Any) -> bool:
+    """An option as a bool: a flag or a whole number; no string, and no array of several."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral | np.bool_) or getattr(value, "shape", None) == ():
+        return bool(value)
+    raise UnsupportedArrayError(f"{function}(): argument '{name}' must be bool, not {type(value).__name__}")
+
+
+def check_choice(function: str, name: str, value: Any, choices: tuple[str | None, ...]) -> None:
+    """One of a few words, or None."""
+    if not (value is None or isinstance(value, str)) or value not in choices:
+        *most, last = map(repr, choices)
+        raise ParameterError(f"{function}: {name} got {value!r}, expected {', '.join(most)} or {last}")
+
+
+def check_label_smoothing(label_smoothing: float, *, strictly: bool = False) -> None:
+    """At most 1, as in PyTorch, which ignores negative ones and NaN; a share, 0 to 1, if `strictly`."""
+    if label_smoothing > 1.0 or (strictly and not label_smoothing >= 0.0):
         raise ParameterError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
 
 
@@ -275,10 +306,11 @@ def check_probabilities(function: str, name: str, low: float, high: float, hint:
         )
 
 
-def check_temperature(function: str, temperature: float) -> None:
-    """A positive number; not an array, through which no gradient would flow."""
-    if not isinstance(temperature, Real) or not 0 < temperature < inf:
-        raise ParameterError(f"{function}: temperature got {temperature!r}, expected a positive number")
+def to_temperature(function: str, temperature: Any) -> float:
+    """A positive number."""
+    number = to_float(function, "temperature", temperature)
+    check_positive(function, "temperature", number)
+    return number
 
 
 def check_same_shape(function: str, target_shape: Shape, shape: Shape) -> None:
@@ -301,7 +333,7 @@ def check_shapes_equal(function: str, name: str, shape: Shape, other: str, other
         )
 
 
-def check_elementwise_target(function: str, dtype: str, input_dtype: str) -> None:
+def check_elementwise_target(function: str, dtype: str, input_dtype: str, name: str = "target") -> None:
     """Targets of elementwise classification are probabilities."""
     if dtype not in FLOATS:
         first = (
@@ -310,7 +342,7 @@ def check_elementwise_target(function: str, dtype: str, input_dtype: str) -> Non
             else f"result type {_torch_name(input_dtype)} can't be cast to the desired output type {_torch_name(dtype)}"
         )
         raise TargetDtypeError(
-            f"{first}\n{function}: target has dtype {dtype}, expected probabilities in floating point: convert it to "
+            f"{first}\n{function}: {name} has dtype {dtype}, expected probabilities in floating point: convert it to "
             f"{input_dtype}."
         )
 
@@ -349,8 +381,7 @@ def check_leading_weight(function: str, shape: Shape, dtype: str, to: Shape) -> 
             f"{function}: sample_weight has shape {_list(shape)}, expected the first dimensions of input, "
             f"{_list(to)}: one number a sample, {_list(to[:1])}, or as many as there are dimensions"
         )
-    if dtype != "bool":
-        check_real(function, dtype, "sample_weight")
+    check_real(function, dtype, "sample_weight")
 
 
 def check_divergence_dtype(function: str, dtype: str, target_dtype: str) -> None:

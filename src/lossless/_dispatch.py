@@ -19,15 +19,22 @@ Array = Any
 class Backend(Protocol):
     """What the public functions ask of a framework, after checks and plan."""
 
-    def to_dtype(self, a: Array, dtype: Any, /) -> Array: ...
+    def to_dtype(self, function: str, a: Array, dtype: Any, /) -> Array:
+        """In a dtype of the caller's."""
+
+    def to_floating(self, a: Array, /) -> Array:
+        """Whole numbers and flags in the framework's default floating dtype; all else as it is."""
 
     def for_loss(self, a: Array, /) -> Array:
         """The first argument of a loss, in the precision that autocast asks for."""
 
     def permute(self, a: Array, order: tuple[int, ...], /) -> Array: ...
 
-    def extremes(self, plan: RowPlan, a: Array, labels: Array | None = None, /) -> tuple[float, float]:
-        """Its smallest and largest number but for NaN and ignored labels, or (0, 0) if none may be looked at."""
+    def extremes(self, plan: RowPlan, name: str, a: Array, labels: Array | None = None, /) -> tuple[float, float]:
+        """Of the argument `name` the smallest and largest number, or (0, 0) if none may be looked at.
+
+        But for NaN and ignored labels.
+        """
 
     def softmax(self, plan: RowPlan, x: Array, temperature: float, /) -> Array: ...
 
@@ -52,7 +59,7 @@ class Backend(Protocol):
 
     def nll(self, plan: RowPlan, x: Array, target: Array, weight: Array | None, /) -> Array: ...
 
-    def elementwise(self, function: str, functor: Elementwise, /, *arrays: Array) -> Array:
+    def elementwise(self, function: str, functor: Elementwise, /, **arrays: Array) -> Array:
         """A function of single numbers, rounded."""
 
     def pointwise(
@@ -99,6 +106,21 @@ def with_gradient(loss: Callable[..., Any], /, *args: Any, **options: Any) -> An
 
     with gradients.asked():
         return loss(*args, **options)
+
+
+def overridden(*arrays: Array) -> bool:
+    """Whether one of them, or a mode around the call, has its own version of the functions (`__torch_function__`)."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.overrides.has_torch_function_variadic(*arrays)
+
+
+def override(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """Their version of a public function, called as PyTorch does: what has a default by name."""
+    code, defaults = function.__code__, function.__defaults__ or ()
+    required = code.co_varnames[: code.co_argcount - len(defaults)]
+    by_name = {name: value for name, value in arguments.items() if name not in required}
+    handle = sys.modules["torch"].overrides.handle_torch_function
+    return handle(function, tuple(arguments.values()), *(arguments[name] for name in required), **by_name)
 
 
 def select(function: str, required: int, /, **arrays: Array) -> tuple[Backend, *tuple[Any, ...]]:

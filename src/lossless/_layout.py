@@ -8,7 +8,7 @@ from math import prod
 from operator import index
 from typing import NamedTuple
 
-from lossless.errors import DimensionError, ShapeError
+from lossless.errors import DimensionError, ShapeError, UnsupportedArrayError
 
 
 class Rows(NamedTuple):
@@ -61,9 +61,16 @@ def to_dim(dim: int, ndim: int) -> int:
     return dim % size
 
 
-def to_dims(dim: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+def to_dims(function: str, dim: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     """One dimension or several, counted from the front, sorted, each once."""
-    dims = [to_dim(d, ndim) for d in (dim if isinstance(dim, Sequence) else [dim])]
+    try:
+        dims = [to_dim(d, ndim) for d in (dim if isinstance(dim, Sequence) else [dim])]
+    except TypeError:
+        kind = type(dim).__name__
+        raise UnsupportedArrayError(
+            f"{function}(): argument 'dim' must be tuple of ints, not {kind}\n{function}: dim got {dim!r}, expected an "
+            "int or several"
+        ) from None
     for d in dims:
         if dims.count(d) > 1:
             raise ShapeError(f"dim {d} appears multiple times in the list of dims")

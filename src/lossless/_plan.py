@@ -30,6 +30,10 @@ def cached(plan: Callable[P, T]) -> Callable[P, T]:
     return planned
 
 
+ARGUMENTS = {"sigmoid_focal_loss": ("inputs", "targets")}
+"""What elementwise losses call their two arrays, if not `input` and `target`."""
+
+
 class RowPlan(NamedTuple):
     """A call over rows of logits, without its arrays."""
 
@@ -70,15 +74,20 @@ class ElementPlan(NamedTuple):
     "What a mean divides by: a name, or None for PyTorch's rule."
 
     @property
+    def names(self) -> tuple[str, str]:
+        """Of the two arrays."""
+        return ARGUMENTS.get(self.function, ("input", "target"))
+
+    @property
     def kernel(self) -> str | None:
         """The kernel that computes all of it, if there is one."""
         return self.loss.kernel if self.ignore_index is None and self.denominator is None else None
 
 
 @cached
-def plan_transform(function: str, shape: Shape, dtype: Any, dim: int) -> RowPlan:
+def plan_transform(function: str, shape: Shape, dtype: Any, dim: int, name: str = "input") -> RowPlan:
     """Softmax and its kin: an array and its class dimension."""
-    _check.check_floating(function, _check.dtype_name(dtype))
+    _check.check_floating(function, _check.dtype_name(dtype), name)
     dim = to_dim(dim, len(shape))
     return RowPlan(function, dim, to_rows(shape, dim), without_dim(shape, dim))
 
@@ -118,7 +127,7 @@ def plan_class_loss(
         _check.check_ignore_index(function, ignore_index, soft)
     _check.check_label_smoothing(smoothing)
     if weight_shape is not None:
-        _check.check_class_vector(function, weight_shape, _check.dtype_name(weight_dtype), shape[dim])
+        _check.check_class_vector(function, weight_shape, _check.dtype_name(weight_dtype), shape[dim], whole=soft)
     if alpha_shape is not None:
         _check.check_class_vector(function, alpha_shape, _check.dtype_name(alpha_dtype), shape[dim], "alpha")
     if sample_weight_shape is not None:
@@ -132,7 +141,7 @@ def plan_class_loss(
         without_dim(shape, dim),
         soft,
         None if soft else ignore_index,
-        max(smoothing, 0.0),
+        smoothing if smoothing > 0.0 else 0.0,
         reduction,
         denominator,
         z_loss,
@@ -202,25 +211,27 @@ def plan_binary(
     denominator: str | None = None,
 ) -> ElementPlan:
     """Elementwise classification: every score, or probability, with its own target; `loss` and its parameters."""
+    plan = ElementPlan(function, loss(*parameters), reduction, ignore_index, denominator)
     name = _check.dtype_name(dtype)
-    _check.check_floating(function, name)
+    _check.check_floating(function, name, plan.names[0])
     _check.check_same_shape(function, target_shape, shape)
-    _check.check_elementwise_target(function, _check.dtype_name(target_dtype), name)
+    _check.check_elementwise_target(function, _check.dtype_name(target_dtype), name, plan.names[1])
     if weight_shape is not None:
         _check.check_broadcasts(function, "weight", weight_shape, shape, _check.dtype_name(weight_dtype))
     if pos_weight_shape is not None:
         _check.check_broadcasts(function, "pos_weight", pos_weight_shape, shape, _check.dtype_name(pos_weight_dtype))
     if sample_weight_shape is not None:
         _check.check_leading_weight(function, sample_weight_shape, _check.dtype_name(sample_weight_dtype), shape)
-    return ElementPlan(function, loss(*parameters), reduction, ignore_index, denominator)
+    return plan
 
 
 @cached
 def plan_squared(
     function: str, shape: Shape, dtype: Any, target_shape: Shape, target_dtype: Any, reduction: Reduction
 ) -> ElementPlan:
-    """Squared error: numbers that broadcast."""
-    _check.check_floating(function, _check.dtype_name(dtype))
+    """Squared error: numbers that broadcast, at least one side of them floating."""
+    if not (_check.is_whole(dtype) and _check.dtype_name(target_dtype) in _check.FLOATS):
+        _check.check_floating(function, _check.dtype_name(dtype))
     _check.check_real(function, _check.dtype_name(target_dtype), "target")
     _check.broadcast_shape(function, shape, target_shape)
     return ElementPlan(function, reference.SquaredError(), reduction)

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from lossless._check import FLOATS, INTEGERS, check_positive, dtype_name, warn
+from lossless._check import FLOATS, INTEGERS, check_positive, dtype_name, to_flag, to_float, warn
 from lossless.errors import ParameterError
 from lossless.reference import Array, namespace
 
@@ -16,22 +16,26 @@ Denominator = Literal["weights", "count", "batch", "positives", "given"]
 """What a mean divides by, if not by PyTorch's rule; "given": a number of the caller's."""
 
 
-def to_reduction(reduction: str, size_average: bool | None = None, reduce: bool | None = None) -> Reduction:
+def to_reduction(
+    function: str, reduction: str, size_average: bool | None = None, reduce: bool | None = None
+) -> Reduction:
     """The reduction that PyTorch would use: the legacy flags win when given."""
     if size_average is not None or reduce is not None:
-        legacy: Reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
+        whole = True if reduce is None else to_flag(function, "reduce", reduce)
+        average = True if size_average is None else to_flag(function, "size_average", size_average)
+        legacy: Reduction = "none" if not whole else "mean" if average else "sum"
         warn(
             f"size_average and reduce args will be deprecated, please use reduction='{legacy}' instead.",
             stacklevel=3,
         )
         return legacy
-    if reduction == "elementwise_mean":
+    if isinstance(reduction, str) and reduction == "elementwise_mean":
         warn(
             "reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.",
             stacklevel=3,
         )
         return "mean"
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ParameterError(
             f"{reduction} is not a valid value for reduction\nreduction must be 'none', 'mean' or 'sum'."
         )
@@ -74,7 +78,7 @@ def to_denominator(function: str, denominator: Any, reduction: Reduction, positi
     if isinstance(denominator, np.ndarray) and denominator.shape == () and dtype in FLOATS | INTEGERS:
         denominator = float(denominator)
     if isinstance(denominator, Real) and not isinstance(denominator, bool):
-        number = float(denominator)
+        number = to_float(function, "denominator", denominator)
         check_positive(function, "denominator", number)
         return "given", number
     shape = getattr(denominator, "shape", None)

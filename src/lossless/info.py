@@ -5,14 +5,16 @@ from numbers import Real
 from typing import Any, Literal, get_args
 
 from lossless._check import (
+    check_choice,
     check_floating,
     check_has_classes,
     check_probabilities,
     check_shapes_equal,
     dtype_name,
+    to_flag,
     to_int,
 )
-from lossless._dispatch import select
+from lossless._dispatch import overridden, override, select
 from lossless._plan import plan_pair, plan_transform
 from lossless.errors import ParameterError
 from lossless.reference import K3
@@ -62,10 +64,13 @@ def entropy(
         >>> entropy(np.array([20.0, 0.0], np.float32), kind="logits")
         np.float32(4.3284228e-08)
     """
+    if overridden(p):
+        return override(entropy, locals())
     backend, p = select("entropy", 1, p=p)
-    plan = plan_transform("entropy", p.shape, p.dtype, to_int("entropy", "dim", dim))
+    plan = plan_transform("entropy", p.shape, p.dtype, to_int("entropy", "dim", dim), "p")
     check_has_classes("entropy", p.shape, plan.dim, "p")
-    _check_kind("entropy", "kind", kind)
+    check_choice("entropy", "kind", kind, KINDS)
+    normalize, keepdim = _flags("entropy", normalize, keepdim)
     unit = _unit("entropy", base)
     _check_numbers("entropy", "p", kind, normalize, backend.extremes, plan, p)
     return _with_dim(backend.entropy(plan, p, kind, normalize, unit), plan.dim, p.shape, keepdim)
@@ -107,10 +112,13 @@ def perplexity(
     Source:
         Jelinek et al. 1977, Perplexity - a measure of the difficulty of speech recognition tasks, doi:10.1121/1.2016299
     """
+    if overridden(p):
+        return override(perplexity, locals())
     backend, p = select("perplexity", 1, p=p)
-    plan = plan_transform("perplexity", p.shape, p.dtype, to_int("perplexity", "dim", dim))
+    plan = plan_transform("perplexity", p.shape, p.dtype, to_int("perplexity", "dim", dim), "p")
     check_has_classes("perplexity", p.shape, plan.dim, "p")
-    _check_kind("perplexity", "kind", kind)
+    check_choice("perplexity", "kind", kind, KINDS)
+    normalize, keepdim = _flags("perplexity", normalize, keepdim)
     _check_numbers("perplexity", "p", kind, normalize, backend.extremes, plan, p)
     return _with_dim(backend.perplexity(plan, p, _form(kind, normalize)), plan.dim, p.shape, keepdim)
 
@@ -162,6 +170,8 @@ def cross_entropy(
         >>> lossless.info.cross_entropy(p, np.log(q), q_kind="logits", base=2).item()
         1.5
     """
+    if overridden(p, q):
+        return override(cross_entropy, locals())
     return _measure("cross_entropy", p, q, dim, base, kind, p_kind, q_kind, normalize, keepdim)
 
 
@@ -225,6 +235,8 @@ def kl_divergence(
     Source:
         Kullback and Leibler 1951, On information and sufficiency, doi:10.1214/aoms/1177729694
     """
+    if overridden(p, q):
+        return override(kl_divergence, locals())
     return _measure("kl_divergence", p, q, dim, base, kind, p_kind, q_kind, normalize, keepdim)
 
 
@@ -279,6 +291,8 @@ def js_divergence(
     Source:
         Lin 1991, Divergence measures based on the Shannon entropy, doi:10.1109/18.61115
     """
+    if overridden(p, q):
+        return override(js_divergence, locals())
     return _measure("js_divergence", p, q, dim, base, kind, p_kind, q_kind, normalize, keepdim)
 
 
@@ -312,11 +326,13 @@ def k3(logp: Array, logq: Array) -> Array:
     Source:
         Schulman 2020, Approximating KL divergence, http://joschu.net/blog/kl-approx.html
     """
+    if overridden(logp, logq):
+        return override(k3, locals())
     backend, logp, logq = select("k3", 2, logp=logp, logq=logq)
     for name, array in (("logp", logp), ("logq", logq)):
         check_floating("k3", dtype_name(array.dtype), name)
     check_shapes_equal("k3", "logp", logp.shape, "logq", logq.shape)
-    return backend.elementwise("k3", K3(), logp, logq)
+    return backend.elementwise("k3", K3(), logp=logp, logq=logq)
 
 
 # ---- shared
@@ -337,10 +353,11 @@ def _measure(
     backend, p, q = select(function, 2, p=p, q=q)
     plan = plan_pair(function, p.shape, p.dtype, q.shape, q.dtype, to_int(function, "dim", dim))
     unit = _unit(function, base)
+    normalize, keepdim = _flags(function, normalize, keepdim)
     forms: list[str] = []
     for name, array, own in (("p", p, p_kind), ("q", q, q_kind)):
         chosen = kind if own is None else own
-        _check_kind(function, "kind" if own is None else f"{name}_kind", chosen)
+        check_choice(function, "kind" if own is None else f"{name}_kind", chosen, KINDS)
         _check_numbers(function, name, chosen, normalize, backend.extremes, plan, array)
         forms.append(_form(chosen, normalize))
     return _with_dim(backend.measure(plan, p, q, forms[0], forms[1], unit), plan.dim, p.shape, keepdim)
@@ -351,16 +368,15 @@ def _form(kind: Kind, normalize: bool) -> str:
     return {"probs": "counts", "log_probs": "logits"}.get(kind, kind) if normalize else kind
 
 
+def _flags(function: str, normalize: Any, keepdim: Any) -> tuple[bool, bool]:
+    return to_flag(function, "normalize", normalize), to_flag(function, "keepdim", keepdim)
+
+
 def _unit(function: str, base: float | None) -> float:
     """The nats in one unit."""
     if base is not None and not (isinstance(base, Real) and 0 < base < inf and base != 1):
         raise ParameterError(f"{function}: base got {base!r}, expected a positive number other than 1")
     return 1.0 if base is None else log(base)
-
-
-def _check_kind(function: str, name: str, kind: str) -> None:
-    if kind not in KINDS:
-        raise ParameterError(f"{function}: {name} got {kind!r}, expected 'probs', 'logits' or 'log_probs'")
 
 
 def _check_numbers(
@@ -369,7 +385,7 @@ def _check_numbers(
     """No probability is negative, nor above 1 unless they are still to be normalized; NaN passes."""
     if kind == "probs":
         hint = "Pass kind='logits' for scores, kind='log_probs' for log-probabilities, normalize=True for counts."
-        low, high = extremes(plan, array)
+        low, high = extremes(plan, name, array)
         check_probabilities(function, name, low, high, hint, inf if normalize else 1.0)
 
 

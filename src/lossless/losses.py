@@ -1,11 +1,14 @@
 """The losses: PyTorch's names, arguments and results, accurate in every regime; `input` first, `target` second."""
 
 from collections.abc import Sequence
+from math import prod
 from numbers import Real
 from typing import Any, Literal
 
 from lossless._check import (
     FLOATS,
+    broadcast_shape,
+    check_choice,
     check_flags,
     check_floating,
     check_label_smoothing,
@@ -13,13 +16,14 @@ from lossless._check import (
     check_one_hot,
     check_probabilities,
     check_scalar_alpha,
-    check_temperature,
     dtype_name,
+    to_flag,
     to_float,
     to_int,
+    to_temperature,
     warn,
 )
-from lossless._dispatch import Backend, select
+from lossless._dispatch import Backend, overridden, override, select
 from lossless._layout import class_number, to_dims
 from lossless._plan import RowPlan, plan_binary, plan_class_loss, plan_divergence, plan_squared
 from lossless._reduce import REDUCTIONS, Reduction, to_denominator, to_reduction
@@ -72,8 +76,8 @@ def cross_entropy(
 
     Returns:
         A scalar, or one loss a row for reduction="none"; dtype of `input` (with probabilities: promoted with
-        `target` and `weight`). Value and gradient within 4 ulp of the exact ones (a float64 gradient within 5), summed in
-        float64.
+        `target` and `weight`). Value and gradient within 4 ulp of the exact ones (a float64 gradient within 5),
+        summed in float64.
 
     Raises:
         LogitsDtypeError, TargetDtypeError, ShapeError: arrays that do not fit together.
@@ -97,11 +101,13 @@ def cross_entropy(
     Source:
         Label smoothing: Szegedy et al. 2016, arXiv:1512.00567; z-loss: Chowdhery et al. 2022, arXiv:2204.02311.
     """
+    if overridden(input, target, weight, sample_weight, denominator):
+        return override(cross_entropy, locals())
     backend, input, target, weight, sample_weight, _ = select(
         "cross_entropy", 2, input=input, target=target, weight=weight, sample_weight=sample_weight,
         denominator=_array(denominator),
     )  # fmt: skip
-    reduction = to_reduction(reduction, size_average, reduce)
+    reduction = to_reduction("cross_entropy", reduction, size_average, reduce)
     input = backend.for_loss(input)
     name, divisor = (
         (None, None)
@@ -110,14 +116,13 @@ def cross_entropy(
     )
     ignore_index = to_int("cross_entropy", "ignore_index", ignore_index)
     label_smoothing = to_float("cross_entropy", "label_smoothing", label_smoothing)
+    z_loss, temperature = to_float("cross_entropy", "z_loss", z_loss), to_temperature("cross_entropy", temperature)
     if dim is sample_weight is name is None and z_loss == 0.0 and temperature == 1.0:  # PyTorch's, and nothing else
         options: dict[str, Any] = {}
     else:
         options = _row_options("cross_entropy", dim, sample_weight, name)
-        options["z_loss"] = to_float("cross_entropy", "z_loss", z_loss)
-        check_not_negative("cross_entropy", "z_loss", options["z_loss"])
-        check_temperature("cross_entropy", temperature)
-        options["temperature"] = float(temperature)
+        check_not_negative("cross_entropy", "z_loss", z_loss)
+        options |= {"z_loss": z_loss, "temperature": temperature}
     plan = plan_class_loss(
         "cross_entropy", input.shape, input.dtype, target.shape, target.dtype, *_meta(weight), ignore_index,
         label_smoothing, reduction, **options,
@@ -184,6 +189,8 @@ def focal_loss(
     Source:
         Lin et al. 2017, arXiv:1708.02002, eq. (4) and (5).
     """
+    if overridden(input, target, alpha, weight, sample_weight, denominator):
+        return override(focal_loss, locals())
     gamma = to_float("focal_loss", "gamma", gamma)
     check_not_negative("focal_loss", "gamma", gamma)
     return _curved(
@@ -234,22 +241,23 @@ def categorical_cross_entropy(
         >>> sparse_categorical_cross_entropy(p, np.array([0])).item()
         0.35667494393873...
     """
+    if overridden(input, target):
+        return override(categorical_cross_entropy, locals())
     function = "categorical_cross_entropy"
     backend, input, target = select(function, 2, input=input, target=target)
-    reduction = to_reduction(reduction)
+    reduction = to_reduction(function, reduction)
     input = backend.for_loss(input)
     check_floating(function, dtype_name(input.dtype))
     check_one_hot(function, input.shape, target.shape)
     if dtype_name(target.dtype) not in FLOATS:
         check_flags(function, dtype_name(target.dtype))
-        target = backend.to_dtype(target, input.dtype)
-    label_smoothing = to_float(function, "label_smoothing", label_smoothing)
+        target = backend.to_dtype(function, target, input.dtype)
     plan = plan_class_loss(
-        function, input.shape, input.dtype, target.shape, target.dtype, None, None, None, label_smoothing, reduction,
-        dim=to_int(function, "dim", dim),
+        function, input.shape, input.dtype, target.shape, target.dtype, None, None, None,
+        _smoothing(function, label_smoothing), reduction, dim=to_int(function, "dim", dim),
     )  # fmt: skip
     hint = "For class numbers use sparse_categorical_cross_entropy."
-    check_probabilities(function, "target", *backend.extremes(plan, target), hint)
+    check_probabilities(function, "target", *backend.extremes(plan, "target", target), hint)
     return _of_probabilities_or_logits(backend, plan, input, target, from_logits)
 
 
@@ -291,9 +299,11 @@ def sparse_categorical_cross_entropy(
         >>> sparse_categorical_cross_entropy(np.array([[2.0, 0.0]]), np.array([0]), from_logits=True).item()
         0.12692801104297...
     """
+    if overridden(input, target):
+        return override(sparse_categorical_cross_entropy, locals())
     function = "sparse_categorical_cross_entropy"
     backend, input, target = select(function, 2, input=input, target=target)
-    reduction = to_reduction(reduction)
+    reduction = to_reduction(function, reduction)
     input = backend.for_loss(input)
     plan = plan_class_loss(
         function, input.shape, input.dtype, target.shape, target.dtype, None, None,
@@ -341,8 +351,10 @@ def nll_loss(
         >>> nll_loss(log_p, np.array([0]))
         np.float32(2.0611537e-09)
     """
+    if overridden(input, target, weight):
+        return override(nll_loss, locals())
     backend, input, target, weight = select("nll_loss", 2, input=input, target=target, weight=weight)
-    reduction = to_reduction(reduction, size_average, reduce)
+    reduction = to_reduction("nll_loss", reduction, size_average, reduce)
     input = backend.for_loss(input)
     plan = plan_class_loss(
         "nll_loss", input.shape, input.dtype, target.shape, target.dtype, *_meta(weight),
@@ -406,13 +418,16 @@ def binary_cross_entropy_with_logits(
         array([[0.12692801, 0.31326169],
                [0.        , 0.04858735]])
     """
+    if overridden(input, target, weight, pos_weight, sample_weight, denominator):
+        return override(binary_cross_entropy_with_logits, locals())
     function = "binary_cross_entropy_with_logits"
     backend, input, target, weight, pos_weight, sample_weight, given = select(
         function, 2, input=input, target=target, weight=weight, pos_weight=pos_weight, sample_weight=sample_weight,
         denominator=_array(denominator),
     )  # fmt: skip
-    reduction = to_reduction(reduction, size_average, reduce)
+    reduction = to_reduction(function, reduction, size_average, reduce)
     input = backend.for_loss(input)
+    label_smoothing = _smoothing(function, label_smoothing)
     if ignore_index is sample_weight is denominator is None and label_smoothing == 0.0:  # PyTorch's, and nothing else
         parameters: tuple[float, ...] = ()
         options: dict[str, Any] = {}
@@ -420,7 +435,7 @@ def binary_cross_entropy_with_logits(
     else:
         denominator = denominator if given is None else given
         divisor, options = _element_options(function, ignore_index, sample_weight, denominator, reduction)
-        parameters = (_smoothing(function, label_smoothing),)
+        parameters = (label_smoothing,)
     plan = plan_binary(
         function, input.shape, input.dtype, target.shape, target.dtype, *_meta(weight), *_meta(pos_weight), reduction,
         BinaryCrossEntropyWithLogits, parameters, **options,
@@ -489,15 +504,16 @@ def binary_cross_entropy(
         >>> binary_cross_entropy(np.array([0.0]), np.array([1.0]), clamp=None).item()
         inf
     """
+    if overridden(input, target, weight, sample_weight, denominator):
+        return override(binary_cross_entropy, locals())
     function = "binary_cross_entropy"
     backend, input, target, weight, sample_weight, given = select(
         function, 2, input=input, target=target, weight=weight, sample_weight=sample_weight,
         denominator=_array(denominator),
     )  # fmt: skip
-    reduction = to_reduction(reduction, size_average, reduce)
+    reduction = to_reduction(function, reduction, size_average, reduce)
     input = backend.for_loss(input)
-    if clamp not in ("torch", None):
-        raise ParameterError(f"{function}: clamp got {clamp!r}, expected 'torch' or None")
+    check_choice(function, "clamp", clamp, ("torch", None))
     denominator = denominator if given is None else given
     divisor, options = _element_options(function, ignore_index, sample_weight, denominator, reduction)
     plan = plan_binary(
@@ -545,20 +561,22 @@ def sigmoid_focal_loss(
     Source:
         Lin et al. 2017, arXiv:1708.02002, eq. (5).
     """
+    if overridden(inputs, targets):
+        return override(sigmoid_focal_loss, locals())
     function = "sigmoid_focal_loss"
     backend, inputs, targets = select(function, 2, inputs=inputs, targets=targets)
     if not 0.0 <= to_float(function, "alpha", alpha) <= 1.0 and alpha != -1.0:
         raise ParameterError(f"Invalid alpha value: {alpha}. alpha must be in [0,1] or -1 for ignore.")
     gamma = to_float(function, "gamma", gamma)
     check_not_negative(function, "gamma", gamma)
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ParameterError(
             f"Invalid Value for arg 'reduction': '{reduction} \n Supported reduction modes: 'none', 'mean', 'sum'"
         )
     inputs = backend.for_loss(inputs)
     plan = plan_binary(
         function, inputs.shape, inputs.dtype, targets.shape, targets.dtype, None, None, None, None,
-        to_reduction(reduction), SigmoidFocal, (float(alpha), gamma),
+        to_reduction(function, reduction), SigmoidFocal, (float(alpha), gamma),
     )  # fmt: skip
     return backend.pointwise(plan, inputs, targets)
 
@@ -607,14 +625,20 @@ def kl_div(
         >>> kl_div(np.array([[0.0, -np.inf]]), np.array([[1.0, 0.0]]), reduction="batchmean").item()
         0.0
     """
+    if overridden(input, target):
+        return override(kl_div, locals())
     backend, input, target = select("kl_div", 2, input=input, target=target)
     legacy = size_average is not None or reduce is not None
-    per_batch = reduction == "batchmean" and not legacy
-    per_element = reduction == "mean" and not legacy
-    reduction = "mean" if per_batch else to_reduction(reduction, size_average, reduce)
+    word = reduction if isinstance(reduction, str) else None
+    per_batch = word == "batchmean"
+    to = "sum" if per_batch and not legacy else to_reduction("kl_div", reduction, size_average, reduce)
     input = backend.for_loss(input)
-    plan = plan_divergence("kl_div", input.shape, input.dtype, target.shape, target.dtype, bool(log_target), reduction)
-    if per_element:
+    log_target = to_flag("kl_div", "log_target", log_target)
+    per_batch = per_batch and to != "none"
+    plan = plan_divergence(
+        "kl_div", input.shape, input.dtype, target.shape, target.dtype, log_target, "mean" if per_batch else to
+    )
+    if word == "mean" and not legacy:
         warn(
             "reduction: 'mean' divides the total loss by both the batch size and the support size."
             "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
@@ -623,7 +647,10 @@ def kl_div(
         )
     if target.shape != input.shape:
         _warn_of_broadcast(input, target)
-    divisor = float(input.shape[0] if input.shape else 1) if per_batch else None
+    divisor = None
+    if per_batch:  # under the legacy flags too, as in PyTorch
+        divisor = float(input.shape[0] if input.shape else 1)
+        divisor *= prod(broadcast_shape("kl_div", input.shape, target.shape)) if to == "mean" else 1
     return backend.pointwise(plan, input, target, None, None, None, divisor)
 
 
@@ -662,8 +689,10 @@ def mse_loss(
         >>> mse_loss(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 2.0])).item()
         1.333333333333333...
     """
+    if overridden(input, target, weight):
+        return override(mse_loss, locals())
     backend, input, target, weight = select("mse_loss", 2, input=input, target=target, weight=weight)
-    reduction = to_reduction(reduction, size_average, reduce)
+    reduction = to_reduction("mse_loss", reduction, size_average, reduce)
     input = backend.for_loss(input)
     plan = plan_squared("mse_loss", input.shape, input.dtype, target.shape, target.dtype, reduction)
     if target.shape != input.shape:
@@ -706,8 +735,10 @@ def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int 
         >>> rmse_loss(np.array([1e200, 0.0]), np.array([0.0, 0.0])).item()
         7.07106781186547...e+199
     """
+    if overridden(input, target):
+        return override(rmse_loss, locals())
     backend, input, target = select("rmse_loss", 2, input=input, target=target)
-    reduction = to_reduction(reduction)
+    reduction = to_reduction("rmse_loss", reduction)
     input = backend.for_loss(input)
     if target.shape != input.shape:
         raise ShapeError(
@@ -715,7 +746,7 @@ def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int 
         )
     plan_squared("rmse_loss", input.shape, input.dtype, target.shape, target.dtype, reduction)
     ndim = len(input.shape)
-    dims = tuple(range(ndim)) if dim is None else to_dims(dim, ndim)
+    dims = tuple(range(ndim)) if dim is None else to_dims("rmse_loss", dim, ndim)
     return backend.root_mean_square("rmse_loss", input, target, dims, reduction)
 
 
@@ -737,12 +768,13 @@ def _curved(
         function, 2, input=input, target=target, weight=weight, alpha=None if isinstance(alpha, Real) else alpha,
         sample_weight=sample_weight, denominator=_array(denominator),
     )  # fmt: skip
-    to = to_reduction(reduction)
+    to = to_reduction(function, reduction)
     input = backend.for_loss(input)
     name, divisor = to_denominator(function, denominator, to, positives=True)
     if isinstance(alpha, Real):
-        check_scalar_alpha(function, float(alpha), class_number(input.shape, dim))
-        vector = backend.class_vector(input, (1.0 - float(alpha), float(alpha)))
+        share = to_float(function, "alpha", alpha)
+        check_scalar_alpha(function, share, class_number(input.shape, dim))
+        vector = backend.class_vector(input, (1.0 - share, share))
     alpha_shape, alpha_dtype = _meta(vector)
     plan = plan_class_loss(
         function, input.shape, input.dtype, target.shape, target.dtype, *_meta(weight),
@@ -766,10 +798,10 @@ def _row_options(function: str, dim: Any, sample_weight: Array | None, denominat
 def _of_probabilities_or_logits(
     backend: Backend, plan: RowPlan, input: Array, target: Array, from_logits: bool
 ) -> Array:
-    if from_logits:
+    if to_flag(plan.function, "from_logits", from_logits):
         return backend.class_loss(plan, input, target, None, None, None, None)
     hint = "For scores before softmax pass from_logits=True."
-    check_probabilities(plan.function, "input", *backend.extremes(plan, input, target), hint)
+    check_probabilities(plan.function, "input", *backend.extremes(plan, "input", input, target), hint)
     return backend.probability_loss(plan, input, target)
 
 
@@ -790,7 +822,7 @@ def _element_options(
 def _smoothing(function: str, label_smoothing: float) -> float:
     """A share, 0 to 1."""
     label_smoothing = to_float(function, "label_smoothing", label_smoothing)
-    check_label_smoothing(label_smoothing, least=0.0)
+    check_label_smoothing(label_smoothing, strictly=True)
     return label_smoothing
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from lossless._check import check_temperature, to_int
-from lossless._dispatch import select
+from lossless._check import to_int, to_temperature
+from lossless._dispatch import overridden, override, select
 from lossless._plan import plan_statistics
 
 Array = Any
@@ -68,8 +68,9 @@ def row_statistics(
         >>> s.correct
         array([ True, False])
     """
+    if overridden(input, target, prior):
+        return override(row_statistics, locals())  # type: ignore[no-any-return]
     backend, input, target, prior = select("row_statistics", 1, input=input, target=target, prior=prior)
-    check_temperature("row_statistics", temperature)
     plan = plan_statistics(
         "row_statistics",
         input.shape,
@@ -80,6 +81,6 @@ def row_statistics(
         None if prior is None else prior.dtype,
         to_int("row_statistics", "dim", dim),
         None if ignore_index is None else to_int("row_statistics", "ignore_index", ignore_index),
-        float(temperature),
+        to_temperature("row_statistics", temperature),
     )
     return RowStatistics(*backend.row_statistics(plan, input, target, prior))

@@ -4,11 +4,19 @@ from collections.abc import Sequence
 from math import inf, prod
 from typing import Any
 
-from lossless._check import check_floating, check_probabilities, check_temperature, dtype_name, to_float, to_int
-from lossless._dispatch import select
+from lossless._check import (
+    check_choice,
+    check_floating,
+    check_probabilities,
+    dtype_name,
+    to_flag,
+    to_float,
+    to_int,
+    to_temperature,
+)
+from lossless._dispatch import overridden, override, select
 from lossless._layout import to_dims
 from lossless._plan import plan_transform
-from lossless.errors import ParameterError
 from lossless.reference import Elementwise, Logit, LogSigmoid, Sigmoid
 
 Array = Any
@@ -43,6 +51,8 @@ def softmax(input: Array, dim: int = -1, *, temperature: float = 1.0, dtype: Any
         >>> softmax(np.array([2.0, 0.0]), temperature=0.5)
         array([0.98201379, 0.01798621])
     """
+    if overridden(input):
+        return override(softmax, locals())
     return _transform("softmax", input, dim, temperature, dtype)
 
 
@@ -73,6 +83,8 @@ def log_softmax(input: Array, dim: int = -1, *, temperature: float = 1.0, dtype:
         >>> log_softmax(np.array([20.0, 0.0], np.float32))
         array([-2.0611537e-09, -2.0000000e+01], dtype=float32)
     """
+    if overridden(input):
+        return override(log_softmax, locals())
     return _transform("log_softmax", input, dim, temperature, dtype)
 
 
@@ -82,7 +94,7 @@ def logsumexp(input: Array, dim: int | Sequence[int] = -1, keepdim: bool = False
         lse = log sum_j exp(x_j)
 
     Args:
-        input: floating point; any values.
+        input: any values; whole numbers and flags become the framework's default floating dtype.
         dim: the dimension to sum over, or several.
         keepdim: keep the summed dimensions with size 1.
 
@@ -90,7 +102,7 @@ def logsumexp(input: Array, dim: int | Sequence[int] = -1, keepdim: bool = False
         `input` without `dim`, dtype of `input`.
 
     Raises:
-        LogitsDtypeError: `input` is not real floating point.
+        LogitsDtypeError: `input` is not real.
         DimensionError: `input` has no dimension `dim`.
         ShapeError: a dimension appears twice.
 
@@ -103,9 +115,13 @@ def logsumexp(input: Array, dim: int | Sequence[int] = -1, keepdim: bool = False
         >>> logsumexp(np.zeros((2, 3)), dim=(0, 1)).item()  # log 6
         1.79175946922805...
     """
+    if overridden(input):
+        return override(logsumexp, locals())
     backend, input = select("logsumexp", 1, input=input)
+    input = backend.to_floating(input)
     ndim = len(input.shape)
-    dims = to_dims(dim, ndim)
+    dims = to_dims("logsumexp", dim, ndim)
+    keepdim = to_flag("logsumexp", "keepdim", keepdim)
     kept = [d for d in range(ndim) if d not in dims]
     x, axis = input, dims[0] if dims else 0
     if len(dims) != 1:  # the summed dimensions to the end, as one row
@@ -124,14 +140,14 @@ def sigmoid(input: Array) -> Array:
         p = 1 / (1 + exp(-x))
 
     Args:
-        input: floating point scores of any shape.
+        input: scores of any shape; whole numbers and flags become the framework's default floating dtype.
 
     Returns:
         Probabilities, shape and dtype of `input`, within 4 ulp. Their gradient sigma(x) sigma(-x) is exact where
         p has rounded to 1 too.
 
     Raises:
-        LogitsDtypeError: `input` is not real floating point.
+        LogitsDtypeError: `input` is not real.
 
     Edges:
         1 at +inf, 0 at -inf, NaN at NaN.
@@ -140,6 +156,8 @@ def sigmoid(input: Array) -> Array:
         >>> sigmoid(np.array([2.0, 0.0, -np.inf], np.float32))
         array([0.8807971, 0.5      , 0.       ], dtype=float32)
     """
+    if overridden(input):
+        return override(sigmoid, locals())
     return _elementwise("sigmoid", Sigmoid(), input)
 
 
@@ -164,6 +182,8 @@ def logsigmoid(input: Array) -> Array:
         >>> logsigmoid(np.array([20.0, -20.0], np.float32))
         array([-2.0611537e-09, -2.0000000e+01], dtype=float32)
     """
+    if overridden(input):
+        return override(logsigmoid, locals())
     return _elementwise("logsigmoid", LogSigmoid(), input)
 
 
@@ -173,16 +193,16 @@ def logit(input: Array, eps: float | None = None) -> Array:
         x = log(p / (1 - p))
 
     Args:
-        input: floating point probabilities of any shape.
-        eps: 0 to 0.5: clamp `input` to [eps, 1 - eps] first; None for no clamp.
+        input: probabilities of any shape; whole numbers and flags become the framework's default floating dtype.
+        eps: 0 to 0.5: clamp `input` to [eps, 1 - eps] first; None, or by PyTorch's rule a negative number, for no
+            clamp. Above 0.5 it is PyTorch's too: eps for inputs below it, 1 - eps for all others.
 
     Returns:
         Scores, shape and dtype of `input`, within 4 ulp, near p = 1/2 too; logit(1 - p) = -logit(p) to the last bit
         where 1 - p is a number. Their gradient is 1 / (p (1 - p)), and 0 where p was clamped.
 
     Raises:
-        LogitsDtypeError: `input` is not real floating point.
-        ParameterError: `eps` outside [0, 0.5].
+        LogitsDtypeError: `input` is not real.
 
     Edges:
         -inf at 0, inf at 1; outside [0, 1] NaN, unless `eps` is given. The clamp is of the exact 1 - eps, which
@@ -194,10 +214,11 @@ def logit(input: Array, eps: float | None = None) -> Array:
         >>> logit(np.array([0.0, 1.0], np.float32), eps=1e-8)
         array([-18.420681,  18.420681], dtype=float32)
     """
+    if overridden(input):
+        return override(logit, locals())
     if eps is not None:
         eps = to_float("logit", "eps", eps)
-        if not 0.0 <= eps <= 0.5:
-            raise ParameterError(f"logit: eps got {eps!r}, expected None or a number in [0, 0.5]")
+        eps = eps if eps >= 0.0 else None
     return _elementwise("logit", Logit(eps), input)
 
 
@@ -236,28 +257,31 @@ def inverse_softmax(input: Array, dim: int = -1, *, center: str | None = "mean")
     Source:
         Aitchison 1982, The statistical analysis of compositional data (the centered log-ratio).
     """
+    if overridden(input):
+        return override(inverse_softmax, locals())
     backend, input = select("inverse_softmax", 1, input=input)
     plan = plan_transform("inverse_softmax", input.shape, input.dtype, to_int("inverse_softmax", "dim", dim))
-    if center not in ("mean", "max", None):
-        raise ParameterError(f"inverse_softmax: center got {center!r}, expected 'mean', 'max' or None")
+    check_choice("inverse_softmax", "center", center, ("mean", "max", None))
     if not plan.rows.classes:
         return input + 0.0  # no classes, no numbers
     hint = "Log-probabilities are logits already; divide counts by their sum first."
-    check_probabilities("inverse_softmax", "input", *backend.extremes(plan, input), hint)
+    check_probabilities("inverse_softmax", "input", *backend.extremes(plan, "input", input), hint)
     return backend.inverse_softmax(plan, input, center)
 
 
 def _elementwise(function: str, functor: Elementwise, input: Array) -> Array:
     backend, input = select(function, 1, input=input)
+    if function != "logsigmoid":  # of which PyTorch takes floating point alone
+        input = backend.to_floating(input)
     check_floating(function, dtype_name(input.dtype))
-    return backend.elementwise(function, functor, input)
+    return backend.elementwise(function, functor, input=input)
 
 
 def _transform(function: str, input: Array, dim: int, temperature: float, dtype: Any) -> Array:
     backend, input = select(function, 1, input=input)
     if dtype is not None:
-        input = backend.to_dtype(input, dtype)
-    check_temperature(function, temperature)
+        input = backend.to_dtype(function, input, dtype)
+    temperature = to_temperature(function, temperature)
     plan = plan_transform(function, input.shape, input.dtype, to_int(function, "dim", dim))
     if not plan.rows.classes:
         return input + 0.0  # no classes, no numbers

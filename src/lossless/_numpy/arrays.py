@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lossless.errors import UnsupportedArrayError
+from lossless.errors import ShapeError, UnsupportedArrayError
 
 
 def to_array(function: str, name: str, value: Any) -> NDArray[Any]:
@@ -20,7 +20,13 @@ def to_array(function: str, name: str, value: Any) -> NDArray[Any]:
             f"{function}: {name} is a {type(value).__module__}.{type(value).__qualname__}; "
             "supported are NumPy arrays, lists of numbers and torch tensors"
         )
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(
+            f"{function}: {name} is no array: its rows differ in length, expected a rectangle of numbers\n"
+            f"NumPy says: {error}"
+        ) from None
     if array.dtype.hasobject:
         raise UnsupportedArrayError(
             f"{function}: {name} is an array of Python objects (dtype {array.dtype}), expected numbers: "

@@ -12,6 +12,7 @@ from lossless._kernels import native
 from lossless._numpy.gradients import answer, asking
 from lossless._plan import ElementPlan, RowPlan
 from lossless._reduce import Reduction, reduce_rows
+from lossless.errors import UnsupportedArrayError
 from lossless.reference import Statistics
 
 Array = NDArray[Any]
@@ -20,8 +21,19 @@ silent = np.errstate(all="ignore")  # as a decorator: infinities and NaN are res
 # ---------------------------------------------------------------- arrays in and out
 
 
-def to_dtype(a: Array, dtype: Any) -> Array:
+def to_dtype(function: str, a: Array, dtype: Any) -> Array:
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        raise UnsupportedArrayError(
+            f"{function}(): argument 'dtype' must be a NumPy dtype\n"
+            f"{function}: dtype got {dtype!r}, expected e.g. np.float32"
+        ) from None
     return a.astype(dtype, copy=False)
+
+
+def to_floating(a: Array) -> Array:
+    return a.astype(np.float64) if _check.is_whole(a.dtype) else a
 
 
 def for_loss(a: Array) -> Array:
@@ -87,8 +99,8 @@ def permute(x: Array, order: tuple[int, ...]) -> Array:
 
 
 @silent
-def elementwise(function: str, functor: reference.Elementwise, *arrays: Array) -> Any:
-    return _rounded(functor.value(*arrays), _promote(*arrays))
+def elementwise(function: str, functor: reference.Elementwise, /, **arrays: Array) -> Any:
+    return _rounded(functor.value(*arrays.values()), _promote(*arrays.values()))
 
 
 # ---------------------------------------------------------------- statistics and losses
@@ -273,8 +285,8 @@ def pointwise(
     sample_weight: Array | None = None, divisor: Any = None,
 ) -> Any:  # fmt: skip
     """`x` and `target` broadcast to the shape of the result, weights to that of `x`."""
-    dtype, shape, mean = _promote(x, target), x.shape, plan.reduction == "mean"
-    squared = isinstance(plan.loss, reference.SquaredError)
+    squared, mean, shape = isinstance(plan.loss, reference.SquaredError), plan.reduction == "mean", x.shape
+    dtype = _promote(x, target, weight if squared else None)
     if native is not None and plan.kernel is not None and sample_weight is None:
         return _pointwise_kernel(plan, x, target, weight, pos_weight, dtype)
     a, t = np.broadcast_arrays(x, target)
@@ -307,7 +319,8 @@ def _pointwise_kernel(
     plan: ElementPlan, x: Array, target: Array, weight: Array | None, pos_weight: Array | None, dtype: Any
 ) -> Any:
     kernel = plan.loss.kernel
-    inner = _promote(x, target, weight, pos_weight) if target.dtype.name in _check.FLOATS else np.dtype("float64")
+    whole = _check.is_whole(x.dtype) or _check.is_whole(target.dtype)
+    inner = np.dtype(np.float64) if whole else _promote(x, target, weight, pos_weight)
     shape = np.broadcast_shapes(x.shape, target.shape)
     count: float = prod(shape)
     if weight is not None and isinstance(plan.loss, reference.SquaredError):  # as given, before it is expanded
@@ -395,13 +408,13 @@ def inverse_softmax(plan: RowPlan, p: Array, center: str | None) -> Any:
 
 
 @silent
-def extremes(plan: RowPlan, a: Array, labels: Array | None = None) -> tuple[float, float]:
+def extremes(plan: RowPlan, name: str, a: Array, labels: Array | None = None) -> tuple[float, float]:
     if labels is not None and plan.ignore_index is not None:
         a = _classes_last(a, plan.dim)[labels.reshape(plan.shape) != plan.ignore_index]
     if not a.size:
         return 0.0, 0.0
     low, high = float(a.min()), float(a.max())
-    return extremes(plan, a[~np.isnan(a)]) if low != low else (low, high)
+    return extremes(plan, name, a[~np.isnan(a)]) if low != low else (low, high)
 
 
 # ---------------------------------------------------------------- the ends of every loss

@@ -112,5 +112,7 @@ class Logit(Elementwise):
         s = xp.where(upper, 1.0 - p, p) + 0.0  # no -0.0, whose slope would be -inf
         if self.eps is None:
             return upper, s, s < 0.0
+        if self.eps > 0.5:  # the bounds are in the wrong order: PyTorch looks at the lower one first
+            return p < self.eps, xp.where(xp.isnan(p), p, 1.0 - self.eps), ~xp.isnan(p)
         clamped = s < self.eps
         return upper, xp.where(clamped, self.eps, s), clamped
