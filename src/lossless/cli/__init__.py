@@ -2,7 +2,8 @@
 
 Commands raise; this module alone turns an error into a line on stderr and an exit code: 0 done, 1 what the command
 checks does not hold, 2 misuse (of the command or of a file), 130 interrupted, 141 nobody reads stdout any more (as a
-shell says of SIGPIPE).
+shell says of SIGPIPE). What `run` gives back instead of a code is called last, outside of all that: the errors of a
+script are its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from importlib import import_module
 from lossless import __version__
 from lossless.errors import LosslessError, MissingExtraError
 
-COMMANDS = ("evaluate", "demo", "accuracy", "info")
+COMMANDS = ("evaluate", "demo", "accuracy", "run", "info")
 _EXTRAS = {
     **dict.fromkeys(("pyarrow", "rich", "jinja2", "markupsafe", "altair", "vl_convert"), "evaluate"),
     **dict.fromkeys(("sklearn", "py3langid", "django"), "demo"),
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     args = parser.parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr) if args.command != "run" else ():  # a script's streams are its own
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # class names may be in any script, terminals are not
     try:
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except OSError as error:
         return _fail(args.command, f"cannot write {error.filename}: {error.strerror}" if error.filename else str(error))
-    return code or 0
+    return code() if callable(code) else code or 0
 
 
 def _fail(command: str, message: str) -> int:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from lossless._evaluate.text import printable
 
@@ -19,23 +19,24 @@ def figure(value: float) -> str:
 
 
 class Output:
-    """What a command prints on stdout."""
+    """What a command prints, on stdout unless told otherwise."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stdout if stream is None else stream
         self._rich: Any = None
-        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        if self._stream.isatty() and os.environ.get("TERM") != "dumb":
             try:
                 from rich.console import Console
             except ModuleNotFoundError:
                 return
-            self._rich = Console(highlight=False)  # follows NO_COLOR
+            self._rich = Console(file=self._stream, highlight=False)  # follows NO_COLOR
 
     def text(self, line: str = "") -> None:
         """A line of text."""
         if self._rich is not None:
             self._rich.print(printable(line), markup=False)
         else:
-            print(printable(line))
+            print(printable(line), file=self._stream)
 
     def heading(self, line: str) -> None:
         """A line that opens a part."""
@@ -43,7 +44,7 @@ class Output:
             self._rich.print()
             self._rich.print(printable(line), style="bold", markup=False)
         else:
-            print(f"\n{printable(line)}")
+            print(f"\n{printable(line)}", file=self._stream)
 
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Sequence[bool] | None = None
@@ -71,7 +72,7 @@ class Output:
         widths = [max((len(row[i]) for row in cells), default=0) for i in range(len(columns))]
         for row in cells:
             aligned = (c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric, strict=True))
-            print("  ".join(aligned).rstrip())
+            print("  ".join(aligned).rstrip(), file=self._stream)
 
 
 @contextmanager
