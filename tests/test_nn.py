@@ -1,5 +1,9 @@
 """The modules: PyTorch's own in every respect but the digits."""
 
+import copy
+import inspect
+import io
+import pickle
 import subprocess
 import sys
 
@@ -86,6 +90,79 @@ def test_a_sure_binary_score_still_learns():
     x = torch.tensor([20.0, 20.0], requires_grad=True)
     nn.BCEWithLogitsLoss(reduction="sum", label_smoothing=0.0, ignore_index=0)(x, torch.tensor([1.0, 0.0])).backward()
     assert x.grad.tolist() == [-np.float32(2.0611536e-09), 0]
+
+
+# name: constructor arguments that are not the default, and what repr shows of them
+CHOSEN = {
+    "Softmax": ({"dim": 1}, "Softmax(dim=1)"),
+    "LogSoftmax": ({"dim": 1}, "LogSoftmax(dim=1)"),
+    "NLLLoss": ({"weight": torch.ones(3), "ignore_index": 1}, "NLLLoss()"),
+    "CrossEntropyLoss": (
+        {"weight": torch.ones(3), "z_loss": 0.1, "dim": -1, "denominator": torch.tensor(2.0)},
+        "CrossEntropyLoss(dim=-1, z_loss=0.1)",
+    ),
+    "FocalLoss": ({"gamma": 1.0, "alpha": torch.ones(3), "denominator": "batch"},
+                  "FocalLoss(gamma=1.0, denominator='batch')"),
+    "CategoricalCrossEntropyLoss": ({"from_logits": True}, "CategoricalCrossEntropyLoss(from_logits=True)"),
+    "SparseCategoricalCrossEntropyLoss": (
+        {"from_logits": True, "ignore_class": 1},
+        "SparseCategoricalCrossEntropyLoss(from_logits=True, ignore_class=1)",
+    ),
+    "BCELoss": ({"clamp": None, "reduction": "sum"}, "BCELoss(reduction='sum', clamp=None)"),
+    "BCEWithLogitsLoss": (
+        {"pos_weight": torch.ones(3), "denominator": torch.tensor(2.0), "label_smoothing": 0.1},
+        "BCEWithLogitsLoss(label_smoothing=0.1)",
+    ),
+    "SigmoidFocalLoss": ({"alpha": 0.5, "gamma": 1}, "SigmoidFocalLoss(alpha=0.5, gamma=1)"),
+    "MSELoss": ({"reduction": "sum"}, "MSELoss()"),
+    "RMSELoss": ({"dim": 1}, "RMSELoss(dim=1)"),
+    "KLDivLoss": ({"reduction": "batchmean", "log_target": True}, "KLDivLoss()"),
+}  # fmt: skip
+TARGETS = {
+    **dict.fromkeys(("NLLLoss", "CrossEntropyLoss", "FocalLoss"), torch.tensor([0, 1, 2, 1])),
+    "SparseCategoricalCrossEntropyLoss": torch.tensor([0, 1, 2, 1]),
+}
+
+
+def test_every_module_is_chosen_from():
+    assert set(CHOSEN) == {
+        n for n, c in vars(nn).items() if getattr(c, "__module__", "") == nn.__name__ and n[0] != "_"
+    }
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_modules_are_configured_copied_and_moved_as_pytorchs_are(name):
+    chosen, shown = CHOSEN[name]
+    module = getattr(nn, name)(**chosen)
+    assert repr(module) == shown
+    assert isinstance(module, torch.nn.modules.loss._Loss) or name in ("Softmax", "LogSoftmax")
+    for option, value in chosen.items():
+        assert getattr(module, option) is value
+    theirs = getattr(torch.nn, name, None)
+    if theirs is not None:
+        known = {k: v for k, v in chosen.items() if k in inspect.signature(theirs).parameters}
+        theirs = theirs(**known)
+        assert set(vars(theirs)) <= set(vars(module))
+        assert list(theirs.state_dict()) == list(module.state_dict())
+        module.load_state_dict(theirs.state_dict())
+    tensors = {k for k, v in chosen.items() if isinstance(v, torch.Tensor)}
+    assert {k for k, v in module.named_buffers()} == tensors
+    assert {k for k, v in copy.deepcopy(module).double().named_buffers() if v.dtype is torch.float64} == tensors
+    arguments = (X.sigmoid(), TARGETS.get(name, T))[: 1 if name.endswith("Softmax") else 2]
+    value = module(*arguments)
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), torch.load(file, weights_only=False)):
+        assert repr(twin) == shown
+        assert torch.equal(twin(*arguments), value)
+
+
+def test_a_softmax_without_dim_warns_where_it_is_called():
+    for module in (nn.Softmax(), nn.LogSoftmax()):
+        with pytest.warns(UserWarning, match="Implicit dimension choice") as caught:
+            module(X)
+        assert caught[0].filename == __file__
 
 
 def test_it_is_imported_when_asked_for():

@@ -1,11 +1,13 @@
 """The losses as modules: subclasses of PyTorch's, so isinstance, state_dict and configuration keep working."""
 # mypy: allow-subclassing-any
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.modules.loss import _Loss, _WeightedLoss
 
 from lossless._check import warn
 from lossless.losses import (
@@ -54,9 +56,32 @@ def _implicit_dim(function: str, input: Tensor) -> int:
     warn(
         f"Implicit dimension choice for {function} has been deprecated. "
         "Change the call to include dim=X as an argument.",
-        stacklevel=3,
+        stacklevel=5,
     )
     return 0 if input.ndim in (0, 1, 3) else 1
+
+
+# ---------------------------------------------------------------- what losses share
+
+
+class _Options(torch.nn.Module):
+    """Options are attributes by their names, a tensor among them a buffer; `repr` shows those that were chosen."""
+
+    def extra_repr(self) -> str:
+        options = inspect.signature(type(self)).parameters
+        values = {name: getattr(self, name, option.default) for name, option in options.items()}
+        return ", ".join(
+            f"{name}={value!r}"
+            for name, value in values.items()
+            if not isinstance(value, Tensor) and value != options[name].default
+        )
+
+    def _keep(self, name: str, value: Any) -> None:
+        """Not in the state_dict, which stays PyTorch's."""
+        if isinstance(value, Tensor):
+            self.register_buffer(name, value, persistent=False)
+        else:
+            setattr(self, name, value)
 
 
 # ---------------------------------------------------------------- losses over classes
@@ -74,7 +99,7 @@ class NLLLoss(torch.nn.NLLLoss):
         return nll_loss(input, target, weight=self.weight, ignore_index=self.ignore_index, reduction=self.reduction)
 
 
-class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+class CrossEntropyLoss(_Options, torch.nn.CrossEntropyLoss):
     """`lossless.cross_entropy` as a module: PyTorch's arguments, then those of the function by keyword.
 
     `sample_weight` goes with the batch: `criterion(input, target, sample_weight=...)`.
@@ -100,12 +125,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         temperature: float = 1.0,
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
-        self.options: dict[str, Any] = {
-            "dim": dim,
-            "denominator": denominator,
-            "z_loss": z_loss,
-            "temperature": temperature,
-        }
+        self.dim, self.z_loss, self.temperature = dim, z_loss, temperature
+        self._keep("denominator", denominator)
 
     def forward(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
         return cross_entropy(
@@ -115,12 +136,15 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
+            dim=self.dim,
             sample_weight=sample_weight,
-            **self.options,
+            denominator=self.denominator,
+            z_loss=self.z_loss,
+            temperature=self.temperature,
         )
 
 
-class FocalLoss(torch.nn.Module):
+class FocalLoss(_Options, _WeightedLoss):
     """`lossless.focal_loss` as a module; `weight` and a vector `alpha` are buffers, and move with it.
 
     Example:
@@ -128,9 +152,6 @@ class FocalLoss(torch.nn.Module):
         >>> round(criterion(torch.tensor([[2.0, 0.0]]), torch.tensor([0])).item(), 6)
         0.001804
     """
-
-    weight: Tensor | None
-    alpha: Tensor | float | None
 
     def __init__(
         self,
@@ -143,27 +164,30 @@ class FocalLoss(torch.nn.Module):
         dim: int | None = None,
         denominator: str | float | Tensor | None = None,
     ) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
+        super().__init__(weight, reduction=reduction)
+        self.gamma, self.ignore_index, self.dim = gamma, ignore_index, dim
         if isinstance(alpha, Tensor):
             self.register_buffer("alpha", alpha)
         else:
             self.alpha = alpha
-        self.options: dict[str, Any] = {
-            "gamma": gamma,
-            "ignore_index": ignore_index,
-            "reduction": reduction,
-            "dim": dim,
-            "denominator": denominator,
-        }
+        self._keep("denominator", denominator)
 
     def forward(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
         return focal_loss(
-            input, target, alpha=self.alpha, weight=self.weight, sample_weight=sample_weight, **self.options
+            input,
+            target,
+            gamma=self.gamma,
+            alpha=self.alpha,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            dim=self.dim,
+            sample_weight=sample_weight,
+            denominator=self.denominator,
         )
 
 
-class CategoricalCrossEntropyLoss(torch.nn.Module):
+class CategoricalCrossEntropyLoss(_Options, _Loss):
     """`lossless.categorical_cross_entropy` as a module.
 
     Example:
@@ -175,19 +199,21 @@ class CategoricalCrossEntropyLoss(torch.nn.Module):
     def __init__(
         self, *, from_logits: bool = False, dim: int = -1, label_smoothing: float = 0.0, reduction: str = "mean"
     ) -> None:
-        super().__init__()
-        self.options: dict[str, Any] = {
-            "from_logits": from_logits,
-            "dim": dim,
-            "label_smoothing": label_smoothing,
-            "reduction": reduction,
-        }
+        super().__init__(reduction=reduction)
+        self.from_logits, self.dim, self.label_smoothing = from_logits, dim, label_smoothing
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return categorical_cross_entropy(input, target, **self.options)
+        return categorical_cross_entropy(
+            input,
+            target,
+            from_logits=self.from_logits,
+            dim=self.dim,
+            label_smoothing=self.label_smoothing,
+            reduction=self.reduction,
+        )
 
 
-class SparseCategoricalCrossEntropyLoss(torch.nn.Module):
+class SparseCategoricalCrossEntropyLoss(_Options, _Loss):
     """`lossless.sparse_categorical_cross_entropy` as a module.
 
     Example:
@@ -199,22 +225,24 @@ class SparseCategoricalCrossEntropyLoss(torch.nn.Module):
     def __init__(
         self, *, from_logits: bool = False, dim: int = -1, ignore_class: int | None = None, reduction: str = "mean"
     ) -> None:
-        super().__init__()
-        self.options: dict[str, Any] = {
-            "from_logits": from_logits,
-            "dim": dim,
-            "ignore_class": ignore_class,
-            "reduction": reduction,
-        }
+        super().__init__(reduction=reduction)
+        self.from_logits, self.dim, self.ignore_class = from_logits, dim, ignore_class
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return sparse_categorical_cross_entropy(input, target, **self.options)
+        return sparse_categorical_cross_entropy(
+            input,
+            target,
+            from_logits=self.from_logits,
+            dim=self.dim,
+            ignore_class=self.ignore_class,
+            reduction=self.reduction,
+        )
 
 
 # ---------------------------------------------------------------- losses of single numbers
 
 
-class BCELoss(torch.nn.BCELoss):
+class BCELoss(_Options, torch.nn.BCELoss):
     """`lossless.binary_cross_entropy` as a module: PyTorch's arguments, then those of the function by keyword.
 
     `sample_weight` goes with the batch: `criterion(input, target, sample_weight=...)`.
@@ -237,20 +265,24 @@ class BCELoss(torch.nn.BCELoss):
         denominator: str | float | Tensor | None = None,
     ) -> None:
         super().__init__(weight, size_average, reduce, reduction)
-        self.options: dict[str, Any] = {
-            "clamp": clamp,
-            "label_smoothing": label_smoothing,
-            "ignore_index": ignore_index,
-            "denominator": denominator,
-        }
+        self.clamp, self.label_smoothing, self.ignore_index = clamp, label_smoothing, ignore_index
+        self._keep("denominator", denominator)
 
     def forward(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
         return binary_cross_entropy(
-            input, target, self.weight, reduction=self.reduction, sample_weight=sample_weight, **self.options
+            input,
+            target,
+            self.weight,
+            reduction=self.reduction,
+            clamp=self.clamp,
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
+            sample_weight=sample_weight,
+            denominator=self.denominator,
         )
 
 
-class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
+class BCEWithLogitsLoss(_Options, torch.nn.BCEWithLogitsLoss):
     """`lossless.binary_cross_entropy_with_logits` as a module: PyTorch's arguments, then the function's by keyword.
 
     `sample_weight` goes with the batch: `criterion(input, target, sample_weight=...)`.
@@ -273,11 +305,8 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
         denominator: str | float | Tensor | None = None,
     ) -> None:
         super().__init__(weight, size_average, reduce, reduction, pos_weight)
-        self.options: dict[str, Any] = {
-            "label_smoothing": label_smoothing,
-            "ignore_index": ignore_index,
-            "denominator": denominator,
-        }
+        self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
+        self._keep("denominator", denominator)
 
     def forward(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
         return binary_cross_entropy_with_logits(
@@ -286,12 +315,14 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
             self.weight,
             reduction=self.reduction,
             pos_weight=self.pos_weight,
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
             sample_weight=sample_weight,
-            **self.options,
+            denominator=self.denominator,
         )
 
 
-class SigmoidFocalLoss(torch.nn.Module):
+class SigmoidFocalLoss(_Options, _Loss):
     """`lossless.sigmoid_focal_loss` as a module.
 
     Example:
@@ -300,8 +331,8 @@ class SigmoidFocalLoss(torch.nn.Module):
     """
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2, reduction: str = "none") -> None:
-        super().__init__()
-        self.alpha, self.gamma, self.reduction = alpha, gamma, reduction
+        super().__init__(reduction=reduction)
+        self.alpha, self.gamma = alpha, gamma
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return sigmoid_focal_loss(inputs, targets, self.alpha, self.gamma, self.reduction)
@@ -319,7 +350,7 @@ class MSELoss(torch.nn.MSELoss):
         return mse_loss(input, target, reduction=self.reduction)
 
 
-class RMSELoss(torch.nn.Module):
+class RMSELoss(_Options, _Loss):
     """`lossless.rmse_loss` as a module.
 
     Example:
@@ -328,8 +359,8 @@ class RMSELoss(torch.nn.Module):
     """
 
     def __init__(self, *, reduction: str = "mean", dim: int | Sequence[int] | None = None) -> None:
-        super().__init__()
-        self.reduction, self.dim = reduction, dim
+        super().__init__(reduction=reduction)
+        self.dim = dim
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return rmse_loss(input, target, reduction=self.reduction, dim=self.dim)
