@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 READY := $(VENV)/.ready
 NATIVE := CMakeLists.txt $(wildcard native/*)
 
-.PHONY: help demo test test-slow test-isas accuracy record check format bench clean
+.PHONY: help demo test test-slow test-isas test-ecosystem accuracy record check format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -39,6 +39,18 @@ test-isas: $(READY) ## the accuracy tests on the reference path and on every ins
 			tests/test_second_derivatives.py tests/test_laws.py || exit 1; \
 	done
 
+# An environment of its own: these packages are large, and bring versions of others with them.
+ECOSYSTEM ?= .venv-ecosystem
+$(ECOSYSTEM)/.ready: pyproject.toml constraints.txt tests/ecosystem/requirements.txt $(NATIVE)
+	test -d $(ECOSYSTEM) || $(PY) -m venv $(ECOSYSTEM)
+	$(ECOSYSTEM)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt torch
+	$(ECOSYSTEM)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+		--requirement tests/ecosystem/requirements.txt --editable .
+	touch $@
+
+test-ecosystem: $(ECOSYSTEM)/.ready ## training steps of transformers, Lightning and timm under `lossless run` (three minutes)
+	$(ECOSYSTEM)/bin/python -m pytest --confcutdir tests/ecosystem tests/ecosystem/test_ecosystem.py
+
 accuracy: $(READY) ## fresh random inputs against the oracle, 100,000 rows, beside the installed peers (six minutes)
 	$(BIN)/lossless accuracy --rows 100000
 
@@ -62,4 +74,4 @@ bench: $(READY) ## cross-entropy against PyTorch eager, as ratios
 	$(BIN)/python benchmarks/cross_entropy.py
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) build report.html results.json predictions.parquet
+	rm -rf $(VENV) $(ECOSYSTEM) build report.html results.json predictions.parquet
