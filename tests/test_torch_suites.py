@@ -343,6 +343,63 @@ def test_reference_inputs_in_numpy(name):
         np.testing.assert_allclose(ours_of(op)(*args, **sample.kwargs), expected, rtol=1e-13, atol=1e-300)
 
 
+# ---- what PyTorch accepts and the samples do not have
+
+SCORES, PROBABILITIES, WHOLE = SURE / 20, of([0.2, 0.8], [0.7, 0.3]), of([1, 0], [0, 3])
+
+ACCEPTED = {
+    "whole numbers against numbers": lambda f: f.mse_loss(WHOLE, SCORES),
+    "numbers against flags": lambda f: f.mse_loss(SCORES, WHOLE.bool()),
+    "gradient over a target of whole numbers": lambda f: slope(lambda t: f.mse_loss(WHOLE, t), SCORES),
+    "squares weighed by flags": lambda f: f.mse_loss(SCORES, SURE, weight=WHOLE.bool()),
+    "squares weighed in float64": lambda f: f.mse_loss(SCORES, SURE, weight=WHOLE.double() + 1),
+    "mean of a broadcast": lambda f: f.mse_loss(SCORES, SURE[:, :1]),
+    "whole class weights of probabilities": lambda f: f.cross_entropy(SCORES, PROBABILITIES, of(1, 2)),
+    "flags as class weights of probabilities": lambda f: f.cross_entropy(SCORES, PROBABILITIES, of(True, False)),
+    "flags as binary weights": lambda f: f.binary_cross_entropy_with_logits(SCORES, PROBABILITIES, WHOLE.bool()),
+    "whole binary weights": lambda f: f.binary_cross_entropy(PROBABILITIES, PROBABILITIES, WHOLE),
+    "smoothing by a tensor": lambda f: f.cross_entropy(SCORES, LABELS, label_smoothing=torch.tensor(0.1)),
+    "negative smoothing": lambda f: f.cross_entropy(SCORES, LABELS, label_smoothing=-0.1),
+    "smoothing by NaN": lambda f: f.cross_entropy(SCORES, LABELS, label_smoothing=torch.nan),
+    "gradient over a target that is smoothed away": lambda f: slope(
+        lambda t: f.cross_entropy(SCORES, t, label_smoothing=1.0), PROBABILITIES
+    ),
+    "size_average=0": lambda f: f.mse_loss(SCORES, SURE, size_average=0),
+    "reduce=0": lambda f: f.mse_loss(SCORES, SURE, reduce=0),
+    "size_average=True, reduce=False": lambda f: f.nll_loss(SCORES, LABELS, size_average=True, reduce=False),
+    "the sum of batchmean": lambda f: f.kl_div(SCORES, PROBABILITIES, size_average=False, reduction="batchmean"),
+    "the mean of batchmean": lambda f: f.kl_div(SCORES, PROBABILITIES, size_average=True, reduction="batchmean"),
+    "batchmean of a number": lambda f: f.kl_div(of(-1.0)[0], of(0.5)[0], reduction="batchmean"),
+    "elementwise_mean": lambda f: f.cross_entropy(SCORES, LABELS, reduction="elementwise_mean"),
+    "a float dtype of Python": lambda f: f.softmax(SCORES, dim=1, dtype=float),
+    "whole numbers converted": lambda f: f.log_softmax(WHOLE, dim=1, dtype=torch.float32),
+    "a dimension in a tensor": lambda f: f.softmax(SCORES, dim=torch.tensor(1)),
+    "a label to ignore in a tensor": lambda f: f.cross_entropy(SCORES, LABELS, ignore_index=torch.tensor(1)),
+    "no rows": lambda f: f.cross_entropy(SCORES[:0], LABELS[:0]),
+    "no rows, added": lambda f: f.nll_loss(SCORES[:0], LABELS[:0], reduction="sum"),
+    "no rows of a batch mean": lambda f: f.kl_div(SCORES[:0], SCORES[:0], reduction="batchmean"),
+    "labels of uint8": lambda f: f.cross_entropy(SCORES, LABELS.byte()),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_what_pytorch_accepts(name, path):
+    ours, theirs = ACCEPTED[name](lossless), ACCEPTED[name](F)
+    assert ours.dtype is theirs.dtype
+    torch.testing.assert_close(ours, theirs, equal_nan=True)
+
+
+@pytest.mark.parametrize("eps", [None, 0.0, 0.1, 0.5, 0.7, 1.0, 1.5, -1.0])
+def test_any_eps_of_logit(eps):
+    p = of(-0.1, 0.0, 0.05, 0.3, 0.5, 0.6, 0.85, 1.0, 1.1, torch.nan, dtype=torch.float64)
+    ours, theirs = lossless.logit(p, eps), torch.logit(p, eps)
+    torch.testing.assert_close(ours, theirs, equal_nan=True)
+    torch.testing.assert_close(
+        slope(lambda p: lossless.logit(p, eps), p), slope(lambda p: torch.logit(p, eps), p), equal_nan=True
+    )
+    torch.testing.assert_close(torch.tensor(lossless.logit(p.numpy(), eps)), theirs, equal_nan=True)
+
+
 # ---- modules
 
 

@@ -69,8 +69,9 @@ def cross_entropy(
         sample_weight: weight s of each row, shape of the labels; differentiated in PyTorch.
         denominator: what a mean divides by. None: sum s w_y of the rows not ignored (labels), or sum s
             (probabilities), as in PyTorch. "weights": sum s sum_j t_j w_j, the same for labels and their one-hot
-            form. "count": the rows not ignored. "batch": all rows. Or a number, or a 0-d array: itself, as
-            gradient accumulation and data-parallel training want it.
+            form. "count": the rows not ignored. "batch": all rows. Or a number, or a 0-d array: itself. So parts of
+            a batch add up to it, whatever their sizes: give each the total of all parts (sum w_y, or the count), and
+            on ranks whose gradients are averaged the total of all ranks divided by their number.
         z_loss: z >= 0: the share of lse^2, which keeps logits from drifting.
         temperature: > 0; the loss is that of input / temperature.
 
