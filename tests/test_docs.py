@@ -19,4 +19,4 @@ def test_examples(page):
 
 
 def test_there_are_pages():
-    assert {page.stem for page in PAGES} >= {"scores-to-losses", "special-values"}
+    assert {page.stem for page in PAGES} >= {"scores-to-losses", "special-values", "switching"}
