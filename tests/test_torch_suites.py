@@ -7,6 +7,7 @@ for; what we promise is measured elsewhere, against an oracle.
 import inspect
 import re
 import warnings
+from functools import cache
 from math import prod
 
 import numpy as np
@@ -176,9 +177,9 @@ def test_samples_that_are_refused_on_purpose(name):
     chosen, why = SAMPLES[name]
     samples = [
         (ours_of(op), s)
-        for op in OPS.values()
+        for name, op in OPS.items()
         for dtype in op.dtypes
-        for s in op.sample_inputs("cpu", dtype, requires_grad=False)
+        for s in samples_of(name, dtype)
         if chosen(op, dtype, s)
     ]
     assert samples, why
@@ -197,7 +198,9 @@ def same(ours, exact, dtype, scale=1.0, rtol=0.0):
         return
     assert ours.shape == exact.shape
     rtol, atol = max(4 * torch.finfo(dtype).eps, rtol), 2**-45 * scale + torch.finfo(dtype).tiny
-    torch.testing.assert_close(ours.double(), exact.double(), rtol=rtol, atol=atol, equal_nan=True)
+    close = {"rtol": rtol, "atol": atol, "equal_nan": True}
+    if not torch.allclose(ours.double(), exact.double(), **close):
+        torch.testing.assert_close(ours.double(), exact.double(), **close)
 
 
 def same_gradient(ours, exact, dtype, scale):
@@ -217,10 +220,15 @@ def size(*arrays):
     return max([1.0, *(n.max().item() * n.numel() for n in numbers if n.numel() and not n.is_complex())])
 
 
-def calls(op, dtype):
-    """(ours, PyTorch's, the arrays, the rest) of every sample that is not different on purpose."""
+@cache
+def samples_of(name, dtype):
     torch.manual_seed(0)
-    for sample in op.sample_inputs("cpu", dtype, requires_grad=False):
+    return list(OPS[name].sample_inputs("cpu", dtype, requires_grad=False))
+
+
+def calls(op, dtype):
+    """(the arrays, the options) of every sample that is not different on purpose."""
+    for sample in samples_of(op.formatted_name, dtype):
         if not any(chosen(op, dtype, sample) for chosen, _ in SAMPLES.values()):
             yield (sample.input, *sample.args), sample.kwargs
 
@@ -244,7 +252,14 @@ def differentiated(op, args, options):
     """The places of the tensors that PyTorch differentiates: numbers of args, names of options."""
     places = [*enumerate(args), *options.items()]
     tensors = [k for k, a in places if isinstance(a, torch.Tensor) and a.is_floating_point()]
-    return [k for k in tensors if derivatives(op.op, args, options, [k]) is not None]
+    kind = op.name, *tensors
+    if kind not in DIFFERENTIATED:
+        DIFFERENTIATED[kind] = [k for k in tensors if derivatives(op.op, args, options, [k]) is not None]
+    return DIFFERENTIATED[kind]
+
+
+DIFFERENTIATED = {}
+"""What was found, by the function and the places of its floating tensors."""
 
 
 def placed(args, options, places, tensors):
