@@ -160,6 +160,37 @@ def test_children_by_fork_are_routed_and_print_nothing(here):
     assert done.stderr.count("lossless run:") == 1
 
 
+WORKERS = f"""
+import sys
+import multiprocessing
+{LOSS}
+def work(number, text):
+    for _ in range(number):
+        loss = F.cross_entropy(torch.tensor([[20.0, 0.0]]), torch.tensor([0]))
+    print(text, loss.item(), flush=True)
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    for number in (2, 3):
+        process = context.Process(target=work, args=(number, "child"))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_processes_of_multiprocessing_are_routed_and_counted(here, method, tmp_path):
+    done = lossless("--json", "a.json", here(WORKERS), method, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("child")] == [f"child {LOST}"] * 2
+    assert done.stderr.count("lossless run:") == 1
+    assert "2 of the processes that it started among them" in done.stderr
+    with open("a.json") as file:
+        calls = {c["within"]: c["calls"] for c in json.load(file)["calls"]}
+    assert calls == {"<module>": 1 if method == "fork" else 3, "work": 5}  # a new process runs the module once more
+    assert not list(tmp_path.glob("lossless-run-*"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

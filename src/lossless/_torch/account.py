@@ -6,7 +6,7 @@ Whoever wants the calls of a while subtracts the totals at its beginning from th
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
@@ -140,15 +140,28 @@ def totals() -> dict[Any, tuple[int, int]]:
         return {key: (entry.calls, entry.traces) for key, entry in _entries.items()}
 
 
+def since(baseline: Mapping[Any, tuple[int, int]]) -> dict[Any, tuple[int, int]]:
+    """What was called since `totals` gave `baseline`."""
+    return {
+        key: (calls - before[0], traces - before[1])
+        for key, (calls, traces) in totals().items()
+        if (before := baseline.get(key, (0, 0))) != (calls, traces)
+    }
+
+
 def calls(counts: Mapping[Any, tuple[int, int]]) -> list[Call]:
-    """Those of a while, {key of `totals`: (calls, traces)}: routed first, then by file and line."""
-    found: dict[Any, Call] = {}
-    for key, (made, traces) in counts.items():
-        if made or traces:
-            entry = _entries[key]
-            call = Call(entry.function, *entry.where(), 0, 0, not entry.reason, entry.reason)
-            before = found.get(call, call)
-            found[call] = before._replace(calls=before.calls + made, traces=before.traces + traces)
+    """Those of a while, {key of `totals`: (calls, traces)}."""
+    entries = ((_entries[key], *pair) for key, pair in counts.items())
+    return merged(Call(e.function, *e.where(), made, traces, not e.reason, e.reason) for e, made, traces in entries)
+
+
+def merged(calls: Iterable[Call]) -> list[Call]:
+    """One for each line: routed first, then by file and line."""
+    found: dict[Call, Call] = {}
+    for call in calls:
+        place = call._replace(calls=0, traces=0)
+        before = found.get(place, place)
+        found[place] = call._replace(calls=before.calls + call.calls, traces=before.traces + call.traces)
     return sorted(found.values(), key=lambda call: (not call.routed, call.file, call.line, call.function))
 
 

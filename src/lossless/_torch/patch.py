@@ -238,6 +238,7 @@ def _adapted(site: Site, ours: Callable[..., Any]) -> Callable[..., Any]:
             dim = functional._get_softmax_dim(name, input.dim(), _stacklevel + 1)  # type: ignore[attr-defined]
         return transform(input, dim, dtype)
 
+    transform.__qualname__ = of_functional.__qualname__ = name  # as an error names them
     return of_functional if site.owner is functional else transform
 
 
@@ -431,11 +432,9 @@ class Patch(ContextDecorator):
 
     def _totals(self) -> dict[Any, tuple[int, int]]:
         totals = dict(self._seen)
-        if self._depth:
-            for key, (calls, traces) in account.totals().items():
-                old_calls, old_traces = self._baseline.get(key, (0, 0))
-                seen_calls, seen_traces = self._seen.get(key, (0, 0))
-                totals[key] = seen_calls + calls - old_calls, seen_traces + traces - old_traces
+        for key, (calls, traces) in (account.since(self._baseline) if self._depth else {}).items():
+            before = self._seen.get(key, (0, 0))
+            totals[key] = before[0] + calls, before[1] + traces
         return totals
 
     @property

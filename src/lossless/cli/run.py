@@ -13,14 +13,21 @@ import json
 import os
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from secrets import token_hex
+from shutil import rmtree
+from tempfile import gettempdir
 from types import CodeType, ModuleType, TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lossless._torch.patch import Patch
+
+    from ._console import Output
 
 SUMMARY = "an unmodified PyTorch script on our losses"
 
@@ -42,8 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Callable[[], int]:
     """Patch PyTorch, and give back what runs the script: its errors are its own."""
-    import lossless
-
     from ._console import Output
     from ._files import UsageError, check_outputs
 
@@ -52,9 +57,14 @@ def run(args: argparse.Namespace) -> Callable[[], int]:
     check_outputs({"--json": args.json}, [] if args.module else [args.script])
     start = _module(args.script) if args.module else _script(args.script)
     sys.argv = ["-m" if args.module else args.script, *args.arguments]
-    patch = lossless.patch_torch(also=args.also, skip=args.skip)  # for good: what runs at exit is routed too
     output = None if args.quiet else Output(sys.stderr)
-    atexit.register(_report, patch, output, args.json, os.getpid())
+    account = _Account(output, args.json)
+    atexit.register(account.show)  # before anything else does: it comes last, when threads and children have ended
+    try:
+        account.patch = _begin(args.also, args.skip, account.folder)
+    except BaseException:
+        atexit.unregister(account.show)
+        raise
     return lambda: _run(start)
 
 
@@ -118,26 +128,95 @@ def _run(start: Callable[[], object]) -> int:
     return 0
 
 
-def _report(patch: Patch, output: object, path: str | None, process: int) -> None:
-    """The account, once, at the end of the process that began."""
+# ---------------------------------------------------------------- the account, of all processes
+
+
+class _Account:
+    """What is shown in the end."""
+
+    def __init__(self, output: Output | None, path: str | None) -> None:
+        self.output, self.path, self.process = output, path, os.getpid()
+        self.folder = os.path.join(gettempdir(), f"lossless-run-{token_hex(16)}")
+        self.patch: Patch | None = None
+
+    def show(self) -> None:
+        from lossless._torch import account
+
+        from ._files import write_text
+
+        if self.patch is None or os.getpid() != self.process:
+            return
+        children = self.children()
+        calls = account.merged([*self.patch.calls, *(account.Call(**call) for child in children for call in child)])
+        if self.path is not None:
+            try:
+                write_text(self.path, json.dumps({"calls": [call._asdict() for call in calls]}, indent=2) + "\n")
+            except OSError as error:
+                with suppress(OSError, ValueError):
+                    print(f"lossless run: cannot write {self.path}: {error.strerror}", file=sys.stderr)
+        if self.output is not None:
+            with suppress(OSError, ValueError):  # nobody reads stderr any more
+                sentence, tables = account.summary(calls)
+                processes = sum(map(bool, children))
+                more = f", {processes} of the processes that it started among them" if processes else ""
+                self.output.heading(f"lossless run: {sentence}{more}")
+                for heading, rows in tables:
+                    self.output.heading(heading)
+                    self.output.table(account.COLUMNS, rows, numeric=(True, False, False, False))
+
+    def children(self) -> list[list[dict[str, Any]]]:
+        """The calls of each process that has handed them in."""
+        found = []
+        for file in sorted(Path(self.folder).glob("*.json")):
+            with suppress(OSError, ValueError):  # one that was ended while it wrote
+                found.append(json.loads(file.read_text()))
+        rmtree(self.folder, ignore_errors=True)
+        return found
+
+
+def _begin(also: Sequence[str], skip: Sequence[str], folder: str) -> Patch:
+    """Patch this process for good, and those that it starts with multiprocessing, which hand in their calls."""
+    import lossless
+
+    patch = lossless.patch_torch(also=also, skip=skip)
+    from multiprocessing import spawn, util
+
+    prepare = spawn.get_preparation_data
+
+    def get_preparation_data(name: str) -> dict[str, object]:
+        return {**prepare(name), "lossless": _Begin(also, skip, folder)}
+
+    spawn.get_preparation_data = get_preparation_data
+    util.register_after_fork(patch, partial(_hand_in_at_exit, folder=folder, begun=os.getpid()))
+    return patch
+
+
+class _Begin:
+    """Patches the process that unpickles it."""
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _begin_child, self.args
+
+
+def _begin_child(also: Sequence[str], skip: Sequence[str], folder: str) -> None:
+    _hand_in_at_exit(_begin(also, skip, folder), folder, os.getpid())
+
+
+def _hand_in_at_exit(patch: Patch, folder: str, begun: int) -> None:
+    """What this process has called, when it ends: since it was forked, or all, if it began by itself."""
+    from multiprocessing import util
+
     from lossless._torch import account
 
-    from ._console import Output
-    from ._files import write_text
+    baseline = {} if os.getpid() == begun else account.totals()
 
-    if os.getpid() != process:
-        return
-    calls = patch.calls
-    if path is not None:
-        try:
-            write_text(path, json.dumps({"calls": [call._asdict() for call in calls]}, indent=2) + "\n")
-        except OSError as error:
-            with suppress(OSError, ValueError):
-                print(f"lossless run: cannot write {path}: {error.strerror}", file=sys.stderr)
-    if isinstance(output, Output):
-        with suppress(OSError, ValueError):  # nobody reads stderr any more
-            sentence, tables = account.summary(calls)
-            output.heading(f"lossless run: {sentence}")
-            for heading, rows in tables:
-                output.heading(heading)
-                output.table(account.COLUMNS, rows, numeric=(True, False, False, False))
+    def hand_in() -> None:
+        calls = account.calls(account.since(baseline))
+        with suppress(OSError):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            Path(folder, f"{os.getpid()}.json").write_text(json.dumps([call._asdict() for call in calls]))
+
+    util.Finalize(None, hand_in, exitpriority=0)
