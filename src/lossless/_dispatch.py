@@ -88,6 +88,11 @@ _backends: dict[str, Backend] = {}
 
 def _backend(framework: str) -> Backend:
     """The backend's module, imported when the first of its arrays arrives (by a statement: torch.compile reads it)."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():  # for which a change of `_backends` means to compile again
+        from lossless._torch import backend as compiled_backend
+
+        return compiled_backend
     if framework not in _backends:
         if framework == "torch":
             from lossless._torch import backend as torch_backend

@@ -98,7 +98,7 @@ def _target_last(plan: RowPlan, target: Tensor) -> Tensor:
     if values_known(target):
         bad = (target < 0) | (target >= plan.rows.classes)
         if plan.ignore_index is not None:
-            bad &= target != plan.ignore_index
+            bad = bad & (target != plan.ignore_index)
         if bad.any():
             raise _index_error(plan, target)
     return target

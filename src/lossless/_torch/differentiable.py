@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from lossless import reference
-from lossless._torch.modes import forward_levels, needs_grad, watched
+from lossless._torch.modes import needs_grad, rules_fail, watched
 from lossless.reference import Statistics
 
 PARTIALS = ("d_nll", "d_lse", "d_entropy", "d_prior")
@@ -195,7 +195,7 @@ def _apply(plain: Any, transforms: Any, *args: Any) -> Any:
     if torch.compiler.is_compiling():  # which takes the first argument of a Function without gradients for its context
         recorded = needs_grad(*(a for a in args if isinstance(a, Tensor)))
         return plain.apply(*args) if recorded else plain.forward(*args)
-    if forward_levels() > 1:  # PyTorch drops the tangent of a forward-mode rule under a second forward level
+    if rules_fail():
         return plain.forward(*args)
     return transforms.apply(*args)
 

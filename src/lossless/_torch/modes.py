@@ -53,13 +53,18 @@ def _plain(tensors: tuple[Tensor | None, ...]) -> bool:
     return True
 
 
-def forward_levels() -> int:
-    """How many forward-mode transforms are nested around this call."""
+def rules_fail() -> bool:
+    """Whether PyTorch would drop or refuse the rules of a Function around this call.
+
+    It forgets the tangent of a forward-mode rule under a second forward level, and has no rule to functionalize one.
+    """
     if not _transforms_active():
-        return 0
+        return False
     from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
-    return sum(i.key() == _C._functorch.TransformType.Jvp for i in retrieve_all_functorch_interpreters())
+    kinds = [i.key() for i in retrieve_all_functorch_interpreters()]
+    kind = _C._functorch.TransformType
+    return kinds.count(kind.Jvp) > 1 or kind.Functionalize in kinds
 
 
 def values_known(t: Tensor) -> bool:
@@ -69,8 +74,8 @@ def values_known(t: Tensor) -> bool:
     """
     if t.is_meta or type(t) not in PLAIN or torch.compiler.is_compiling() or _tracing_state() is not None:
         return False
-    if _transforms_active():
-        return not _C._functorch.is_functorch_wrapped_tensor(t)
+    if _transforms_active() and _C._functorch.is_functorch_wrapped_tensor(t):
+        return False
     if _dispatch_modes():
         from torch._subclasses.fake_tensor import FakeTensorMode
         from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode

@@ -46,6 +46,13 @@ def take(xp: Any, table: Array, y: Array) -> Array:
     return xp.reshape(xp.take(table, xp.reshape(y, (-1,)), axis=0), y.shape)
 
 
+def of_class(xp: Any, a: Array, k: Array) -> Array:
+    """a_k of every row, (*batch, 1), for classes k of that shape."""
+    if hasattr(xp, "gather"):  # PyTorch's take_along_dim fixes the sizes of a compiled graph
+        return xp.gather(a, -1, k)
+    return xp.take_along_axis(a, k, axis=-1)
+
+
 def onehot(xp: Any, k: Array, x: Array) -> Array:
     """True where the class is k, (*batch, C)."""
     return xp.arange(x.shape[-1], dtype=k.dtype, device=x.device) == k

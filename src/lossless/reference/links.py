@@ -10,6 +10,7 @@ from lossless.reference.arithmetic import (
     col,
     last,
     namespace,
+    of_class,
     onehot,
     sum_classes,
     sum_of_others,
@@ -201,7 +202,7 @@ def nll(log_p: Array, target: Array, weight: Array | None, ignore_index: int | N
     xp = namespace(log_p)
     valid = are_classes(log_p, target)
     y = xp.where(valid, target, 0)
-    picked = wide(last(xp.take_along_axis(log_p, col(y), axis=-1)))
+    picked = wide(last(of_class(xp, log_p, col(y))))
     w_y = xp.ones_like(picked) if weight is None else take(xp, wide(weight), y)
     loss = xp.where(valid, 0.0 - w_y * picked, xp.nan)
     if ignore_index is None:
@@ -266,7 +267,7 @@ def probability_cost(p: Array, target: Array, ignore_index: int | None) -> Array
         t = wide(target)
         return 0.0 - last(sum_classes(xp, t * xp.log(xp.where((t == 0.0) & (p == 0.0), 1.0, p)), exact=True))
     valid, kept = are_classes(p, target), _not(xp, target, ignore_index)
-    picked = last(xp.take_along_axis(p, col(xp.where(valid, target, 0)), axis=-1))
+    picked = last(of_class(xp, p, col(xp.where(valid, target, 0))))
     return 0.0 - xp.where(valid & kept, xp.log(xp.where(valid & kept, picked, 1.0)), xp.where(kept, xp.nan, 0.0))
 
 

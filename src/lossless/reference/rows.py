@@ -9,6 +9,7 @@ from lossless.reference.arithmetic import (
     finite_where,
     last,
     namespace,
+    of_class,
     onehot,
     sum_classes,
     sum_of_others,
@@ -56,7 +57,7 @@ def row_statistics(
     elif labels:
         valid = are_classes(x, target)
         y = xp.where(valid, target, 0)[..., None]
-        nll = xp.where(valid, last(xp.take_along_axis(cost, y, axis=-1)), xp.nan)
+        nll = xp.where(valid, last(of_class(xp, cost, y)), xp.nan)
         correct = (xp.argmax(x, axis=-1) == target) & ~last(xp.isnan(s.m))
     if labels and ignore_index is not None:
         kept = target != ignore_index

@@ -7,6 +7,7 @@ from lossless.reference.arithmetic import (
     addition_rest,
     divide,
     namespace,
+    of_class,
     onehot,
     sum_classes,
     sum_of_others,
@@ -55,7 +56,7 @@ def softmax_parts(x: Array, temperature: float = 1.0) -> Softmax:
     x = wide(x)
     k = xp.argmax(x, axis=-1, keepdims=True)
     top = onehot(xp, k, x)
-    m = xp.take_along_axis(x, k, axis=-1)  # gathered, not `max`: its derivative must reach this class alone
+    m = of_class(xp, x, k)  # gathered, not `max`: its derivative must reach this class alone
     # A lone +inf is the limit of a growing logit: its class takes everything. NaN, or several +inf, or nothing but
     # -inf, has no limit: those rows become NaN by the subtraction itself.
     certain = top & (m > -xp.inf)

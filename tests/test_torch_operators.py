@@ -1,0 +1,232 @@
+"""The kernels as operators of a compiler's graph: what PyTorch asks of an operator, and what its users see."""
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import lossless
+import lossless._torch.backend  # where the operators are registered
+from lossless import _kernels
+from torch_functions import BITS, FUNCTIONS, IMAGE, PIXELS, P, T, V, W, X, Y, same
+
+needs_kernels = pytest.mark.skipif(_kernels.native is None, reason=f"no compiled kernels: {_kernels.why}")
+
+
+def graph_of(function, *inputs):
+    """The operators that a compiler records for a call, forward and backward."""
+    seen = []
+
+    def backend(graph, _):
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    torch.compiler.reset()
+    torch.compile(function, backend=backend, fullgraph=True)(*inputs)
+    return seen
+
+
+# What is served by kernels in eager mode, and with which arguments.
+CALLS = {
+    "softmax": lambda x: lossless.softmax(x, 0),
+    "log_softmax": lossless.log_softmax,
+    "logsumexp": lossless.logsumexp,
+    "cross_entropy": lambda x: lossless.cross_entropy(x, Y, W, ignore_index=2, label_smoothing=0.1),
+    "cross_entropy, none": lambda x: lossless.cross_entropy(x, Y, reduction="none"),
+    "cross_entropy, soft": lambda x: lossless.cross_entropy(x, T),
+    "cross_entropy, z-loss": lambda x: lossless.cross_entropy(x, Y, z_loss=0.1, sample_weight=V[:, 0].exp()),
+    "focal_loss": lambda x: lossless.focal_loss(x, Y, alpha=P),
+    "row_statistics": lambda x: lossless.row_statistics(x, Y, prior=P).nll,
+    "entropy": lambda x: lossless.info.entropy(x, kind="logits"),
+    "binary_cross_entropy_with_logits": lambda x: lossless.binary_cross_entropy_with_logits(x, BITS, W, pos_weight=P),
+    "mse_loss": lambda x: lossless.mse_loss(x, V),
+    "mse_loss, none": lambda x: lossless.mse_loss(x, V, reduction="none"),
+}
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", CALLS)
+def test_compiled_code_has_the_bits_of_eager_mode(name):
+    function, x = CALLS[name], X.float().requires_grad_()
+    to_float = {k: v.float() for k, v in globals().items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+    with pytest.MonkeyPatch.context() as patch:
+        for k, v in to_float.items():
+            patch.setitem(globals(), k, v)
+        assert any("lossless" in op for op in graph_of(function, x))
+        values = [function(x), torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=True)(x)]
+    gradients = [torch.autograd.grad(v, x, torch.ones_like(v))[0] for v in values]
+    if "z-loss" not in name and name != "focal_loss":  # their last steps are the compiler's
+        assert torch.equal(*values)
+        assert torch.equal(*gradients)
+    torch.testing.assert_close(*values, rtol=1e-6, atol=0)
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "image", "empty"])
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "probabilities"])
+def test_opcheck(dtype, layout, soft):
+    ops = torch.ops.lossless
+    x, y, dim = {
+        "contiguous": (X, Y, 1),
+        "transposed": (X.t().contiguous().t(), Y, 1),
+        "image": (IMAGE, PIXELS, 1),
+        "empty": (X[:0], Y[:0], 1),
+    }[layout]
+    x = x.to(dtype)
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    target, ignored = (x.softmax(dim), None) if soft else (y, -100)
+    weight, prior = W.to(wide), P.to(wide)
+    g = x.detach().cos()
+    leaf = x.detach().requires_grad_()
+    rows = ("row_statistics", dim, ignored)
+    for reduction in ("sum", "none", "mean")[: 2 if layout == "empty" else 3]:  # NaN is no equal of NaN to opcheck
+        options = ("cross_entropy", dim, ignored, 0.1, reduction)
+        _check(ops.cross_entropy_forward, (leaf, target, weight, *options, True))
+        loss, divisor, state = ops.cross_entropy_forward(x, target, weight, *options, True)
+        _check(ops.cross_entropy_backward, (x, target, weight, state, divisor, loss, *options))
+        for kernel, t in (("bce_with_logits", g.sigmoid()), ("squared_error", g)):
+            _check(ops.pointwise_forward, (leaf, t, g.exp(), None, kernel, reduction))
+            loss = ops.pointwise_forward(x, t, g.exp(), None, kernel, reduction)
+            _check(ops.pointwise_backward, (x, t, g.exp(), None, loss, kernel, reduction))
+    for entropy, unrounded in ((True, False), (False, True)):
+        arguments = (target, weight if soft else None, prior, *rows, entropy, unrounded)
+        _check(ops.statistics, (leaf, *arguments, True))
+        *outputs, _, state = ops.statistics(x, *arguments, True)
+        d = [a if a.numel() or layout == "empty" else None for a in outputs]
+        if unrounded:
+            d[2] = None
+        _check(ops.statistics_backward, (x, *arguments[:3], state, *d, *rows))
+    for name in ("softmax", "log_softmax"):
+        _check(ops.transform, (name, leaf, dim))
+        _check(ops.transform_backward, (name, x, dim, g))
+
+
+def _check(operator, arguments):
+    torch.library.opcheck(operator.default, arguments)
+
+
+@needs_kernels
+def test_a_bad_label_is_an_error_in_compiled_code():
+    torch.compiler.reset()
+    for backend in ("aot_eager", "inductor"):
+        loss = torch.compile(lossless.cross_entropy, backend=backend, fullgraph=True)
+        same(loss(X, Y), F.cross_entropy(X, Y))
+        with pytest.raises(IndexError, match="Target 7 is out of bounds"):
+            loss(X, Y + 7)
+        same(loss(X, Y), F.cross_entropy(X, Y))
+
+
+def test_a_bad_label_that_formulas_meet_in_compiled_code_gives_nan():
+    torch.compiler.reset()
+    assert torch.compile(lossless.nll_loss, backend="aot_eager", fullgraph=True)(X, Y + 5).isnan()
+    loss = torch.compile(lambda x, y: lossless.cross_entropy(x, y, temperature=2.0), backend="aot_eager")
+    assert loss(X, Y + 5).isnan()
+
+
+def test_compile_keeps_the_digits_and_takes_any_size():
+    torch.compiler.reset()
+    loss = torch.compile(lossless.cross_entropy, backend="aot_eager", fullgraph=True, dynamic=True)
+    for rows in (1, 3, 5):
+        x = torch.tensor([[20.0, 0.0]] * rows, requires_grad=True)
+        value = loss(x, torch.zeros(rows, dtype=torch.long))
+        assert value.item() == np.float32(2.0611537e-09)
+        (g,) = torch.autograd.grad(value * rows, x)
+        assert g.tolist() == [[-np.float32(2.0611537e-09), np.float32(2.0611537e-09)]] * rows
+
+
+ANY_SIZE = {
+    "softmax": (lossless.softmax, lambda x, y, t: (x,)),
+    "cross_entropy": (lossless.cross_entropy, lambda x, y, t: (x, y)),
+    "cross_entropy, soft": (lossless.cross_entropy, lambda x, y, t: (x, t)),
+    "focal_loss": (lossless.focal_loss, lambda x, y, t: (x, y)),
+    "nll_loss": (lossless.nll_loss, lambda x, y, t: (x, y)),
+    "row_statistics": (lambda x, y: lossless.row_statistics(x, y).entropy, lambda x, y, t: (x, y)),
+    "binary_cross_entropy_with_logits": (lossless.binary_cross_entropy_with_logits, lambda x, y, t: (x, t)),
+    "mse_loss": (lossless.mse_loss, lambda x, y, t: (x, t)),
+    "rmse_loss": (lossless.rmse_loss, lambda x, y, t: (x, t)),
+}
+
+
+@pytest.mark.parametrize("name", ANY_SIZE)
+def test_one_graph_serves_every_size(name):
+    function, choose = ANY_SIZE[name]
+    torch.compiler.reset()
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for rows, classes in ((4, 3), (5, 7), (2, 40)):
+            x = torch.linspace(-2, 2, rows * classes).reshape(rows, classes).requires_grad_()
+            inputs = choose(x, torch.arange(rows) % 3, x.detach().cos().softmax(1))
+            ours, judge = compiled(*inputs), function(*inputs)
+            torch.testing.assert_close(ours, judge)
+            ours, judge = (torch.autograd.grad(a.sum(), x)[0] for a in (ours, judge))
+            torch.testing.assert_close(ours, judge)
+
+
+def test_the_first_call_of_a_process_may_be_compiled():
+    code = (
+        "import torch, lossless\n"
+        "f = torch.compile(lossless.cross_entropy, backend='eager', fullgraph=True)\n"
+        "assert f(torch.tensor([[20.0, 0.0]]), torch.tensor([0])).item() == 2.06115369216775e-09"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_compile_without_gradients(name):
+    function, _, inputs = FUNCTIONS[name]
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(function, backend="eager", fullgraph=True)(*inputs), function(*inputs))
+
+
+def test_warnings_are_left_out_of_compiled_code():
+    log_p = X.log_softmax(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled = torch.compile(lossless.kl_div, backend="eager", fullgraph=True)(log_p, T)
+    with pytest.warns(lossless.errors.LosslessWarning, match="mean"):
+        same(compiled, lossless.kl_div(log_p, T))
+
+
+@needs_kernels
+def test_what_is_recorded_to_run_elsewhere_needs_no_lossless():
+    class Model(torch.nn.Module):
+        def forward(self, x, y):
+            return lossless.cross_entropy(lossless.log_softmax(x), y)
+
+    for strict in (False, True):
+        program = torch.export.export(Model(), (X, Y), strict=strict)
+        assert "lossless" not in " ".join(str(node.target) for node in program.graph.nodes)
+    assert "lossless" not in make_fx(Model())(X, Y).code
+
+
+@needs_kernels
+def test_no_second_derivative_is_silently_wrong():
+    x = X.clone().requires_grad_()
+    torch.compiler.reset()
+    f = torch.compile(lossless.cross_entropy, backend="aot_eager", fullgraph=True)
+    (g,) = torch.autograd.grad(f(x, Y), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="double backward"):
+        torch.autograd.grad(g.sum(), x)
+    g = torch.ops.lossless.transform_backward("softmax", x, 1, X)
+    with pytest.raises(NotImplementedError, match="eager mode"):
+        torch.autograd.grad(g.sum(), x)
+
+
+@needs_kernels
+def test_shapes_are_known_without_numbers():
+    half = X.bfloat16()
+    with FakeTensorMode() as mode:
+        x, y = (mode.from_tensor(a) for a in (half, Y))
+        loss, divisor, state = torch.ops.lossless.cross_entropy_forward(
+            x, y, None, "cross_entropy", 1, None, 0.0, "none", True
+        )
+    assert (loss.shape, loss.dtype, divisor.dtype) == (Y.shape, torch.bfloat16, torch.float64)
+    assert state.shape == (_kernels.native.STATE_ROWS, len(Y))
