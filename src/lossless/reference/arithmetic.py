@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from operator import index
 from typing import Any
 
 import array_api_compat
@@ -79,13 +80,16 @@ def sum_words(xp: Any, a: Array, exact: bool) -> tuple[Array, Any]:
     if not exact:
         return xp.sum(a, axis=-1, keepdims=True), 0.0
     odd = lost = 0.0
-    while (n := a.shape[-1]) > 1:
+    n = index(
+        a.shape[-1]
+    )  # a number for torch.compile too: its halves of a symbol come out wrong in inductor's kernels
+    while n > 1:
         left, right = a[..., : n // 2], a[..., n // 2 : n // 2 * 2]
         if n % 2:
             last = a[..., -1:]
             lost = lost + addition_rest(xp, last, odd, last + odd)
             odd = last + odd
-        a = left + right
+        a, n = left + right, n // 2
         lost = lost + xp.sum(addition_rest(xp, left, right, a), axis=-1, keepdims=True)
     return a + odd, lost + addition_rest(xp, a, odd, a + odd)
 
