@@ -134,7 +134,11 @@ def recorded():
     """{(function, transform): letter} of the page."""
     lines = PAGE.read_text().partition("## Table")[2].splitlines() if PAGE.exists() else []
     rows = ([cell.strip() for cell in line.strip("| ").split("|")] for line in lines if line.startswith("| `"))
-    return {(row[0].strip("`"), transform): cell for row in rows for transform, cell in zip(TRANSFORMS, row[1:])}
+    return {
+        (row[0].strip("`"), transform): cell
+        for row in rows
+        for transform, cell in zip(TRANSFORMS, row[1:], strict=False)
+    }
 
 
 RECORDED = recorded()
