@@ -88,21 +88,18 @@ _backends: dict[str, Backend] = {}
 
 def _backend(framework: str) -> Backend:
     """The backend's module, imported when the first of its arrays arrives (by a statement: torch.compile reads it)."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.compiler.is_compiling():  # for which a change of `_backends` means to compile again
-        from lossless._torch import backend as compiled_backend
+    if framework in _backends:
+        return _backends[framework]
+    if framework == "torch":
+        from lossless._torch import backend as torch_backend
 
-        return compiled_backend
-    if framework not in _backends:
-        if framework == "torch":
-            from lossless._torch import backend as torch_backend
-
+        if not torch_backend.is_compiling():  # what changes `_backends` there makes it compile anew
             _backends[framework] = torch_backend
-        else:
-            from lossless._numpy import backend as numpy_backend
+        return torch_backend
+    from lossless._numpy import backend as numpy_backend
 
-            _backends[framework] = numpy_backend
-    return _backends[framework]
+    _backends[framework] = numpy_backend
+    return numpy_backend
 
 
 def with_gradient(loss: Callable[..., Any], /, *args: Any, **options: Any) -> Any:

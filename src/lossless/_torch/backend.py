@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling as is_compiling  # `_dispatch` asks it here
 from torch.nn.functional import nll_loss as torch_nll_loss  # bound now: `patch_torch` replaces it
 
 from lossless import _check, reference
