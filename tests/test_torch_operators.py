@@ -182,6 +182,21 @@ def test_the_first_call_of_a_process_may_be_compiled():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_lossless_may_be_imported_again():
+    code = (
+        "import gc, sys, torch\n"
+        "for _ in range(3):\n"
+        "    import lossless\n"
+        "    f = torch.compile(lossless.cross_entropy, backend='eager', fullgraph=True)\n"
+        "    assert f(torch.tensor([[20.0, 0.0]]), torch.tensor([0])).item() == 2.06115369216775e-09\n"
+        "    for name in [name for name in sys.modules if name.split('.')[0] == 'lossless' and 'native' not in name]:\n"
+        "        del sys.modules[name]\n"
+        "    del lossless, f\n"
+        "    torch.compiler.reset(); gc.collect()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_compile_without_gradients(name):
     function, _, inputs = FUNCTIONS[name]

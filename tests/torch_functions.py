@@ -302,14 +302,14 @@ FUNCTIONS = {
 }
 
 
+def flat(result):
+    """All numbers of a result, in one dimension."""
+    return torch.cat([a.reshape(-1) for a in (result if isinstance(result, tuple) else (result,))])
+
+
 def scalar(function):
     """The sum of all that it returns, as a function to differentiate."""
-
-    def total(*inputs):
-        result = function(*inputs)
-        return sum(a.sum() for a in result) if isinstance(result, tuple) else result.sum()
-
-    return total
+    return lambda *inputs: flat(function(*inputs)).sum()
 
 
 def leaves(inputs):

@@ -42,9 +42,11 @@ def patch_torch(*, also: Iterable[str] = (), skip: Iterable[str] = ()) -> "Patch
         It holds for the whole process, all threads and forked children, but not for processes started afresh. What ours
         refuse (complex or sparse tensors, `out=`, ...) PyTorch answers, and the account says so; if PyTorch refuses
         too, the error is ours, of a type that PyTorch raises. Tensors of other classes than PyTorch's own go to
-        PyTorch. Without a `dim` softmax keeps PyTorch's rule and its warning. In compiled code the account counts how
-        often a compiler has read a line, not how often it ran. `torch.jit.script` compiles PyTorch's own. Not found are
-        functions that somebody has stored elsewhere than in a module, as a default argument or in a list.
+        PyTorch; one that looks functions up in a table of its own may miss those that are replaced. Without a `dim`
+        softmax keeps PyTorch's rule and its warning. In compiled code the account counts how often a compiler has read
+        a line, not how often it ran, and methods of tensors stay PyTorch's there. `torch.jit.script` compiles
+        PyTorch's own. Not found are functions that somebody has stored elsewhere than in a module, as a default
+        argument or in a list. A coroutine or generator is not decorated: use `with` inside it.
 
     Example:
         >>> import torch

@@ -95,9 +95,6 @@ def count(function: str, frame: FrameType, reason: str = "") -> None:
         entry.calls += 1
 
 
-_HOME = os.path.dirname(torch.__file__) + os.sep
-
-
 def count_trace(function: str, reason: str = "") -> None:
     """One reading of a call by a compiler; evaluated while it reads, and nothing of it is in what it compiles."""
     place = _traced_place()

@@ -28,7 +28,7 @@ FUNCTORS: dict[str, reference.Pointwise] = {
     "squared_error": reference.SquaredError(),
 }
 
-_library = torch.library.Library("lossless", "DEF")
+_library = torch.library.Library("lossless", "FRAGMENT")
 
 
 def _refuse(ctx: Any, *g: Any) -> Any:
@@ -45,6 +45,8 @@ def _operator(
 ) -> Any:
     """`function` on CPU tensors; `shapes` on tensors without numbers; `gradient` of what `save` keeps."""
     name = function.__name__
+    if hasattr(torch.ops.lossless, name):  # lossless is imported once more in this process; PyTorch's table stays
+        return getattr(torch.ops.lossless, name).default
     _library.define(
         torch.library.infer_schema(function, mutates_args=(), op_name=name), tags=torch.Tag.pt2_compliant_tag
     )

@@ -9,6 +9,7 @@ the patch is gone.
 import functools
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -94,6 +95,7 @@ DEFAULT = (*(name for name in LOSSES if name not in LEFT), "sigmoid_focal_loss",
 NAMES = (*DEFAULT, *LEFT, *UNWATCHED)
 
 _FOREIGN = "lossless has no such loss"
+_METHOD = "a compiler records the name of a method, whoever has it then: write torch.{} instead"
 
 # ---------------------------------------------------------------- one function
 
@@ -133,11 +135,16 @@ def _replacement(route: Route, original: Any, ours: Callable[..., Any]) -> Any:
     compiling, overridden, plain, getframe = torch.compiler.is_compiling, has_torch_function, PLAIN, sys._getframe
     label, count, count_trace = route.site.label, account.count, account.count_trace
     trace, elsewhere, rescue, refusals = _trace, _elsewhere, _rescue, REFUSALS
+    is_method, method = route.site.owner is torch.Tensor, _METHOD.format(route.site.attribute)
     # A method that PyTorch's function of that name calls: together they are one call.
-    outer = _routes.get(f"torch.nn.functional.{route.site.attribute}") if route.site.owner is torch.Tensor else None
+    outer = _routes.get(f"torch.nn.functional.{route.site.attribute}") if is_method else None
     inner = None if outer is None else getattr(outer.original, "__code__", None)
 
     def replacement(*args: Any, **kwargs: Any) -> Any:
+        if is_method and compiling():
+            if route.mode == "routed":
+                count_trace(label, method)
+            return original(*args, **kwargs)
         if route.mode == "routed":
             if compiling():
                 return trace(route, ours, args, kwargs)
@@ -165,7 +172,12 @@ def _replacement(route: Route, original: Any, ours: Callable[..., Any]) -> Any:
             torch.jit._builtins._register_builtin(replacement, operator)
     else:
         replacement = FunctionType(replacement.__code__, names, original.__name__, None, replacement.__closure__)
-    return functools.update_wrapper(replacement, original)
+    functools.update_wrapper(replacement, original)
+    module, _, name = route.site.label.rpartition(".")
+    if module == "torch.Tensor":
+        module, name = "torch", f"Tensor.{name}"
+    replacement.__module__, replacement.__qualname__ = module, name  # where pickle finds it, and PyTorch's own later
+    return replacement
 
 
 def _trace(route: Route, ours: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -248,6 +260,15 @@ def _adapted(site: Site, ours: Callable[..., Any]) -> Callable[..., Any]:
 _routes: dict[str, Route] = {}
 _active: list["Patch"] = []
 _lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    """In a forked child: another thread of the parent may have held it."""
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _is_original(site: Site) -> bool:
