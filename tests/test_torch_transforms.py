@@ -21,10 +21,11 @@ PAGE = Path(__file__).parents[1] / "docs" / "transforms.md"
 
 
 def penalty(f, x):
-    """The gradient of a squared gradient, as in gradient penalties."""
+    """The gradient of a loss with a gradient penalty."""
     x = x.detach().requires_grad_()
-    (g,) = torch.autograd.grad(f(x), x, create_graph=True)
-    return torch.autograd.grad((g * g).sum(), x)[0]
+    loss = f(x)
+    (g,) = torch.autograd.grad(loss, x, create_graph=True)
+    return torch.autograd.grad((g * g).sum() + loss, x)[0]
 
 
 def twice(f, x):
