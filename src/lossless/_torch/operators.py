@@ -128,8 +128,7 @@ def statistics(
     x, target, weight, prior = all_in_memory(x, target, weight, prior)
     state = kernels.empty_state(x, plan.rows) if differentiated else None
     out = kernels.row_statistics(x, target, weight, prior, plan, entropy, unrounded, state)
-    nll, lse, h, cost, correct, state = (x.new_empty(0) if a is None else a for a in (*out, state))
-    return nll, lse, h, cost, correct, state
+    return _none_as_empty(x, *out, state)
 
 
 def _statistics_shapes(
@@ -138,8 +137,7 @@ def _statistics_shapes(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     plan = _row_plan(function, x, target, dim, ignore_index)
     out = kernels.row_outputs(x, target, prior, plan, entropy, unrounded)
-    state = kernels.empty_state(x, plan.rows) if differentiated else x.new_empty(0)
-    return *(x.new_empty(0) if a is None else a for a in out), state
+    return _none_as_empty(x, *out, kernels.empty_state(x, plan.rows) if differentiated else None)
 
 
 def _save_statistics(ctx: Any, inputs: Any, output: Any) -> None:
@@ -193,7 +191,7 @@ def cross_entropy_forward(
     x, target, weight = all_in_memory(x, target, weight)
     state = kernels.empty_state(x, plan.rows) if differentiated else None
     loss, divisor = kernels.cross_entropy(x, target, weight, plan, state)
-    return loss, torch.scalar_tensor(divisor, dtype=torch.float64), x.new_empty(0) if state is None else state
+    return _none_as_empty(x, loss, torch.scalar_tensor(divisor, dtype=torch.float64), state)
 
 
 def _cross_entropy_shapes(
@@ -202,8 +200,8 @@ def _cross_entropy_shapes(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction)
     loss = x.new_empty(plan.shape if reduction == "none" else ())
-    state = kernels.empty_state(x, plan.rows) if differentiated else x.new_empty(0)
-    return loss, x.new_empty((), dtype=torch.float64), state
+    state = kernels.empty_state(x, plan.rows) if differentiated else None
+    return _none_as_empty(x, loss, x.new_empty((), dtype=torch.float64), state)
 
 
 def _save_cross_entropy(ctx: Any, inputs: Any, output: Any) -> None:
@@ -293,6 +291,11 @@ _pointwise_backward_op = _operator(pointwise_backward, _like)
 
 
 # ---------------------------------------------------------------- shared
+
+
+def _none_as_empty(x: Tensor, *outputs: Tensor | None) -> tuple[Any, ...]:
+    """An operator returns tensors only."""
+    return tuple(x.new_empty(0) if a is None else a for a in outputs)
 
 
 def _row_plan(

@@ -137,8 +137,8 @@ def _replacement(route: Route, original: Any, ours: Callable[..., Any]) -> Any:
     trace, elsewhere, rescue, refusals = _trace, _elsewhere, _rescue, REFUSALS
     is_method, method = route.site.owner is torch.Tensor, _METHOD.format(route.site.attribute)
     # A method that PyTorch's function of that name calls: together they are one call.
-    outer = _routes.get(f"torch.nn.functional.{route.site.attribute}") if is_method else None
-    inner = None if outer is None else getattr(outer.original, "__code__", None)
+    its_function = _routes.get(f"torch.nn.functional.{route.site.attribute}") if is_method else None
+    wrapper = None if its_function is None else getattr(its_function.original, "__code__", None)
 
     def replacement(*args: Any, **kwargs: Any) -> Any:
         if is_method and compiling():
@@ -151,7 +151,7 @@ def _replacement(route: Route, original: Any, ours: Callable[..., Any]) -> Any:
             values = (*args, *kwargs.values()) if kwargs else args
             if overridden(values) or not values or type(values[0]) not in plain:
                 return elsewhere(route, args, kwargs, getframe(1))
-            if inner is not None and getframe(1).f_code is inner:
+            if wrapper is not None and getframe(1).f_code is wrapper:
                 return original(*args, **kwargs)
             try:
                 result = ours(*args, **kwargs)
@@ -162,7 +162,7 @@ def _replacement(route: Route, original: Any, ours: Callable[..., Any]) -> Any:
         if route.mode == "left":
             if compiling():
                 count_trace(label, route.reason)
-            elif inner is None or getframe(1).f_code is not inner:
+            elif wrapper is None or getframe(1).f_code is not wrapper:
                 count(label, getframe(1), route.reason)
         return original(*args, **kwargs)
 

@@ -80,9 +80,8 @@ def sum_words(xp: Any, a: Array, exact: bool) -> tuple[Array, Any]:
     if not exact:
         return xp.sum(a, axis=-1, keepdims=True), 0.0
     odd = lost = 0.0
-    n = index(
-        a.shape[-1]
-    )  # a number for torch.compile too: its halves of a symbol come out wrong in inductor's kernels
+    # A number for torch.compile too: inductor's kernels are wrong about halves of a symbol.
+    n = index(a.shape[-1])
     while n > 1:
         left, right = a[..., : n // 2], a[..., n // 2 : n // 2 * 2]
         if n % 2:
