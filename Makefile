@@ -70,8 +70,8 @@ format: $(VENV)/.checkers ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i native/*.h native/*.cpp
 
-bench: $(READY) ## cross-entropy against PyTorch eager, as ratios
-	$(BIN)/python benchmarks/cross_entropy.py
+bench: $(READY) ## every function's time, memory and error beside the installed peers', as ratios (ten minutes)
+	$(BIN)/lossless bench
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(ECOSYSTEM) build report.html results.json predictions.parquet

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from lossless._evaluate.tables import Table, section
 
 from . import promises, regimes
 from .certificate import Cell, Certificate, Key
@@ -17,15 +18,6 @@ BY_REGIME = (
     ("entropy", "value"),
     ("kl_divergence", "value"),
 )
-
-
-class Table(NamedTuple):
-    """Columns and rows of text; the first `names` columns are not numbers."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    names: int
 
 
 def figure(cell: Cell, dtype: str) -> str:
@@ -93,18 +85,12 @@ def page(certificate: Certificate, dtypes: Sequence[str] = regimes.DTYPES) -> st
         "This page is written by `lossless accuracy --rows 100000 --markdown docs/accuracy.md`; `make accuracy` draws "
         "other numbers every time. The columns are what that environment had installed (`pip install jax optax` adds "
         "the last).",
-        *(_section(by_function(certificate, dtype)) for dtype in dtypes),
-        _section(exceptions(certificate)),
+        *(section(by_function(certificate, dtype)) for dtype in dtypes),
+        section(exceptions(certificate)),
         "# By regime, float32",
         "The names are those of `src/lossless/_accuracy/regimes.py`: gap-20 is a label that leads by 20, wide-100 are "
         "100 logits of standard deviation 25, offset-1e8 has that added to every logit, right-1 a binary target of 1 "
         "predicted with certainty, 1e-4 two distributions that differ by so much.",
-        *(_section(by_regime(certificate, *what, "float32")) for what in BY_REGIME),
+        *(section(by_regime(certificate, *what, "float32")) for what in BY_REGIME),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _section(table: Table) -> str:
-    rule = ["---" if i < table.names else "---:" for i in range(len(table.columns))]
-    lines = ("| " + " | ".join(row) + " |" for row in (table.columns, rule, *table.rows))
-    return f"## {table.title}\n\n" + "\n".join(lines)

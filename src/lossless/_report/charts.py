@@ -12,9 +12,9 @@ from lossless._evaluate.accumulators import CalibrationBin
 
 from .data import Curve, LossBin
 
-MAIN, WARN = "#4c7fd9", "#e0813a"  # readable on white and on black, like the others of _LINES
-_LINES = (MAIN, WARN, "#5fa04e", "#b06fd0", "#d9546b", "#2fa39b", "#a08a5b")
-_DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])  # lines are told apart without colour, too
+MAIN, WARN = "#4c7fd9", "#e0813a"  # readable on white and on black, like the others of LINES
+LINES = (MAIN, WARN, "#5fa04e", "#b06fd0", "#d9546b", "#2fa39b", "#a08a5b")
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])  # lines are told apart without colour, too
 _WIDTH, _HEIGHT, _COUNTS = 470, 260, 70
 _CONFIG: dict[str, Any] = {
     "background": "transparent",
@@ -35,7 +35,8 @@ _CONFIG: dict[str, Any] = {
 }
 
 
-def _spec(chart: Any) -> dict[str, Any]:
+def specification(chart: Any) -> dict[str, Any]:
+    """A chart as Vega-Lite, in the look of all of them."""
     spec: dict[str, Any] = chart.to_dict()
     spec["config"] = _CONFIG
     return spec
@@ -93,7 +94,7 @@ def reliability(bins: Sequence[CalibrationBin]) -> dict[str, Any]:
         .properties(width=_WIDTH, height=_COUNTS)
     )
     top = alt.layer(bars, diagonal, gaps).properties(width=_WIDTH, height=_HEIGHT)
-    return _spec(alt.vconcat(top, counts, spacing=12))
+    return specification(alt.vconcat(top, counts, spacing=12))
 
 
 def losses(bins: Sequence[LossBin]) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def losses(bins: Sequence[LossBin]) -> dict[str, Any]:
         )
         .properties(width=_WIDTH, height=_HEIGHT + _COUNTS)
     )
-    return _spec(chart)
+    return specification(chart)
 
 
 def curve(data: Curve) -> dict[str, Any]:
@@ -140,8 +141,8 @@ def curve(data: Curve) -> dict[str, Any]:
         symbolSize=600,
         symbolStrokeWidth=2,
     )
-    colors = [_LINES[i % len(_LINES)] for i in range(len(names))]
-    dashes = [_DASHES[i % len(_DASHES)] for i in range(len(names))]
+    colors = [LINES[i % len(LINES)] for i in range(len(names))]
+    dashes = [DASHES[i % len(DASHES)] for i in range(len(names))]
     chart = (
         alt.Chart(alt.InlineData(values=values))
         .mark_line(point=alt.OverlayMarkDef(size=22), strokeWidth=2)
@@ -163,4 +164,4 @@ def curve(data: Curve) -> dict[str, Any]:
         )
         .properties(width="container", height=_HEIGHT)
     )
-    return _spec(chart)
+    return specification(chart)

@@ -18,7 +18,7 @@ from importlib import import_module
 from lossless import __version__
 from lossless.errors import LosslessError, MissingExtraError
 
-COMMANDS = ("evaluate", "demo", "accuracy", "run", "info")
+COMMANDS = ("evaluate", "demo", "bench", "accuracy", "run", "info")
 _EXTRAS = {
     **dict.fromkeys(("pyarrow", "rich", "jinja2", "markupsafe", "altair", "vl_convert"), "evaluate"),
     **dict.fromkeys(("sklearn", "py3langid", "django"), "demo"),
@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
+        if args.command == "bench":
+            extra = "bench"  # which has all that the command may need
         return _fail(args.command, str(MissingExtraError(str(error.name), extra)))
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
