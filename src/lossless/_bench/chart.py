@@ -74,18 +74,27 @@ def curves(cells: Sequence[Cell]) -> dict[str, Any]:
     colors = [LINES[i % len(LINES)] for i in range(len(names))]
     dashes = [DASHES[i % len(DASHES)] for i in range(len(names))]
 
+    def decades(numbers: Sequence[float]) -> list[float]:
+        low, high = (math.log10(end(numbers)) for end in (min, max))
+        return [10.0**k for k in range(math.floor(low), math.ceil(high) + 1)]
+
+    def axis(numbers: Sequence[float], form: str) -> Any:
+        return alt.Axis(values=decades(numbers), format=form)
+
     def chart(sweep: str) -> Any:
+        sizes = axis([value["size"] for value in values if value["sweep"] == sweep], "~s")
         return (
             alt.Chart(alt.InlineData(values=[value for value in values if value["sweep"] == sweep]))
             .mark_line(point=alt.OverlayMarkDef(size=22), strokeWidth=2)
             .encode(
-                alt.X("size:Q", title=sweep, scale=alt.Scale(type="log"), axis=alt.Axis(format="~s")),
-                alt.Y("time:Q", title="ns an element", scale=alt.Scale(type="log"), axis=alt.Axis(format="~g")),
+                alt.X("size:Q", title=sweep, scale=alt.Scale(type="log"), axis=sizes),
+                alt.Y("time:Q", title="ns an element", scale=alt.Scale(type="log"), axis=times),
                 color=alt.Color("name:N", scale=alt.Scale(domain=names, range=colors)),
                 strokeDash=alt.StrokeDash("name:N", scale=alt.Scale(domain=names, range=dashes)),
             )
             .properties(width=_WIDTH, height=_HEIGHT)
         )
 
+    times = axis([value["time"] for value in values], "~g")
     sweeps = [sweep for sweep in shapes.CURVES if any(value["sweep"] == sweep for value in values)]
     return specification(alt.hconcat(*map(chart, sweeps)).resolve_scale(y="shared"))

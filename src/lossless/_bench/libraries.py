@@ -7,8 +7,8 @@ and compilers can read them.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -265,7 +265,7 @@ def _jax() -> Table:
         "entropy": lambda x: entropies(x).mean(),
         "row_statistics": row_statistics,
         "bce_with_logits": lambda x, t: optax.sigmoid_binary_cross_entropy(x, t).mean(),
-        "sigmoid_focal_loss": lambda x, t: optax.sigmoid_focal_loss(x, t, ALPHA, GAMMA).mean(),
+        "sigmoid_focal_loss": lambda x, t: optax.sigmoid_focal_loss(x, t, alpha=ALPHA, gamma=GAMMA).mean(),
         "mse_loss": lambda x, t: optax.squared_error(x, t).mean(),
         "rmse_loss": lambda x, t: jnp.sqrt(optax.squared_error(x, t).mean()),
         "softmax": lambda x: jax.nn.softmax(x, 1),
@@ -325,7 +325,7 @@ class Library:
     compiles: bool = False  # a first call at a shape makes code for it
 
     def installed(self) -> bool:
-        return all(importlib.util.find_spec(package) for package in self.packages)
+        return all(find_spec(package) is not None for package in self.packages)
 
 
 OUR_LIBRARY = Library(OURS, (), _ours)

@@ -19,7 +19,7 @@ def every() -> int:
 
 @contextmanager
 def using(count: int) -> Iterator[None]:
-    """In the block PyTorch and our kernels use so many. SciPy uses one, JAX all: they cannot be told at run time."""
+    """In the block PyTorch and our kernels use so many; SciPy always uses one."""
     before = None
     if importlib.util.find_spec("torch"):
         import torch

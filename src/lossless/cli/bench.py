@@ -5,8 +5,8 @@ SciPy, scikit-learn), as ratios in one run, with peak memory and the errors of b
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Collection, Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,12 +51,16 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"--repeat got {args.repeat}, expected at least 1")
     outputs = {"--json": None if args.json == "-" else args.json, "--markdown": args.markdown, "--chart": args.chart}
     check_outputs(outputs, [])
+    if args.scaling and args.shape:
+        raise UsageError("--shape and --scaling exclude each other: the shapes of --scaling are its own")
     if args.chart is not None:
         from lossless._bench import chart
     table = [] if args.scaling else list(_table(args))
     scaling = list(_sweeps(args, shapes.SCALING)) if args.scaling else []
     curves = list(_sweeps(args, shapes.CURVES)) if args.chart is not None else []
     peers = _peers(args)
+    if not table and not scaling:
+        raise UsageError("nothing to measure: NumPy has no bfloat16")
     with progress("Measuring") as report:
         cells = measure([*table, *scaling, *curves], peers, args.seconds, args.repeat, not args.quick, report)
     after = len(table) + len(scaling)
@@ -109,7 +113,7 @@ def _settings(args: argparse.Namespace) -> list[tuple[int, str, str]]:
     functions = args.function or list(FUNCTIONS if args.all else USUAL)
     dtypes = args.dtype or (list(ITEM_BYTES) if args.all else ["float32"])
     threads = args.threads or ([1, every()] if args.all else [every()])
-    if not all(FUNCTIONS[name].numpy for name in functions) and importlib.util.find_spec("torch") is None:
+    if not all(FUNCTIONS[name].numpy for name in functions) and find_spec("torch") is None:
         raise MissingTorchError
     return [
         (count, dtype, function)
