@@ -70,7 +70,7 @@ format: $(VENV)/.checkers ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i native/*.h native/*.cpp
 
-bench: $(READY) ## every function's time, memory and error beside the installed peers', as ratios (ten minutes)
+bench: $(READY) ## every function's time, memory and error beside the installed peers', as ratios
 	$(BIN)/lossless bench
 
 clean: ## remove what the targets made

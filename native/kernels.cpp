@@ -156,14 +156,29 @@ template <class D> int64_t open_group(const RowProblem& p, Group& g, int64_t fir
     int64_t bad = -1;
     g.first_row = first_row;
     g.rows = rows;
-    g.any_ignored = false;
-    for (int i = 0; i < LANES; i++) {
-        g.target[i] = -1;
-        g.ignored[i] = false;
-        g.weight[i] = 1;
-        g.counts[i] = i < rows;
+    if (!(g.ordinary && rows == LANES)) {
+        for (int i = 0; i < LANES; i++) {
+            g.target[i] = -1;
+            g.ignored[i] = false;
+            g.weight[i] = 1;
+            g.counts[i] = i < rows;
+        }
+        g.any_ignored = false;
+        g.ordinary = rows == LANES;
     }
     if (p.target != Target::index) return bad;
+    if (rows == LANES) {
+        const Pack<int64_t> y = load(p.index + first_row);
+        auto odd = (y < broadcast(int64_t(0))) | (y > broadcast(p.classes - 1));
+        if (p.ignores) odd = odd | (y == broadcast(p.ignore_index));
+        if (!any(odd)) {
+            store(g.target, y);
+            for (int i = 0; p.weight && i < LANES; i++)
+                g.weight[i] = static_cast<const Compute<D>*>(p.weight)[g.target[i]];
+            return bad;
+        }
+    }
+    g.ordinary = false;
     for (int i = 0; i < rows; i++) {
         const int64_t y = p.index[first_row + i];
         const bool in_range = y >= 0 && y < p.classes, ignore = p.ignores && y == p.ignore_index;
@@ -171,9 +186,8 @@ template <class D> int64_t open_group(const RowProblem& p, Group& g, int64_t fir
         g.any_ignored |= g.ignored[i];
         if (!in_range && !ignore && bad < 0) bad = first_row + i;
         g.counts[i] = !g.ignored[i];
-        if (g.ignored[i]) continue;
-        g.target[i] = y;
-        if (p.weight) g.weight[i] = static_cast<const Compute<D>*>(p.weight)[y];
+        g.target[i] = g.ignored[i] ? -1 : y;
+        g.weight[i] = p.weight && !g.ignored[i] ? static_cast<const Compute<D>*>(p.weight)[y] : 1;
     }
     return bad;
 }
@@ -215,17 +229,19 @@ template <class D> void write(void* target, const Group& g, Pack<double> value) 
                     : store_part(rows, g.rows, narrow<Compute<D>>(counted));
 }
 
-template <class D> void read(const Upstream& u, double divisor, const Group& g, Column& column) {
-    for (double& value : column) value = 0;
-    if (!u.values) return;
+template <class D> Pack<double> read(const Upstream& u, double divisor, const Group& g) {
+    if (!u.values) return broadcast(0.0);
     const auto number = [&](int64_t i) {
         return u.is_f64 ? static_cast<const double*>(u.values)[i]
                         : double(to_compute(static_cast<const D*>(u.values)[i]));
     };
-    for (int i = 0; i < g.rows; i++) column[i] = number(u.per_row ? g.first_row + i : 0) / divisor;
+    if (!u.per_row) return broadcast(number(0) / divisor);
+    Column column = {};
+    for (int i = 0; i < g.rows; i++) column[i] = number(g.first_row + i) / divisor;
+    return load(column);
 }
 
-CrossEntropyLink link_of(const RowProblem& p, const Group& g) { return {load(g.weight), p.nll_scale, p.prior_scale}; }
+Link link_of(const RowProblem& p) { return {p.nll_scale, p.prior_scale, p.gamma, p.z}; }
 
 // The first of the largest logits, for rows that the pass cannot tell it of (several +inf, nothing but -inf); -1 if the
 // row holds a NaN, which no target equals.
@@ -242,11 +258,43 @@ template <class D> int64_t largest_class(const RowProblem& p, int64_t row) {
 
 // ---------------------------------------------------------------------------------------------- the kernels
 
+// Writes the gradient of a group, of whose slopes a, b, c, d are set.
+template <class D, Target target, bool plain, class Rows>
+__attribute__((noinline)) void sweep(const RowProblem& p, Group& g, Slopes& s, Rows& rows) {
+    if constexpr (target == Target::soft) {
+        rows.each(g, [&](const auto& view, auto& data)
+                         __attribute__((always_inline)) { prepare_soft<target>(p, view, data, s); });
+        store(s.a, load(s.a) * to_f64(unit_below(narrow<Compute<D>>(load(s.soft_size))).first));
+    }
+    plain ? prepare_plain<Compute<D>>(g, s) : prepare_general<Compute<D>>(g, s);
+    rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+        view.put(g.m, data.limit_where_infinite(view, view.get(g.peak), g.peak));
+        if constexpr (plain) {
+            sweep_plain<false>(view, data.x, data.out, g, s);
+        } else {
+            sweep_general<target>(p, view, data, g, s);
+        }
+    });
+    rows.close(g);
+}
+
+// The slopes of the loss, for its upstream gradient.
+template <class D> void slopes_of_loss(const RowProblem& p, const Group& g, Slopes& s) {
+    const Pack<double> upstream = read<D>(p.d_loss, p.divisor, g);
+    store(s.a, upstream * load(g.slope_of_nll));
+    store(s.b, upstream * load(g.slope_of_lse));
+    store(s.c, broadcast(0.0));
+    store(s.d, upstream * broadcast(p.prior_scale * p.prior_unit));
+}
+
 template <class D, Target target, bool extra>
 int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    Sum<double> loss_sum, weight_sum;
+    Sum<double> loss_sum;
+    loss_sum.start(broadcast(0.0));
+    Slopes s = {};
+    const Link link = link_of(p);
     const int64_t n = p.rows();
-    const int64_t bad = over_rows<D>(p, begin, end, false, [&](Group& g, auto& rows) {
+    const int64_t bad = over_rows<D>(p, begin, end, p.out, [&](Group& g, auto& rows) {
         rows.each(g, [&](const auto& view, auto& data)
                          __attribute__((always_inline)) { reduce<target, extra>(p, view, data, g); });
         finish<target>(g);
@@ -262,7 +310,8 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
         };
         write_statistic(p.nll, nll);
         const Pack<double> peak = load(g.peak);
-        write_statistic(p.lse, select(abs(peak) == broadcast(INF), peak, peak + log_sum));
+        const Pack<double> lse = select(abs(peak) == broadcast(INF), peak, peak + log_sum);
+        write_statistic(p.lse, lse);
         write_statistic(p.entropy, log_sum + mean_below);
         write_statistic(p.prior_cost, prior);
         if (p.correct)
@@ -271,11 +320,19 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
                     !g.ignored[i] &&
                     (g.log_sum[i] == g.log_sum[i] ? g.correct[i] != 0
                                                   : g.target[i] == largest_class<D>(p, g.first_row + i));
-        const Pack<double> loss = link_of(p, g).value(nll, prior);
-        write<D>(p.loss, g, loss);
-        const Pack<double> counts = load(g.counts);
-        loss_sum.add(select(counts == zero, zero, loss));
-        weight_sum.add(counts * load(g.weight));
+        if (p.is_loss()) {
+            const Pack<double> weight = load(g.weight);
+            Pack<double> q = zero, p_y = zero;
+            if (p.gamma != 0) {
+                q = load(g.but_target) / load(g.all);
+                p_y = select(load(g.correct) == zero, load(g.at_target), load(g.top)) / load(g.all);
+            }
+            const Pack<double> loss = link.value(weight, nll, q, prior, lse);
+            write<D>(p.loss, g, loss);
+            loss_sum.add(select(load(g.counts) == zero, zero, loss));
+            store(g.slope_of_nll, link.slope_of_nll(weight, nll, q, p_y));
+            store(g.slope_of_lse, link.slope_of_lse(lse));
+        }
         if (p.state) {
             const auto keep = [&](int row, Pack<double> value) {
                 double* const rows = p.state + row * n + g.first_row;
@@ -285,14 +342,39 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
             keep(1, load(g.all));
             keep(2, load(g.but_target));
             keep(3, load(g.but_top));
-            if (extra) keep(4, mean_below);
+            if (p.is_loss()) {
+                keep(4, load(g.slope_of_nll));
+                keep(5, load(g.slope_of_lse));
+            } else if (extra) {
+                keep(4, mean_below);
+            }
         }
+        if constexpr (target != Target::none)
+            if (p.out) {
+                slopes_of_loss<D>(p, g, s);
+                if (target == Target::index && !extra && p.z == 0)
+                    sweep<D, target, target == Target::index>(p, g, s, rows);
+                else
+                    sweep<D, target, false>(p, g, s, rows);
+            }
     });
-    if (p.loss_sums) {
-        p.loss_sums[chunk] = sum_lanes(loss_sum);
-        p.weight_sums[chunk] = sum_lanes(weight_sum);
-    }
+    if (p.loss_sums) p.loss_sums[chunk] = sum_lanes(loss_sum);
     return bad;
+}
+
+// The weights of the rows that count.
+template <class D> int64_t weigh(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    Sum<double> sum;
+    sum.start(broadcast(0.0));
+    Group g = {};
+    int64_t first_bad = -1;
+    for (int64_t r = begin; r < end; r += LANES) {
+        const int64_t bad = open_group<D>(p, g, r, int(end - r < LANES ? end - r : LANES));
+        if (bad >= 0 && first_bad < 0) first_bad = bad;
+        sum.add(load(g.counts) * load(g.weight));
+    }
+    p.weight_sums[chunk] = sum_lanes(sum);
+    return first_bad;
 }
 
 template <class D, Target target, bool plain>
@@ -300,37 +382,26 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     const int64_t n = p.rows();
     Slopes s = {};
     return over_rows<D>(p, begin, end, false, [&](Group& g, auto& rows) {
-        read<D>(p.d_nll, p.divisor, g, s.a);
-        read<D>(p.d_lse, p.divisor, g, s.b);
-        read<D>(p.d_entropy, p.divisor, g, s.c);
-        read<D>(p.d_prior, p.divisor, g, s.d);
-        const CrossEntropyLink link = link_of(p, g);
-        store(s.a, link.d_nll(load(s.a)));
-        store(s.d, link.d_prior(load(s.d)) * broadcast(p.prior_unit));
-        for (int i = 0; i < g.rows; i++) {
-            const double* state = p.state + g.first_row + i;
-            g.peak[i] = state[0];
-            g.all[i] = state[n];
-            g.but_target[i] = state[2 * n];
-            if (plain) continue;
-            g.but_top[i] = state[3 * n];
-            s.mean_below[i] = state[4 * n];
+        const auto kept = [&](int row, Column& column) {
+            const double* const rows = p.state + row * n + g.first_row;
+            store(column, g.rows == LANES ? load(rows) : load_part(rows, g.rows, 0.0));
+        };
+        kept(0, g.peak);
+        kept(1, g.all);
+        kept(2, g.but_target);
+        kept(3, g.but_top);
+        if (p.is_loss()) {
+            kept(4, g.slope_of_nll);
+            kept(5, g.slope_of_lse);
+            slopes_of_loss<D>(p, g, s);
+        } else {
+            kept(4, s.mean_below);
+            store(s.a, read<D>(p.d_nll, p.divisor, g));
+            store(s.b, read<D>(p.d_lse, p.divisor, g));
+            store(s.c, read<D>(p.d_entropy, p.divisor, g));
+            store(s.d, read<D>(p.d_prior, p.divisor, g) * broadcast(p.prior_unit));
         }
-        if (target == Target::soft) {
-            rows.each(g, [&](const auto& view, auto& data)
-                             __attribute__((always_inline)) { prepare_soft<target>(p, view, data, s); });
-            store(s.a, load(s.a) * to_f64(unit_below(narrow<Compute<D>>(load(s.soft_size))).first));
-        }
-        plain ? prepare_plain<Compute<D>>(g, s) : prepare_general<Compute<D>>(g, s);
-        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-            view.put(g.m, data.limit_where_infinite(view, view.get(g.peak), g.peak));
-            if constexpr (plain) {
-                sweep_plain<false>(view, data.x, data.out, g, s);
-            } else {
-                sweep_general<target>(p, view, data, g, s);
-            }
-        });
-        rows.close(g);
+        sweep<D, target, plain>(p, g, s, rows);
     });
 }
 
@@ -451,13 +522,16 @@ int64_t backward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t 
         case Target::none:
             return (bare ? backward<D, Target::none, true> : backward<D, Target::none, false>)(p, chunk, begin, end);
         case Target::index:
-            return (bare && !p.d_lse.values ? backward<D, Target::index, true>
-                                            : backward<D, Target::index, false>)(p, chunk, begin, end);
+            return (bare && !p.d_lse.values && p.z == 0 ? backward<D, Target::index, true>
+                                                         : backward<D, Target::index, false>)(p, chunk, begin, end);
         default: return backward<D, Target::soft, false>(p, chunk, begin, end);
         }
     });
 }
 
+int64_t weigh_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    return by_dtype(p.dtype, [&](auto d) { return weigh<decltype(d)>(p, chunk, begin, end); });
+}
 int64_t softmax_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     return by_dtype(p.dtype, [&](auto d) { return softmax<decltype(d)>(p, chunk, begin, end); });
 }
@@ -471,13 +545,10 @@ int64_t softmax_backward_any(const RowProblem& p, int64_t chunk, int64_t begin, 
 void pointwise_any(const lossless::PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     by_dtype(p.dtype, [&](auto d) { pointwise<decltype(d)>(p, chunk, begin, end); });
 }
-void pointwise_backward_any(const lossless::PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    by_dtype(p.dtype, [&](auto d) { pointwise_backward<decltype(d)>(p, chunk, begin, end); });
-}
 
 } // namespace
 
 extern "C" const lossless::Kernels LOSSLESS_ISA_SYMBOL;
-const lossless::Kernels LOSSLESS_ISA_SYMBOL = {LOSSLESS_ISA_NAME, forward_any,           backward_any,
-                                               softmax_any,       log_softmax_any,       softmax_backward_any,
-                                               pointwise_any,     pointwise_backward_any};
+const lossless::Kernels LOSSLESS_ISA_SYMBOL = {LOSSLESS_ISA_NAME,    weigh_any,     forward_any,
+                                               backward_any,         softmax_any,   log_softmax_any,
+                                               softmax_backward_any, pointwise_any};

@@ -8,7 +8,7 @@ namespace lossless {
 enum class DType : int { f16, bf16, f32, f64 };
 enum class Target : int { none, index, soft };
 
-constexpr int STATE_ROWS = 5; // what backward is told about a row, in f64: see RowProblem::state
+constexpr int STATE_ROWS = 6; // what backward is told about a row, in f64: see RowProblem::state
 
 // One number a row that arrives from the caller's backward pass; null means zero.
 struct Upstream {
@@ -37,8 +37,9 @@ struct RowProblem {
     double prior_total = 0,
            prior_unit = 1; // the table is the prior over this power of two, so that its largest is near 1
 
-    // The cross-entropy link: loss = nll_scale * w[y] * nll + prior_scale * prior_cost.
-    double nll_scale = 1, prior_scale = 1;
+    // The link: loss = nll_scale w[y] q^gamma nll + prior_scale prior_cost + z lse^2, q the probability of the others.
+    // gamma only with an index.
+    double nll_scale = 1, prior_scale = 1, gamma = 0, z = 0;
 
     // Forward. Any pointer may be null.
     void *nll = nullptr, *lse = nullptr, *entropy = nullptr, *prior_cost = nullptr,
@@ -46,32 +47,35 @@ struct RowProblem {
     bool wide = false;          // the statistics (not the loss) in f64: unrounded, for who computes on with them
     uint8_t* correct = nullptr; // (rows)
     // (STATE_ROWS, rows): the maximum m; with exponentials relative to the power of two next to e^m: their sum S, the
-    // sum T without the target (without the maximum where there is no index), the sum without the maximum, and the mean
-    // D of m - x.
+    // sum T without the target (without the maximum where there is no index), the sum without the maximum, the mean D
+    // of m - x (of a loss: its slope over nll), and of a loss its slope over lse.
     double* state = nullptr;
-    double *loss_sums = nullptr, *weight_sums = nullptr; // one a chunk, of the rows that are not ignored
+    double *loss_sums = nullptr, *weight_sums = nullptr; // one a chunk, of the rows that are not ignored; for `weigh`
 
-    // Backward.
-    Upstream d_nll, d_lse, d_entropy, d_prior;
+    // Backward: of the statistics, or of the loss. Forward with d_loss writes the gradient of the loss too, while the
+    // rows are in cache.
+    Upstream d_nll, d_lse, d_entropy, d_prior, d_loss;
     double divisor = 1;              // divides all of them
     void* out = nullptr;             // like x: dx, or the result of softmax and log_softmax
     const void* cotangent = nullptr; // like x: g of the softmax VJP
 
     __attribute__((always_inline)) int64_t rows() const { return outer * inner; }
+    __attribute__((always_inline)) bool is_loss() const { return loss || loss_sums || d_loss.values; }
 };
 
-enum class Pointwise : int { bce_with_logits, squared_error };
+enum class Pointwise : int { bce_with_logits, squared_error, sigmoid_focal };
 
 struct PointwiseProblem {
     DType dtype;
     Pointwise kind;
     int64_t size;
     const void *x, *target, *weight = nullptr, *pos_weight = nullptr; // `size` numbers each, dtype of x
+    double alpha = -1, gamma = 0;                                     // of sigmoid_focal, which takes no f64
     void* value = nullptr;
-    double* sums = nullptr; // one a chunk
+    double* sums = nullptr; // one a chunk; null: no values
     Upstream g;             // per_row here: per element
     double divisor = 1;     // of the upstream gradient
-    void* dx = nullptr;
+    void* dx = nullptr;     // null: no gradient
 };
 
 // A kernel does the rows [begin, end) of a problem and returns the first row with an index out of range, or -1.
@@ -83,8 +87,8 @@ using PointwiseKernel = void (*)(const PointwiseProblem&, int64_t chunk, int64_t
 // The kernels of one instruction set.
 struct Kernels {
     const char* isa;
-    RowKernel forward, backward, softmax, log_softmax, softmax_backward;
-    PointwiseKernel pointwise, pointwise_backward;
+    RowKernel weigh, forward, backward, softmax, log_softmax, softmax_backward;
+    PointwiseKernel pointwise;
 };
 
 } // namespace lossless

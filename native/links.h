@@ -2,22 +2,47 @@
 #pragma once
 
 #include "kernels.h"
-#include "simd.h"
+#include "math.h"
 
 namespace {
 
-// Cross-entropy with class weights and label smoothing:  f(nll, prior) = nll_scale w[y] nll + prior_scale prior.
-// With nll_scale = prior_scale = w = 1 the partials pass the caller's own through: the statistics' backward pass.
-struct CrossEntropyLink {
-    Pack<double> weight;
-    double nll_scale, prior_scale;
+// x^n for x >= 0: by multiplications for a small whole n, else the C library's (the same on every instruction set).
+LOSSLESS_INLINE Pack<double> power(Pack<double> x, double n) {
+    if (n == 0) return broadcast(1.0);
+    if (n == 1) return x;
+    if (n == 2) return x * x;
+    double lanes[LANES];
+    store(lanes, x);
+    for (double& lane : lanes) lane = __builtin_pow(lane, n);
+    return load(lanes);
+}
 
-    Pack<double> value(Pack<double> nll, Pack<double> prior) const {
-        const Pack<double> smooth = broadcast(prior_scale) * prior; // all of it at nll_scale = 0, even where nll is inf
-        return nll_scale == 0 ? smooth : broadcast(nll_scale) * weight * nll + smooth;
+// Cross-entropy with class weights, label smoothing, z-loss and a focal factor:
+//     f = nll_scale w[y] q^gamma nll + prior_scale prior + z lse^2,   q = 1 - e^-nll
+struct Link {
+    double nll_scale, prior_scale, gamma, z;
+
+    Pack<double> value(Pack<double> weight, Pack<double> nll, Pack<double> q, Pack<double> prior,
+                       Pack<double> lse) const {
+        Pack<double> loss = broadcast(prior_scale) * prior; // all of it at nll_scale = 0, even where nll is inf
+        if (nll_scale != 0) loss = broadcast(nll_scale) * weight * (focal(q) * nll) + loss;
+        if (z != 0) loss = broadcast(z) * (lse * lse) + loss;
+        return loss;
     }
-    Pack<double> d_nll(Pack<double> g) const { return g * broadcast(nll_scale) * weight; }
-    Pack<double> d_prior(Pack<double> g) const { return g * broadcast(prior_scale); }
+    // q^gamma (1 + gamma p nll / q); its limits are 0 at nll = 0 and 1 at nll = inf.
+    Pack<double> slope_of_nll(Pack<double> weight, Pack<double> nll, Pack<double> q, Pack<double> p) const {
+        Pack<double> slope = broadcast(nll_scale) * weight;
+        if (gamma != 0) {
+            const Pack<double> zero = broadcast(0.0), one = broadcast(1.0);
+            const Pack<double> curve = focal(q) * (one + broadcast(gamma) * p * nll / q);
+            slope = slope * select(nll == zero, zero, select(nll == broadcast(__builtin_inf()), one, curve));
+        }
+        return slope;
+    }
+    Pack<double> slope_of_lse(Pack<double> lse) const { return broadcast(2 * z) * lse; }
+
+  private:
+    Pack<double> focal(Pack<double> q) const { return power(q, gamma); }
 };
 
 } // namespace

@@ -23,6 +23,28 @@ template <> struct Float<float> {
     static constexpr float log_coefficients[] = {0x1.555554p-1f, 0x1.999a7cp-2f, 0x1.24387ap-2f, 0x1.e30544p-3f};
 };
 
+// What functions of a float are made of, in the type in which they are computed: of doubles as many digits as a float
+// needs, at half the price of all of them.
+template <class T> struct ForFloat;
+
+template <> struct ForFloat<float> {
+    // (log(1 + z) - z) / z^2 on [0, 1]; log(1 + z) to 2^-30
+    static constexpr float log1p_coefficients[] = {-0x1.fffff8p-2f, 0x1.5553a6p-2f,  -0x1.ffc420p-3f, 0x1.97827ap-3f,
+                                                   -0x1.4a5430p-3f, 0x1.fea74ap-4f,  -0x1.54457ep-4f, 0x1.57e948p-5f,
+                                                   -0x1.bead0ep-7f, 0x1.0fb474p-9f};
+};
+
+template <> struct ForFloat<double> {
+    // e^r to 2^-32
+    static constexpr double exp_coefficients[] = {0x1.0000000bc3067p-1, 0x1.5555555a8f13bp-3,  0x1.5554e7cfb8dd9p-5,
+                                                  0x1.1110e0684c4bfp-7, 0x1.6d44d2021d74fp-10, 0x1.a1266f45c8e9bp-13};
+    // to 2^-35
+    static constexpr double log1p_coefficients[] = {
+        -0x1.ffffffb3dab74p-2, 0x1.55554064c1f10p-2,  -0x1.fffbf332db950p-3, 0x1.9966c365572e5p-3,
+        -0x1.53d9c0b728618p-3, 0x1.1d5f03d857264p-3,  -0x1.cfde5437e1e1cp-4, 0x1.53ce732273079p-4,
+        -0x1.992294d6cc25bp-5, 0x1.6b233d69df425p-6,  -0x1.99f4c7201488dp-8, 0x1.b1ff55bf57701p-11};
+};
+
 template <> struct Float<double> {
     static constexpr int mantissa_bits = 52;
     static constexpr double bias = 1023, magic = 0x1.8p52;
@@ -56,12 +78,15 @@ template <class T> struct Exponential {
     Pack<T> fraction, exponent;
 };
 
-template <class T> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x) {
+template <class T, int N> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x, const T (&coefficients)[N]) {
     const Pack<T> magic = broadcast(Float<T>::magic);
     const Pack<T> n = fma(x, broadcast(Float<T>::log2e), magic) - magic;
     Pack<T> r = fma(n, broadcast(-Float<T>::ln2_hi), x);
     r = fma(n, broadcast(-Float<T>::ln2_lo), r);
-    return {fma(r * r, polynomial(r, Float<T>::exp_coefficients), r), n};
+    return {fma(r * r, polynomial(r, coefficients), r), n};
+}
+template <class T> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x) {
+    return exponential(x, Float<T>::exp_coefficients);
 }
 
 // 2^n for an integral n <= bias; 0 where n <= -bias.
@@ -72,24 +97,37 @@ template <class T> LOSSLESS_INLINE Pack<T> power_of_two(Pack<T> n) {
 
 // log(1 + z) for z >= 0; < 1 ulp. z may be inf.
 // 1 + z = 2^e (1 + f) with f in [-0.3, 0.42]; log(1 + f) = f - (f^2/2 - s (f^2/2 + R(s^2))), s = f / (2 + f); what
-// rounding 1 + z drops comes back as a first-order term.
+// rounding 1 + z drops comes back as a first-order term: over u = 2^e (1 + f), of which a few bits are enough.
 template <class T> LOSSLESS_INLINE Pack<T> log1p(Pack<T> z) {
     using B = Bits<T>;
     constexpr int bits = Float<T>::mantissa_bits;
     const Pack<T> one = broadcast(T(1)), u = one + z;
     const Pack<B> e = shift_right(bit_cast<B>(u) - broadcast(Float<T>::sqrt_half), bits);
     const Pack<T> mantissa = bit_cast<T>(bit_cast<B>(u) - shift_left(e, bits));
-    const Pack<T> dropped = select(z < one, z - (u - one), one - (u - z)) / u;
-
     const auto unscaled = e == broadcast(B(0));
     const Pack<T> f = select(unscaled, z, mantissa - one);
     const Pack<T> magic = broadcast(Float<T>::magic);
     const Pack<T> n = bit_cast<T>(e + bit_cast<B>(magic)) - magic;
+    const Pack<T> inverse = fma(fma(broadcast(T(0.78)), f, broadcast(T(-0.97))), f, one) * power_of_two(broadcast(T(0)) - n); // to 5 %
+    const Pack<T> dropped = select(z < one, z - (u - one), one - (u - z)) * inverse;
+
     const Pack<T> s = f / (broadcast(T(2)) + f), s2 = s * s, half_f2 = broadcast(T(0.5)) * f * f;
     const Pack<T> r = s2 * polynomial(s2, Float<T>::log_coefficients);
     const Pack<T> low = fma(n, broadcast(Float<T>::ln2_lo), select(unscaled, broadcast(T(0)), dropped));
     const Pack<T> log = fma(n, broadcast(Float<T>::ln2_hi), f - (half_f2 - fma(s, half_f2 + r, low)));
     return select(z < broadcast(T(__builtin_inf())), log, z);
+}
+
+// log(1 + z) and 1 / u for z in [0, 1] and u in [1, 2], without a division: for functions of a float.
+template <class T> LOSSLESS_INLINE Pack<T> log1p_of_fraction(Pack<T> z) {
+    return fma(z * z, polynomial(z, ForFloat<T>::log1p_coefficients), z);
+}
+template <class T> LOSSLESS_INLINE Pack<T> reciprocal_to_two(Pack<T> u) {
+    constexpr T start[] = {T(0x1.6a09c2p+1), T(-0x1.783c56p+1), T(0x1.54bde4p+0), T(-0x1.c65286p-3)}; // to 0.2 %
+    const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
+    Pack<T> y = polynomial(u, start);
+    y = fma(y, fma(zero - u, y, one), y); // Newton's step squares the error
+    return fma(y, fma(zero - u, y, one), y);
 }
 
 } // namespace

@@ -240,47 +240,62 @@ void row_statistics_backward(nb::handle x_, int64_t outer, int64_t classes, int6
     run_rows(kernels().backward, p);
 }
 
-std::tuple<int64_t, double, double> row_loss(nb::handle x_, int64_t outer, int64_t classes, int64_t inner,
-                                             nb::handle target_, nb::handle weight_,
-                                             std::optional<int64_t> ignore_index, double nll_scale, double prior_scale,
-                                             nb::handle loss_, nb::handle state_) {
-    Rows rows(x_, outer, classes, inner);
-    RowProblem& p = rows.p;
-    Array target(target_, "target"), weight(weight_, "weight"), loss(loss_, "loss", true), state(state_, "state", true);
-    rows.set_target(target.required(), ignore_index);
-    p.weight = rows.per_class(weight).data;
-    p.nll_scale = nll_scale;
-    p.prior_scale = prior_scale;
+// A loss of rows: logits, a target, and the link.
+struct RowLoss {
+    Rows rows;
+    Array target, weight;
     std::optional<Prior> table;
-    if (prior_scale != 0) table.emplace(p, p.weight);
-    p.loss = rows.per_row(loss).data;
-    p.state = rows.state(state);
-    std::vector<double> losses(size_t(chunks_of(rows.rows(), row_step(p)))), weights(losses.size());
-    p.loss_sums = losses.data();
-    p.weight_sums = weights.data();
+    RowLoss(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_, nb::handle weight_,
+            std::optional<int64_t> ignore_index, std::tuple<double, double, double, double> link)
+        : rows(x_, outer, classes, inner), target(target_, "target"), weight(weight_, "weight") {
+        RowProblem& p = rows.p;
+        rows.set_target(target.required(), ignore_index);
+        p.weight = rows.per_class(weight).data;
+        std::tie(p.nll_scale, p.prior_scale, p.gamma, p.z) = link;
+        if (p.gamma != 0 && p.target != Target::index) throw nb::value_error("gamma: only with an index");
+        if (p.prior_scale != 0) table.emplace(p, p.weight);
+    }
+};
+
+// (the first row whose index is out of range or -1, the sum of the losses, what divides it). `divisor`: given, else the
+// weights of the rows that count. With dx, its gradient too, for an upstream gradient g.
+std::tuple<int64_t, double, double> row_loss(nb::handle x, int64_t outer, int64_t classes, int64_t inner,
+                                             nb::handle target, nb::handle weight, std::optional<int64_t> ignore_index,
+                                             std::tuple<double, double, double, double> link, nb::handle loss_,
+                                             nb::handle state_, std::optional<double> divisor, double g,
+                                             nb::handle dx_) {
+    RowLoss of(x, outer, classes, inner, target, weight, ignore_index, link);
+    RowProblem& p = of.rows.p;
+    Array loss(loss_, "loss", true), state(state_, "state", true), dx(dx_, "dx", true);
+    std::vector<double> sums(size_t(chunks_of(p.rows(), row_step(p))));
+    if (!divisor && p.target == Target::soft) divisor = double(p.rows());
+    if (!divisor) {
+        p.weight_sums = sums.data();
+        const int64_t bad = run_rows(kernels().weigh, p);
+        divisor = total(sums);
+        if (bad >= 0) return {bad, 0.0, *divisor};
+    }
+    p.loss = of.rows.per_row(loss).data;
+    p.state = of.rows.state(state);
+    p.loss_sums = sums.data();
+    p.out = of.rows.like(dx).data;
+    p.d_loss = {&g, true, false};
+    p.divisor = *divisor == 0 ? std::nan("") : *divisor;
     const int64_t bad = run_rows(kernels().forward, p);
-    return {bad, total(losses), total(weights)};
+    return {bad, total(sums), *divisor};
 }
 
-void row_loss_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_,
-                       nb::handle weight_, std::optional<int64_t> ignore_index, double nll_scale, double prior_scale,
-                       nb::handle state_, nb::handle g_, double divisor, nb::handle dx_) {
-    Rows rows(x_, outer, classes, inner);
-    RowProblem& p = rows.p;
-    Array target(target_, "target"), weight(weight_, "weight"), state(state_, "state"), g(g_, "g"), dx(dx_, "dx", true);
-    rows.set_target(target.required(), ignore_index);
-    p.weight = rows.per_class(weight).data;
-    p.nll_scale = nll_scale;
-    p.prior_scale = prior_scale;
-    std::optional<Prior> table;
-    p.state = rows.state(state.required());
-    p.d_nll = rows.upstream(g.required());
-    if (prior_scale != 0) {
-        table.emplace(p, p.weight);
-        p.d_prior = p.d_nll;
-    }
+void row_loss_backward(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle target,
+                       nb::handle weight, std::optional<int64_t> ignore_index,
+                       std::tuple<double, double, double, double> link, nb::handle state_, nb::handle g_,
+                       double divisor, nb::handle dx_) {
+    RowLoss of(x, outer, classes, inner, target, weight, ignore_index, link);
+    RowProblem& p = of.rows.p;
+    Array state(state_, "state"), g(g_, "g"), dx(dx_, "dx", true);
+    p.state = of.rows.state(state.required());
+    p.d_loss = of.rows.upstream(g.required());
     p.divisor = divisor;
-    p.out = rows.like(dx.required()).data;
+    p.out = of.rows.like(dx.required()).data;
     run_rows(kernels().backward, p);
 }
 
@@ -329,7 +344,8 @@ void log_softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t
 struct Points {
     Array x, target, weight, pos_weight;
     PointwiseProblem p;
-    Points(const std::string& kind, nb::handle x_, nb::handle target_, nb::handle weight_, nb::handle pos_weight_)
+    Points(const std::string& kind, nb::handle x_, nb::handle target_, nb::handle weight_, nb::handle pos_weight_,
+           std::tuple<double, double> focal)
         : x(x_, "x"), target(target_, "target"), weight(weight_, "weight"), pos_weight(pos_weight_, "pos_weight") {
         x.required();
         target.required();
@@ -338,8 +354,11 @@ struct Points {
             p.kind = Pointwise::bce_with_logits;
         else if (kind == "squared_error")
             p.kind = Pointwise::squared_error;
+        else if (kind == "sigmoid_focal" && x.element != Element::f64 && !weight && !pos_weight)
+            p.kind = Pointwise::sigmoid_focal;
         else
-            throw nb::value_error(("unknown pointwise loss: " + kind).c_str());
+            throw nb::value_error(("unknown pointwise loss, or not of such arrays: " + kind).c_str());
+        std::tie(p.alpha, p.gamma) = focal;
         p.dtype = dtype_of(x);
         p.size = x.size;
         p.x = x.data;
@@ -347,28 +366,34 @@ struct Points {
         p.weight = weight.expect(x.element, x.size).data;
         p.pos_weight = pos_weight.expect(x.element, x.size).data;
     }
-    void run(PointwiseKernel kernel) {
+    void run() {
         in_parallel(p.size, chunks_of(p.size, CHUNK_ELEMENTS), [&](int64_t chunk) {
             const int64_t begin = chunk * CHUNK_ELEMENTS, end = begin + CHUNK_ELEMENTS;
-            kernel(p, chunk, begin, end < p.size ? end : p.size);
+            kernels().pointwise(p, chunk, begin, end < p.size ? end : p.size);
         });
     }
 };
 
+// The sum of the values. With dx, its gradient too, for an upstream gradient g / divisor.
 double pointwise(const std::string& kind, nb::handle x, nb::handle target, nb::handle weight, nb::handle pos_weight,
-                 nb::handle value_) {
-    Points points(kind, x, target, weight, pos_weight);
-    Array value(value_, "value", true);
-    points.p.value = value.expect(points.x.element, points.x.size).data;
-    std::vector<double> sums(size_t(chunks_of(points.p.size, CHUNK_ELEMENTS)));
-    points.p.sums = sums.data();
-    points.run(kernels().pointwise);
+                 std::tuple<double, double> focal, nb::handle value_, double g, double divisor, nb::handle dx_) {
+    Points points(kind, x, target, weight, pos_weight, focal);
+    PointwiseProblem& p = points.p;
+    Array value(value_, "value", true), dx(dx_, "dx", true);
+    p.value = value.expect(points.x.element, p.size).data;
+    p.dx = dx.expect(points.x.element, p.size).data;
+    p.g = {&g, true, false};
+    p.divisor = divisor;
+    std::vector<double> sums(size_t(chunks_of(p.size, CHUNK_ELEMENTS)));
+    p.sums = sums.data();
+    points.run();
     return total(sums);
 }
 
 void pointwise_backward(const std::string& kind, nb::handle x, nb::handle target, nb::handle weight,
-                        nb::handle pos_weight, nb::handle g_, double divisor, nb::handle dx_) {
-    Points points(kind, x, target, weight, pos_weight);
+                        nb::handle pos_weight, std::tuple<double, double> focal, nb::handle g_, double divisor,
+                        nb::handle dx_) {
+    Points points(kind, x, target, weight, pos_weight, focal);
     Array g(g_, "g"), dx(dx_, "dx", true);
     g.required();
     if (g.size != 1 && g.size != points.p.size) throw nb::value_error("g: one number, or one an element");
@@ -376,7 +401,7 @@ void pointwise_backward(const std::string& kind, nb::handle x, nb::handle target
     points.p.g = {g.data, g.element == Element::f64, g.size != 1};
     points.p.divisor = divisor;
     points.p.dx = dx.required().expect(points.x.element, points.x.size).data;
-    points.run(kernels().pointwise_backward);
+    points.run();
 }
 
 // ---------------------------------------------------------------------------------------------- memory
@@ -416,11 +441,11 @@ NB_MODULE(_native, m) {
           arg("target").none(), arg("weight").none(), arg("prior").none(), arg("ignore_index").none(), arg("state"),
           arg("d_nll").none(), arg("d_lse").none(), arg("d_entropy").none(), arg("d_prior").none(), arg("dx"));
     m.def("row_loss", row_loss, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("target"),
-          arg("weight").none(), arg("ignore_index").none(), arg("nll_scale"), arg("prior_scale"), arg("loss").none(),
-          arg("state").none());
+          arg("weight").none(), arg("ignore_index").none(), arg("link"), arg("loss").none(), arg("state").none(),
+          arg("divisor").none(), arg("g"), arg("dx").none());
     m.def("row_loss_backward", row_loss_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("target"),
-          arg("weight").none(), arg("ignore_index").none(), arg("nll_scale"), arg("prior_scale"), arg("state"),
-          arg("g"), arg("divisor"), arg("dx"));
+          arg("weight").none(), arg("ignore_index").none(), arg("link"), arg("state"), arg("g"), arg("divisor"),
+          arg("dx"));
     m.def("softmax", softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"));
     m.def("log_softmax", log_softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"));
     m.def("softmax_backward", softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
@@ -428,9 +453,9 @@ NB_MODULE(_native, m) {
     m.def("log_softmax_backward", log_softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
           arg("dx"));
     m.def("pointwise", pointwise, arg("kind"), arg("x"), arg("target"), arg("weight").none(), arg("pos_weight").none(),
-          arg("value").none());
+          arg("focal"), arg("value").none(), arg("g"), arg("divisor"), arg("dx").none());
     m.def("pointwise_backward", pointwise_backward, arg("kind"), arg("x"), arg("target"), arg("weight").none(),
-          arg("pos_weight").none(), arg("g"), arg("divisor"), arg("dx"));
+          arg("pos_weight").none(), arg("focal"), arg("g"), arg("divisor"), arg("dx"));
 
     m.def("isa", [] { return std::string(kernels().isa); });
     m.def("available_isas", [] {

@@ -2,12 +2,25 @@
 #pragma once
 
 #include "kernels.h"
+#include "links.h"
 #include "views.h"
 
 namespace {
 
 using lossless::Pointwise;
 using lossless::PointwiseProblem;
+
+// The logarithm and the reciprocal that sigmoids need, of z = e^-|x| and 1 + z.
+LOSSLESS_INLINE Pack<float> log1p_of(Pack<float> z) { return log1p_of_fraction(z); }
+LOSSLESS_INLINE Pack<double> log1p_of(Pack<double> z) { return log1p(z); }
+LOSSLESS_INLINE Pack<float> reciprocal_of(Pack<float> u) { return reciprocal_to_two(u); }
+LOSSLESS_INLINE Pack<double> reciprocal_of(Pack<double> u) { return broadcast(1.0) / u; }
+
+// share * cost, 0 where there is no share, whatever the cost.
+template <class T> LOSSLESS_INLINE Pack<T> times(Pack<T> share, Pack<T> cost) {
+    const Pack<T> zero = broadcast(T(0));
+    return select(share == zero, zero, share * cost);
+}
 
 // L = A softplus(-x) + B softplus(x), A = w w_pos t, B = w (1 - t), with softplus(+-x) = max(+-x, 0) + log1p(e^-|x|):
 // terms of one sign for t in [0, 1]. The exponentials carry a factor 2^64 until the end, so that a weight meets them
@@ -16,7 +29,7 @@ template <class T> struct BinaryCrossEntropy {
     using Term = T;
     static constexpr T HEADROOM = T(0x1p64);
     Pack<T> positive, negative; // A, B
-    LOSSLESS_INLINE_MEMBER BinaryCrossEntropy(Pack<T> t, Pack<T> weight, Pack<T> pos_weight)
+    LOSSLESS_INLINE_MEMBER BinaryCrossEntropy(const PointwiseProblem&, Pack<T> t, Pack<T> weight, Pack<T> pos_weight)
         : positive(weight * pos_weight * t), negative(weight * (broadcast(T(1)) - t)) {}
 
     static LOSSLESS_INLINE_MEMBER Pack<T> tail(Pack<T> x) { // 2^64 e^-|x|
@@ -24,25 +37,68 @@ template <class T> struct BinaryCrossEntropy {
         const Pack<T> scale = power_of_two(e.exponent + broadcast(T(64)));
         return fma(scale, e.fraction, scale);
     }
-    static LOSSLESS_INLINE_MEMBER Pack<T> times(Pack<T> weight, Pack<T> value) {
-        const Pack<T> zero = broadcast(T(0));
-        return select(weight == zero, zero, weight * value);
-    }
     LOSSLESS_INLINE_MEMBER Pack<T> value(Pack<T> x) const {
         const Pack<T> zero = broadcast(T(0)), e = tail(x), down = broadcast(T(1) / HEADROOM),
                       weight = positive + negative;
         const Pack<T> l =
-            select(e < broadcast(T(16)), weight * e * down, weight * log1p(e * down)); // log1p(e) = e below 2^-60
+            select(e < broadcast(T(16)), weight * e * down, weight * log1p_of(e * down)); // log1p(e) = e below 2^-60
         return times(negative, max(zero, x)) + times(positive, max(zero, zero - x)) + l;
     }
     // B sigmoid(x) - A sigmoid(-x)
     LOSSLESS_INLINE_MEMBER Pack<T> slope(Pack<T> x, Pack<T> factor) const {
         const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1)), down = broadcast(T(1) / HEADROOM);
-        const Pack<T> e = tail(x), whole = one + e * down;
+        const Pack<T> e = tail(x), inverse = reciprocal_of(one + e * down);
         const auto right = x > zero, tiny = e < broadcast(T(16));
         const Pack<T> most = select(right, negative, zero - positive) * factor,
                       least = select(right, zero - positive, negative) * factor;
-        return most / whole + least * (select(tiny, e, e * down) / whole) * select(tiny, down, one);
+        return most * inverse + least * (select(tiny, e, e * down) * inverse) * select(tiny, down, one);
+    }
+};
+
+// alpha_t q^gamma ce, q = t sigmoid(-x) + (1 - t) sigmoid(x) the probability of being wrong, ce the binary
+// cross-entropy, alpha_t = alpha t + (1 - alpha) (1 - t), or 1 if alpha < 0. Powers double errors: of floats in f64.
+template <class T> struct SigmoidFocal {
+    using Term = double;
+    Pack<double> yes, no, balance;
+    double gamma;
+    LOSSLESS_INLINE_MEMBER SigmoidFocal(const PointwiseProblem& p, Pack<T> t, Pack<T>, Pack<T>)
+        : yes(to_f64(t)), no(broadcast(1.0) - yes), gamma(p.gamma) {
+        balance = p.alpha < 0 ? broadcast(1.0) : broadcast(p.alpha) * yes + broadcast(1.0 - p.alpha) * no;
+    }
+
+    struct Parts {
+        Mask<double> right;
+        Pack<double> e, inverse, q, power, cost; // e^-|x|, 1 / (1 + e), q, q^gamma, ce
+    };
+    LOSSLESS_INLINE_MEMBER Parts parts(Pack<double> x) const {
+        const Pack<double> zero = broadcast(0.0), one = broadcast(1.0);
+        Parts s;
+        s.right = ~(x < zero);
+        const auto exp = exponential(max(broadcast(-65536.0), zero - abs(x)), ForFloat<double>::exp_coefficients);
+        const Pack<double> scale = power_of_two(exp.exponent), far = select(s.right, yes, no);
+        s.e = fma(scale, exp.fraction, scale);
+        s.inverse = reciprocal_to_two(one + s.e);
+        s.q = fma(far, s.e, select(s.right, no, yes)) * s.inverse;
+        s.power = ::power(s.q, gamma);
+        const Pack<double> tail = log1p_of_fraction(s.e), size = abs(x);
+        s.cost = times(far, tail) + times(select(s.right, no, yes), size + tail);
+        return s;
+    }
+    LOSSLESS_INLINE_MEMBER Pack<double> value(Pack<T> x) const {
+        const Parts s = parts(to_f64(x));
+        return times(balance * s.power, s.cost);
+    }
+    // alpha_t (gamma q^(gamma - 1) (1 - 2 t) e / (1 + e)^2 ce + q^gamma ((1 - t) sigmoid(x) - t sigmoid(-x)))
+    LOSSLESS_INLINE_MEMBER Pack<double> slope(Pack<T> x, Pack<double> factor) const {
+        const Parts s = parts(to_f64(x));
+        const Pack<double> zero = broadcast(0.0), one = broadcast(1.0);
+        Pack<double> slope = s.power * ((select(s.right, no, no * s.e) - select(s.right, yes * s.e, yes)) * s.inverse);
+        if (gamma != 0) {
+            const Pack<double> less = gamma == 1 ? one : gamma == 2 ? s.q : s.power / s.q;
+            const Pack<double> growth = less * (no - yes) * (s.e * s.inverse * s.inverse) * s.cost;
+            slope = fma(broadcast(gamma), select(s.e == zero, zero, growth), slope);
+        }
+        return balance * slope * factor;
     }
 };
 
@@ -50,14 +106,21 @@ template <class T> struct BinaryCrossEntropy {
 template <class T> struct SquaredError {
     using Term = double;
     Pack<double> target, weight;
-    LOSSLESS_INLINE_MEMBER SquaredError(Pack<T> t, Pack<T> w, Pack<T>) : target(to_f64(t)), weight(to_f64(w)) {}
+    LOSSLESS_INLINE_MEMBER SquaredError(const PointwiseProblem&, Pack<T> t, Pack<T> w, Pack<T>)
+        : target(to_f64(t)), weight(to_f64(w)) {}
     LOSSLESS_INLINE_MEMBER Pack<double> value(Pack<T> x) const {
-        const Pack<double> zero = broadcast(0.0), d = to_f64(x) - target;
-        return select((weight == zero) & (abs(d) == broadcast(INF)), zero, weight * (d * d));
+        const Pack<double> d = to_f64(x) - target;
+        return times_finite(d, weight * (d * d));
     }
     LOSSLESS_INLINE_MEMBER Pack<double> slope(Pack<T> x, Pack<double> factor) const {
-        const Pack<double> zero = broadcast(0.0), d = to_f64(x) - target;
-        return select((weight == zero) & (abs(d) == broadcast(INF)), zero, weight * (broadcast(2.0) * d) * factor);
+        const Pack<double> d = to_f64(x) - target;
+        return times_finite(d, weight * (broadcast(2.0) * d) * factor);
+    }
+
+  private:
+    LOSSLESS_INLINE_MEMBER Pack<double> times_finite(Pack<double> d, Pack<double> product) const {
+        const Pack<double> zero = broadcast(0.0);
+        return select((weight == zero) & (abs(d) == broadcast(INF)), zero, product);
     }
 };
 
@@ -75,56 +138,49 @@ template <class D> LOSSLESS_INLINE void store_some(void* to, int64_t i, int n, P
     n == LANES ? store_data(target, value) : store_part(target, n, value);
 }
 
+// Values, their sum, and slopes: what is asked for, in one pass.
 template <class D, template <class> class Loss>
-void pointwise_values(const PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+void each_point(const PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     using T = Compute<D>;
     using Term = typename Loss<T>::Term;
-    Sum<Term> sum;
-    each_pack(begin, end, [&](int64_t i, int n) __attribute__((always_inline)) {
-        const Loss<T> loss(load_some<D>(p.target, i, n, 0), load_some<D>(p.weight, i, n, 1),
-                           load_some<D>(p.pos_weight, i, n, 1));
-        Pack<Term> value = loss.value(load_some<D>(p.x, i, n, 0));
-        if (p.value) store_some<D>(p.value, i, n, narrow<T>(value));
-        if (n < LANES) value = select(iota<Bits<Term>>() < broadcast(Bits<Term>(n)), value, broadcast(Term(0)));
-        sum.add(value);
-    });
-    p.sums[chunk] = sum_lanes(sum);
-}
-
-template <class D, template <class> class Loss>
-void pointwise_slopes(const PointwiseProblem& p, int64_t begin, int64_t end) {
-    using T = Compute<D>;
-    using Term = typename Loss<T>::Term;
+    Sum<T> sum;
+    sum.start(broadcast(T(0)));
     const auto upstream = [&](int64_t i) {
         return p.g.is_f64 ? static_cast<const double*>(p.g.values)[i]
                           : double(to_compute(static_cast<const D*>(p.g.values)[i]));
     };
-    const Pack<Term> common = broadcast(Term((p.g.per_row ? 1.0 : upstream(0)) / p.divisor));
+    Pack<Term> common = broadcast(Term(1));
+    if (p.dx) common = broadcast(Term((p.g.per_row ? 1.0 : upstream(0)) / p.divisor));
     each_pack(begin, end, [&](int64_t i, int n) __attribute__((always_inline)) {
-        const Loss<T> loss(load_some<D>(p.target, i, n, 0), load_some<D>(p.weight, i, n, 1),
+        const Loss<T> loss(p, load_some<D>(p.target, i, n, 0), load_some<D>(p.weight, i, n, 1),
                            load_some<D>(p.pos_weight, i, n, 1));
-        Pack<Term> factor = common;
-        if (p.g.per_row) {
-            Column g = {};
-            for (int k = 0; k < n; k++) g[k] = upstream(i + k);
-            factor = factor * narrow<Term>(load(g));
+        const Pack<T> x = load_some<D>(p.x, i, n, 0);
+        if (p.sums) {
+            Pack<Term> value = loss.value(x);
+            if (p.value) store_some<D>(p.value, i, n, narrow<T>(value));
+            if (n < LANES) value = select(iota<Bits<Term>>() < broadcast(Bits<Term>(n)), value, broadcast(Term(0)));
+            sum.add(value);
         }
-        store_some<D>(p.dx, i, n, narrow<T>(loss.slope(load_some<D>(p.x, i, n, 0), factor)));
+        if (p.dx) {
+            Pack<Term> factor = common;
+            if (p.g.per_row) {
+                Column g = {};
+                for (int k = 0; k < n; k++) g[k] = upstream(i + k);
+                factor = factor * narrow<Term>(load(g));
+            }
+            store_some<D>(p.dx, i, n, narrow<T>(loss.slope(x, factor)));
+        }
     });
+    if (p.sums) p.sums[chunk] = sum_lanes(sum);
 }
 
 template <class D> void pointwise(const PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    if (p.kind == Pointwise::bce_with_logits)
-        pointwise_values<D, BinaryCrossEntropy>(p, chunk, begin, end);
-    else
-        pointwise_values<D, SquaredError>(p, chunk, begin, end);
-}
-
-template <class D> void pointwise_backward(const PointwiseProblem& p, int64_t, int64_t begin, int64_t end) {
-    if (p.kind == Pointwise::bce_with_logits)
-        pointwise_slopes<D, BinaryCrossEntropy>(p, begin, end);
-    else
-        pointwise_slopes<D, SquaredError>(p, begin, end);
+    switch (p.kind) {
+    case Pointwise::bce_with_logits: return each_point<D, BinaryCrossEntropy>(p, chunk, begin, end);
+    case Pointwise::squared_error: return each_point<D, SquaredError>(p, chunk, begin, end);
+    case Pointwise::sigmoid_focal:
+        if constexpr (sizeof(Compute<D>) == 4) return each_point<D, SigmoidFocal>(p, chunk, begin, end);
+    }
 }
 
 } // namespace

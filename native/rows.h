@@ -24,6 +24,7 @@ struct Group {
     int rows;
     Indices target; // -1: none, or the row is ignored
     bool ignored[LANES], any_ignored;
+    bool ordinary; // 16 rows that all count; the weights are 1, or the classes'
     Column counts; // 1, or 0 where the row is ignored or there is none
     Column weight; // w[y], else 1
 
@@ -35,6 +36,7 @@ struct Group {
 
     Column all, but_target, but_top; // S, T, and the sum without the maximum
     Column log_sum;                  // log(S / e^m) = lse - m
+    Column slope_of_nll, slope_of_lse; // of the loss
 };
 
 // ---------------------------------------------------------------------------------------------- exponentials of a row
@@ -188,6 +190,12 @@ LOSSLESS_INLINE void reduce(const RowProblem& p, const View& view, Data<View>& d
     }
 }
 
+// a / b as one division, 1 / b, shared by all quotients: less than an ulp off, and no better defined than a / b.
+LOSSLESS_INLINE Pack<double> quotient(Pack<double> a, Pack<double> b, Pack<double> inverse) {
+    const Pack<double> first = a * inverse, rest = fma(broadcast(0.0) - first, b, a);
+    return select(abs(first) < broadcast(INF), fma(rest, inverse, first), first);
+}
+
 // The sums of the group. Each is a sum of the terms it consists of, never a difference.
 template <Target target> static void finish(Group& g) {
     const Pack<double> others = load(g.others), top = load(g.top);
@@ -241,8 +249,9 @@ struct Slopes {
 // apart, so that nothing under- or overflows on the way to a result that fits.
 template <class T> static void prepare_probabilities(Pack<double> f, const Group& g, Slopes& s) {
     const Pack<double> zero = broadcast(0.0), scaled = load(g.all) * broadcast(0x1p-64); // the true sum
-    const Pack<double> quotient = f / scaled, rest = fma(zero - quotient, scaled, f) / scaled;
-    const Split split_quotient = split(quotient);
+    const Pack<double> inverse = broadcast(1.0) / scaled, p = quotient(f, scaled, inverse);
+    const Pack<double> rest = fma(zero - p, scaled, f) * inverse;
+    const Split split_quotient = split(p);
     const Pack<double> high = to_f64(narrow<T>(split_quotient.mantissa));
     const Pack<double> low = (split_quotient.mantissa - high) + rest * power_of_two(zero - split_quotient.exponent);
     store(s.factor, high);
@@ -277,7 +286,10 @@ template <class T> static void prepare_plain(const Group& g, Slopes& s) {
     store(s.final, exponent - inside - broadcast(double(HEADROOM)));
     // A quotient that is denormal has lost bits before it is multiplied; the product is not, and then cannot overflow.
     const Pack<double> others = load(g.but_target), all = load(g.all), ratio = others / all;
-    store(s.target_value, zero - select(ratio < broadcast(0x1p-900), a * others / all, a * ratio));
+    Pack<double> target_value = a * ratio;
+    const auto tiny = ratio < broadcast(0x1p-900);
+    if (any(tiny)) target_value = select(tiny, a * others / all, target_value);
+    store(s.target_value, zero - target_value);
 }
 
 // `has_top_value`: what the largest class gets is given, exactly 1 for a softmax with nothing beside it.

@@ -291,6 +291,22 @@ template <class T, int W> LOSSLESS_INLINE uint32_t equal_bits(Pack<T, W> a, Pack
     }
 }
 
+// Whether any lane of a mask is set.
+template <class B, int W> LOSSLESS_INLINE bool any(Pack<B, W> mask) {
+    if constexpr (!Pack<B, W>::fits) {
+        return any(mask.lo | mask.hi);
+    } else {
+#if defined(__AVX512F__)
+        return _mm512_test_epi64_mask((__m512i)mask.v, (__m512i)mask.v) != 0;
+#elif defined(__AVX2__)
+        return !_mm256_testz_si256((__m256i)mask.v, (__m256i)mask.v);
+#else
+        typename Register<int64_t>::type words = (typename Register<int64_t>::type)mask.v;
+        return (words[0] | words[1]) != 0;
+#endif
+    }
+}
+
 template <int W> LOSSLESS_INLINE Pack<double, W> to_f64(Pack<float, W> a) {
     if constexpr (!Pack<float, W>::fits) {
         return {to_f64(a.lo), to_f64(a.hi)};

@@ -26,14 +26,22 @@ struct Block {
 template <class T> struct Sum;
 
 template <> struct Sum<float> {
-    Pack<double> high = broadcast(0.0);
+    Pack<double> high;
+    LOSSLESS_INLINE_MEMBER Sum() {} // until `start`: most of the many sums of a small problem are never used
+    LOSSLESS_INLINE_MEMBER void start(Pack<float> term) { high = broadcast(0.0) + to_f64(term); }
     LOSSLESS_INLINE_MEMBER void add(Pack<float> term) { high = high + to_f64(term); }
+    LOSSLESS_INLINE_MEMBER void add(Pack<double> term) { high = high + term; }
     LOSSLESS_INLINE_MEMBER void add(const Sum& other) { high = high + other.high; }
     LOSSLESS_INLINE_MEMBER Pack<double> value() const { return high; }
 };
 
 template <> struct Sum<double> {
-    Pack<double> high = broadcast(0.0), low = broadcast(0.0);
+    Pack<double> high, low;
+    LOSSLESS_INLINE_MEMBER Sum() {}
+    LOSSLESS_INLINE_MEMBER void start(Pack<double> term) {
+        high = broadcast(0.0) + term;
+        low = broadcast(0.0);
+    }
     LOSSLESS_INLINE_MEMBER void add(Pack<double> term) {
         const Pack<double> sum = high + term, back = sum - high;
         low = low + ((high - (sum - back)) + (term - back));
@@ -122,16 +130,17 @@ template <class D> struct ClassLanes {
 
     struct Total {
         Sum<T> lanes;
-        explicit LOSSLESS_INLINE_MEMBER Total(const ClassLanes&) {}
+        explicit LOSSLESS_INLINE_MEMBER Total(const ClassLanes&) { lanes.start(broadcast(T(0))); }
         LOSSLESS_INLINE_MEMBER void add(Block, Pack<T> term) { lanes.add(term); }
         LOSSLESS_INLINE_MEMBER double value() const { return sum_lanes(lanes); }
     };
-    // Of lanes that are all 0 but one, the one.
+    // Of lanes that are all 0 but one, the one: all bits of all lanes.
     static LOSSLESS_INLINE_MEMBER double only(Pack<T> a) {
-        T lanes[LANES], sum = 0;
-        ::store(lanes, a);
-        for (int i = 0; i < LANES; i++) sum += lanes[i];
-        return sum;
+        uint64_t words[LANES * sizeof(T) / 8], all = 0;
+        memcpy(words, &a, sizeof(words));
+        for (const uint64_t word : words) all |= word;
+        if constexpr (sizeof(T) == 8) return __builtin_bit_cast(double, all);
+        return __builtin_bit_cast(float, uint32_t(all | all >> 32));
     }
     static LOSSLESS_INLINE_MEMBER Pack<T> largest(Pack<T> a) {
         T lanes[LANES];
@@ -200,11 +209,15 @@ template <class C> struct RowLanes {
     }
 
     struct Total {
-        const int used; // with few classes, the lanes beyond them are 0
+        int used = 0; // with few classes, the lanes beyond them are 0
         Sum<T> lanes[LANES];
-        explicit LOSSLESS_INLINE_MEMBER Total(const RowLanes& view)
-            : used(view.classes < LANES ? int(view.classes) : LANES) {}
-        LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> term) { lanes[b.j % LANES].add(term); }
+        explicit LOSSLESS_INLINE_MEMBER Total(const RowLanes&) {}
+        LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> term) {
+            if (b.j < LANES)
+                lanes[used++].start(term);
+            else
+                lanes[b.j % LANES].add(term);
+        }
         LOSSLESS_INLINE_MEMBER Pack<double> value() {
             for (int half = LANES / 2; half; half /= 2)
                 for (int i = 0; i < half && i + half < used; i++) lanes[i].add(lanes[i + half]);

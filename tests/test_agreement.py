@@ -50,6 +50,9 @@ def logits(classes, dtype, rows=ROWS, seed=0):
     return x.astype(dtype)
 
 
+LINKS = [(0.9, 0.0, 0.0, 0.0), (0.9, 0.01, 0.0, 0.0), (1.0, 0.0, 2.0, 0.0), (1.0, 0.0, 1.3, 0.1), (1.0, 0.02, 0.0, 0.1)]
+
+
 def everything(x, inner_last=False):
     """What every row kernel makes of x (rows, classes); `inner_last`: with the classes as the outer axis."""
     rows, classes = x.shape
@@ -84,13 +87,16 @@ def everything(x, inner_last=False):
         )
         results += [*outputs[0 if given else 1 :], correct, back(gradient)]
         if given:
-            for prior_scale in (0.0, 0.01):
-                loss = column()
-                total = native.row_loss(source, *shape, target, weight, -100, 0.9, prior_scale, loss, state)
-                gradient = empty()
-                native.row_loss_backward(
-                    source, *shape, target, weight, -100, 0.9, prior_scale, state, np.ones(1), rows, gradient
-                )
+            for link in LINKS:
+                if target is t and link[2]:  # no curve over probabilities
+                    continue
+                of = source, *shape, target, weight, -100, link
+                loss, gradient, at_once = column(), empty(), empty()
+                total = native.row_loss(*of, loss, state, None, 1.0, None)
+                native.row_loss_backward(*of, state, np.full(1, 0.3), total[2], gradient)
+                again = native.row_loss(*of, None, None, None, 0.3, at_once)
+                assert_same_bits(np.array(again), np.array(total))
+                assert_same_bits(gradient, at_once, f"the gradient at once and later, {link}")
                 results += [loss, np.array(total), back(gradient)]
     for kernel in (native.softmax, native.log_softmax):
         out = empty()

@@ -23,10 +23,12 @@ def arguments(**changes):
         "target": np.zeros(N, np.int64),
         "weight": None,
         "ignore_index": -100,
-        "nll_scale": 1.0,
-        "prior_scale": 0.0,
+        "link": (1.0, 0.0, 0.0, 0.0),
         "loss": np.empty(N, np.float32),
         "state": np.empty((native.STATE_ROWS, N)),
+        "divisor": None,
+        "g": 1.0,
+        "dx": np.empty((N, C), np.float32),
     }
     return good | changes
 
@@ -64,6 +66,9 @@ def read_only(array):
         ({"loss": read_only(np.empty(N, np.float32))}, (ValueError, BufferError)),
         ({"state": np.empty((native.STATE_ROWS - 1, N))}, ValueError),
         ({"state": np.empty((native.STATE_ROWS, N), np.float32)}, TypeError),
+        ({"dx": np.empty((N, C - 1), np.float32)}, ValueError),
+        ({"dx": np.empty((N, C))}, TypeError),
+        ({"link": (1.0, 0.0, 2.0, 0.0), "target": np.zeros((N, C), np.float32)}, ValueError),
     ],
 )
 def test_refuses_arguments_it_cannot_use(changes, error):
@@ -106,10 +111,18 @@ def test_gradients_of_any_size_pass_through(kernel, classes, scale):
 def test_weights_of_any_size_pass_through():
     x, t, w = (np.full(3, v, np.float32) for v in (0.5, 0.25, 1e25))
     plain, weighted, value = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
-    native.pointwise_backward("bce_with_logits", x, t, None, None, np.ones(1), 1.0, plain)
-    native.pointwise_backward("bce_with_logits", x, t, w, None, np.ones(1), 1e25, weighted)
+    no = (-1.0, 0.0)
+    native.pointwise_backward("bce_with_logits", x, t, None, None, no, np.ones(1), 1.0, plain)
+    native.pointwise_backward("bce_with_logits", x, t, w, None, no, np.ones(1), 1e25, weighted)
     np.testing.assert_allclose(weighted, plain, rtol=1e-6)
-    assert np.isfinite(native.pointwise("bce_with_logits", x, t, w, None, value))
+    assert np.isfinite(native.pointwise("bce_with_logits", x, t, w, None, no, value, 1.0, 1.0, None))
+
+
+def test_refuses_a_focal_loss_that_it_does_not_know():
+    x, w = np.zeros(3, np.float32), np.ones(3, np.float32)
+    for arrays in ((x.astype(np.float64), x.astype(np.float64), None), (x, x, w)):
+        with pytest.raises(ValueError, match="sigmoid_focal"):
+            native.pointwise("sigmoid_focal", *arrays, None, (0.25, 2.0), None, 1.0, 1.0, None)
 
 
 def test_refuses_tensors_without_data():
@@ -125,7 +138,9 @@ def test_refuses_tensors_without_data():
 
 def test_empty_rows():
     empty = {"x": np.zeros((0, C), np.float32), "outer": 0, "target": np.zeros(0, np.int64)}
-    out = {"loss": np.empty(0, np.float32), "state": np.empty((native.STATE_ROWS, 0))}
+    out = {
+        "loss": np.empty(0, np.float32), "state": np.empty((native.STATE_ROWS, 0)), "dx": np.empty((0, C), np.float32),
+    }  # fmt: skip
     assert native.row_loss(**arguments(**empty, **out)) == (-1, 0.0, 0.0)
 
 

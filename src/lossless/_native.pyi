@@ -44,10 +44,12 @@ def row_loss(
     target: Any,
     weight: Any,
     ignore_index: int | None,
-    nll_scale: float,
-    prior_scale: float,
+    link: tuple[float, float, float, float],
     loss: Any,
     state: Any,
+    divisor: float | None,
+    g: float,
+    dx: Any,
 ) -> tuple[int, float, float]: ...
 def row_loss_backward(
     x: Any,
@@ -57,8 +59,7 @@ def row_loss_backward(
     target: Any,
     weight: Any,
     ignore_index: int | None,
-    nll_scale: float,
-    prior_scale: float,
+    link: tuple[float, float, float, float],
     state: Any,
     g: Any,
     divisor: float,
@@ -68,9 +69,28 @@ def softmax(x: Any, outer: int, classes: int, inner: int, out: Any) -> None: ...
 def log_softmax(x: Any, outer: int, classes: int, inner: int, out: Any) -> None: ...
 def softmax_backward(x: Any, outer: int, classes: int, inner: int, g: Any, dx: Any) -> None: ...
 def log_softmax_backward(x: Any, outer: int, classes: int, inner: int, g: Any, dx: Any) -> None: ...
-def pointwise(kind: str, x: Any, target: Any, weight: Any, pos_weight: Any, value: Any) -> float: ...
+def pointwise(
+    kind: str,
+    x: Any,
+    target: Any,
+    weight: Any,
+    pos_weight: Any,
+    focal: tuple[float, float],
+    value: Any,
+    g: float,
+    divisor: float,
+    dx: Any,
+) -> float: ...
 def pointwise_backward(
-    kind: str, x: Any, target: Any, weight: Any, pos_weight: Any, g: Any, divisor: float, dx: Any
+    kind: str,
+    x: Any,
+    target: Any,
+    weight: Any,
+    pos_weight: Any,
+    focal: tuple[float, float],
+    g: Any,
+    divisor: float,
+    dx: Any,
 ) -> None: ...
 def isa() -> str: ...
 def available_isas() -> list[str]: ...

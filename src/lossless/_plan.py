@@ -58,8 +58,22 @@ class RowPlan(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is PyTorch's cross-entropy, which has kernels of its own."""
+        """Whether it is PyTorch's cross-entropy."""
         return self.denominator is None and not self.z_loss and self.temperature == 1.0 and self.curve is None
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether one kernel computes the loss: of all links but a curve over every class of a soft target."""
+        return (
+            self.temperature == 1.0 and self.denominator in (None, "given") and not (self.soft and self.curve)
+        )
+
+    @property
+    def link(self) -> tuple[float, float, float, float]:
+        """What that kernel makes of the statistics: the factors of nll and of the prior, the focal gamma, and z."""
+        return (
+            1.0 - self.smoothing, self.smoothing / self.rows.classes, self.curve[1] if self.curve else 0.0, self.z_loss,
+        )  # fmt: skip
 
 
 class ElementPlan(NamedTuple):
@@ -82,6 +96,10 @@ class ElementPlan(NamedTuple):
     def kernel(self) -> str | None:
         """The kernel that computes all of it, if there is one."""
         return self.loss.kernel if self.ignore_index is None and self.denominator is None else None
+
+    def kernel_takes(self, dtype: Any, weighted: bool) -> bool:
+        """Whether that kernel computes with numbers of this dtype, and with weights if there are any."""
+        return self.kernel != "sigmoid_focal" or not (weighted or _check.dtype_name(dtype) == "float64")
 
 
 @cached

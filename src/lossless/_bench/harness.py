@@ -178,7 +178,7 @@ def _time(cell: Cell, peers: Collection[str], seconds: float) -> list[Contestant
 
 
 def _contestants(spec: Spec, peers: Collection[str]) -> Iterator[Contestant]:
-    if not FUNCTIONS[spec.function].numpy:
+    if "compiled" in peers and not FUNCTIONS[spec.function].numpy:
         import torch
 
         torch.compiler.reset()  # a function is compiled for one shape, not for the shapes seen so far

@@ -17,6 +17,7 @@ import lossless
 
 from .functions import ALPHA, ENTROPY_SHARE, FUNCTIONS, GAMMA, LSE_SHARE, SMOOTHING, Z_LOSS
 from .inputs import Data
+from .threads import every
 
 Call = Callable[[], Any]
 Table = dict[str, Callable[..., Any]]
@@ -373,4 +374,5 @@ def versions() -> dict[str, str]:
     machine = {key: settings[key] for key in ("python", "platform", "cpu path") if key in settings}
     packages = ("lossless", "numpy", "torch", "jax", "optax", "scipy", "scikit-learn")
     present = {distribution.name for distribution in metadata.distributions()}
+    machine["cores"] = str(every())
     return machine | {name: metadata.version(name) for name in packages if name in present}

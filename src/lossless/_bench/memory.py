@@ -2,7 +2,7 @@
 
 Tensors are not counted, pages are: a call runs once in a process of its own, where the kernel's high-water mark of
 resident memory is reset before it and read after it. A process of its own has nothing left over from earlier calls,
-such as buffers that wait to be used again.
+such as buffers that wait to be used again. The system counts pages in batches: a tenth of a MiB is noise.
 """
 
 from __future__ import annotations

@@ -147,8 +147,8 @@ def class_loss(
     divisor: Any,
 ) -> Any:  # fmt: skip
     x, target = _pair(plan, x, target, weight)
-    if native is not None and plan.is_plain and sample_weight is None and alpha is None:
-        return _cross_entropy(plan, x, target, weight)
+    if native is not None and plan.has_kernel and sample_weight is None and alpha is None:
+        return _kernel_loss(plan, x, target, weight, divisor)
     soft_curve = plan.soft and plan.curve is not None
     kernels = native is not None and plan.temperature == 1.0 and not soft_curve
     link = reference.link(
@@ -175,22 +175,17 @@ def _shared(slope: Array, divisor: Any, reduction: Reduction) -> Array:
     return slope / divisor if reduction == "mean" else slope
 
 
-def _cross_entropy(plan: RowPlan, x: Array, target: Array, weight: Array | None) -> Any:
-    """PyTorch's cross-entropy by its own kernels."""
-    of = _memory(x), *plan.rows, _memory(target), _accumulated(weight, x.dtype), plan.ignore_index
+def _kernel_loss(plan: RowPlan, x: Array, target: Array, weight: Array | None, divisor: Any) -> Any:
+    """The loss by one kernel, with its gradient if that is asked for."""
     loss = np.empty(plan.shape, x.dtype) if plan.reduction == "none" else None
-    scales = 1.0 - plan.smoothing, plan.smoothing / plan.rows.classes
-    state = _state(plan) if asking() else None
-    bad, total, divisor = native.row_loss(*of, *scales, _memory(loss), state)
+    dx = np.empty(x.shape, x.dtype) if asking() else None
+    over = 1.0 if plan.reduction != "mean" else None if divisor is None else float(divisor)
+    bad, total, over = native.row_loss(
+        _memory(x), *plan.rows, _memory(target), _accumulated(weight, x.dtype), plan.ignore_index, plan.link,
+        _memory(loss), None, over, 1.0, _memory(dx),
+    )  # fmt: skip
     _raise_bad(bad, plan, target)
-
-    def gradient() -> Array:
-        over = 1.0 if plan.reduction != "mean" else divisor or np.nan
-        dx = np.empty(x.shape, x.dtype)
-        native.row_loss_backward(*of, *scales, state, np.ones(1), over, _memory(dx))
-        return dx
-
-    return answer(_finish(loss, total, divisor, plan.reduction, x.dtype), gradient)
+    return answer(_finish(loss, total, over, plan.reduction, x.dtype), lambda: dx)
 
 
 def _kernel_rows(
@@ -287,7 +282,8 @@ def pointwise(
     """`x` and `target` broadcast to the shape of the result, weights to that of `x`."""
     squared, mean, shape = isinstance(plan.loss, reference.SquaredError), plan.reduction == "mean", x.shape
     dtype = _promote(x, target, weight if squared else None)
-    if native is not None and plan.kernel is not None and sample_weight is None:
+    kernel = native is not None and plan.kernel is not None and plan.kernel_takes(dtype, weight is not None)
+    if kernel and sample_weight is None:
         return _pointwise_kernel(plan, x, target, weight, pos_weight, dtype)
     a, t = np.broadcast_arrays(x, target)
     kept = None
@@ -318,7 +314,6 @@ def pointwise(
 def _pointwise_kernel(
     plan: ElementPlan, x: Array, target: Array, weight: Array | None, pos_weight: Array | None, dtype: Any
 ) -> Any:
-    kernel = plan.loss.kernel
     whole = _check.is_whole(x.dtype) or _check.is_whole(target.dtype)
     inner = np.dtype(np.float64) if whole else _promote(x, target, weight, pos_weight)
     shape = np.broadcast_shapes(x.shape, target.shape)
@@ -330,16 +325,17 @@ def _pointwise_kernel(
         for a in (x, target, weight, pos_weight)
     ]
     loss = np.empty(shape, inner) if plan.reduction == "none" else None
-    total = native.pointwise(kernel, *arrays, _memory(loss))
+    dx = np.empty(shape, inner) if asking() and x.shape == shape else None
+    over = 1.0 if plan.reduction != "mean" else count or np.nan
+    total = native.pointwise(
+        plan.kernel, *arrays, plan.loss.kernel_parameters, _memory(loss), 1.0, over, _memory(dx)
+    )
     loss = None if loss is None else loss.astype(dtype, copy=False)
 
     def gradient() -> Any:
-        over = 1.0 if plan.reduction != "mean" else count or np.nan
-        if x.shape != shape:
+        if dx is None:
             slope = reference.weighted(plan.loss.slope(x, target, pos_weight), weight, None, None)
             return _rounded(_sum_to(slope / over, x.shape), x.dtype)
-        dx = np.empty(shape, inner)
-        native.pointwise_backward(kernel, *arrays, np.ones(1), over, _memory(dx))
         return _rounded(dx, x.dtype)
 
     return answer(_finish(loss, total, count, plan.reduction, dtype), gradient)

@@ -174,10 +174,13 @@ def class_loss(
     kernels = None
     if plan.temperature == 1.0 and soft_curve is None and not needs_grad(target, weight):
         kernels = _kernels_for(x, target, weight, sample_weight, alpha)
-    if kernels and plan.is_plain and sample_weight is None and alpha is None:
-        weight = None if weight is None else _accumulated(weight, x)
-        loss: Tensor = kernels.cross_entropy(x, target, weight, plan)
-        return loss
+    if kernels and sample_weight is None and alpha is None and not needs_grad(_tensor(divisor)):
+        if kernels is eager and plan.has_kernel:
+            weight = None if weight is None else _accumulated(weight, x)
+            return eager.class_loss(x, target, weight, plan, None if divisor is None else float(divisor))
+        if kernels is operators and plan.is_plain:
+            weight = None if weight is None else _accumulated(weight, x)
+            return operators.cross_entropy(x, target, weight, plan)
     check_supported(plan.function, input=x, target=target, weight=weight, sample_weight=sample_weight, alpha=alpha)
     link = reference.link(
         target if kernels and not plan.soft else _target_last(plan, target), plan.rows.classes, plan.soft, weight,
@@ -197,10 +200,14 @@ def class_loss(
         )
     if plan.reduction == "mean" and divisor is None:
         divisor = link.divisor(plan.denominator)
-    loss = link.loss(s)
+    loss: Tensor = link.loss(s)
     if link.a is None and needs_grad(target):  # smoothed away: it has a gradient, and that is 0
         loss = loss + 0.0 * link.target.sum(-1)
     return reduce_rows(loss, divisor, plan.reduction).to(x.dtype)
+
+
+def _tensor(a: Any) -> Tensor | None:
+    return a if isinstance(a, Tensor) else None
 
 
 def _check_divisor(function: str, divisor: Any) -> None:
@@ -257,8 +264,10 @@ def pointwise(
     kernels = None
     if sample_weight is None and plan.kernel is not None:
         kernels = _kernels_for(x, target, weight, pos_weight)
-    if kernels is operators and squared and weight is not None:  # its sum is not known to the compiler
+    if not plan.kernel_takes(dtype, weight is not None):
         kernels = None
+    if kernels is operators and (squared and weight is not None or plan.kernel not in operators.FUNCTORS):
+        kernels = None  # the sum of weights, and parameters, are not known to the compiler
     if kernels and not needs_grad(weight, pos_weight, None if squared else target):
         floating = x.is_floating_point() and target.is_floating_point()
         inner = _promote(x, target, weight, pos_weight) if floating else torch.float64
@@ -268,7 +277,7 @@ def pointwise(
         count = weight.sum(dtype=torch.float64).item() if by_weight else prod(shape)  # type: ignore[union-attr]
         weight = None if weight is None else _as(weight, inner, shape)
         pos_weight = None if pos_weight is None else _as(pos_weight, inner, shape)
-        loss = kernels.pointwise(x, target, weight, pos_weight, plan.loss, plan.reduction, count)
+        loss = kernels.pointwise(x, target, weight, pos_weight, plan, count)
         return loss if inner is dtype else loss.to(dtype)
     named = dict(zip(plan.names, (x, target), strict=True))
     check_supported(plan.function, **named, weight=weight, pos_weight=pos_weight, sample_weight=sample_weight)

@@ -29,15 +29,17 @@ def row_statistics(
     return _row_gradient(x, plan, t, prior, *d)
 
 
-def cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: Any, g: Tensor) -> Tensor:
+def class_loss(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: Any, g: Tensor) -> Tensor:
     link = reference.link(
         _target_rows(target, plan), plan.rows.classes, plan.soft, weight,
-        ignore_index=plan.ignore_index, smoothing=plan.smoothing,
+        ignore_index=plan.ignore_index, smoothing=plan.smoothing, z_loss=plan.z_loss, curve=plan.curve,
     )  # fmt: skip
+    t = link.weighted_target()
+    s = differentiable.row_statistics(_rows_last(x, plan.rows), t, link.prior, plan.ignore_index, 1.0)
     d = reference.wide(_of_rows(g, plan)) / divisor
-    d_nll = None if link.a is None else d * link.a
-    d_prior = None if link.prior is None else d * link.d
-    return _row_gradient(x, plan, link.weighted_target(), link.prior, d_nll, None, None, d_prior)
+    slopes = {name: d * slope for name, slope in link.slopes(s).items()}
+    d_nll, d_lse, d_prior = (slopes.get(name) for name in ("d_nll", "d_lse", "d_prior"))
+    return _row_gradient(x, plan, t, link.prior, d_nll, d_lse, None, d_prior)
 
 
 def pointwise(

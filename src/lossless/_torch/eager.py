@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from lossless import reference
 from lossless._layout import Rows
-from lossless._plan import RowPlan
-from lossless._reduce import Reduction
+from lossless._plan import ElementPlan, RowPlan
 from lossless._torch import by_formula, kernels
 from lossless._torch.modes import all_in_memory, batched, in_memory, needs_grad, watched
 from lossless.reference import Statistics
@@ -138,73 +136,121 @@ class _RowStatistics(_KernelFunction):
         return by_formula.row_statistics(x, target, weight, prior, ctx.plan, *g[:4]), *(None,) * 6
 
 
-# ---------------------------------------------------------------- cross-entropy
+# ---------------------------------------------------------------- losses
 
 
-def cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> Tensor:
-    """The loss, reduced and rounded."""
-    return _call(_CrossEntropy, *all_in_memory(x, target, weight), plan)
+class _Upstream:
+    """The gradient that came upstream to the loss of a plan, in its last backward pass: most often 1, step after step.
+
+    A forward pass that expects it writes the gradient while the rows are in cache; if another comes, that is computed.
+    The same bits either way. What was expected once is expected again after a backward pass only, so that a loss
+    which nobody differentiates writes no gradient, and no two of them wait in memory.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[int, float] = {}
+
+    def take(self, plan: object) -> float | None:
+        return self._last.pop(id(plan), None)  # a plan at the address of a forgotten one costs time at most
+
+    def came(self, plan: object, g: float) -> None:
+        if len(self._last) > 1024:
+            self._last.clear()
+        self._last[id(plan)] = g
 
 
-class _CrossEntropy(_KernelFunction):
+_upstream = _Upstream()
+
+
+class _LossFunction(_KernelFunction):
+    """A loss that is one number may have its gradient ready: `ctx.ready` is (what was expected upstream, gradient)."""
+
+    gradient: Callable[..., Tensor]
+    "By kernels: of (ctx, the saved tensors, the upstream gradient, that number if it is one)."
+    of_inputs: Callable[..., Any]
+    "What backward returns: of (ctx, that gradient)."
+
+    @classmethod
+    def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
+        saved = ctx.saved_tensors
+        if ctx.plan.reduction == "none":
+            return cls.of_inputs(ctx, cls.gradient(ctx, saved, g, None))
+        number = g.item()
+        ready, ctx.ready = ctx.ready, None  # once: who got it may change it
+        _upstream.came(ctx.plan, number)
+        expected, dx = ready or (None, None)
+        return cls.of_inputs(ctx, dx if expected == number else cls.gradient(ctx, saved, g, number))
+
+
+def class_loss(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float | None) -> Tensor:
+    """The loss, reduced and rounded; a mean by `divisor`, if one is given."""
+    return _call(_ClassLoss, *all_in_memory(x, target, weight), plan, divisor)
+
+
+class _ClassLoss(_LossFunction):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> Tensor:
-        state = None if ctx is None else kernels.empty_state(x, plan.rows)
-        loss, divisor = kernels.cross_entropy(x, target, weight, plan, state)
-        if ctx is not None:
-            ctx.save_for_backward(x, target, weight, state)
-            ctx.plan, ctx.divisor = plan, divisor
+    def forward(
+        ctx: Any, x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float | None
+    ) -> Tensor:
+        if ctx is None:
+            return kernels.class_loss(x, target, weight, plan, divisor, None)[0]
+        g = _upstream.take(plan)
+        state = kernels.empty_state(x, plan.rows) if g is None else None
+        loss, ctx.divisor, dx = kernels.class_loss(x, target, weight, plan, divisor, state, g)
+        ctx.save_for_backward(x, target, weight, state)
+        ctx.plan, ctx.ready = plan, (g, dx)
         return loss
 
     @staticmethod
-    def by_kernel(ctx: Any, g: Tensor) -> Any:
-        x, target, weight, state = ctx.saved_tensors
-        return kernels.cross_entropy_backward(x, target, weight, state, ctx.plan, ctx.divisor, g), None, None, None
+    def gradient(ctx: Any, saved: Any, g: Tensor, number: float | None) -> Any:
+        x, target, weight, state = saved
+        if state is None:
+            return kernels.class_loss(x, target, weight, ctx.plan, ctx.divisor, None, number)[2]
+        return kernels.class_loss_backward(x, target, weight, state, ctx.plan, ctx.divisor, g)
 
     @staticmethod
-    def by_formula(ctx: Any, g: Tensor) -> Any:
+    def of_inputs(ctx: Any, dx: Tensor) -> Any:
+        return dx, None, None, None, None
+
+    @classmethod
+    def by_formula(cls, ctx: Any, g: Tensor) -> Any:
         x, target, weight, _ = ctx.saved_tensors
-        return by_formula.cross_entropy(x, target, weight, ctx.plan, ctx.divisor, g), None, None, None
-
-
-# ---------------------------------------------------------------- elementwise losses
+        return cls.of_inputs(ctx, by_formula.class_loss(x, target, weight, ctx.plan, ctx.divisor, g))
 
 
 def pointwise(
-    x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, loss: reference.Pointwise,
-    reduction: Reduction, divisor: float,
-) -> Tensor:  # fmt: skip
+    x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, plan: ElementPlan, divisor: float
+) -> Tensor:
     """The loss, reduced and rounded, a mean by `divisor`; of squared error `target` may need a gradient too."""
-    args = (*all_in_memory(x, target, weight, pos_weight), loss, reduction, divisor)
+    args = (*all_in_memory(x, target, weight, pos_weight), plan, divisor)
     return _apply(_Pointwise, *args) if needs_grad(x, target) else _Pointwise.forward(None, *args)
 
 
-class _Pointwise(_KernelFunction):
+class _Pointwise(_LossFunction):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, target: Tensor, weight: Any, pos_weight: Tensor | None, functor: reference.Pointwise,
-        reduction: Reduction, divisor: float,
+        ctx: Any, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, plan: ElementPlan,
+        divisor: float,
     ) -> Tensor:  # fmt: skip
-        loss, divisor = kernels.pointwise(functor.kernel or "", x, target, weight, pos_weight, reduction, divisor)
+        g = None if ctx is None else _upstream.take(plan)
+        loss, divisor, dx = kernels.pointwise(plan.loss, x, target, weight, pos_weight, plan.reduction, divisor, g)
         if ctx is not None:
             ctx.save_for_backward(x, target, weight, pos_weight)
-            ctx.functor, ctx.divisor = functor, divisor
+            ctx.plan, ctx.divisor, ctx.ready = plan, divisor, (g, dx)
         return loss
 
     @staticmethod
-    def by_kernel(ctx: Any, g: Tensor) -> Any:
-        x, target, weight, pos_weight = ctx.saved_tensors
-        return _of_both(
-            ctx, kernels.pointwise_backward(ctx.functor.kernel, x, target, weight, pos_weight, ctx.divisor, g)
-        )
+    def gradient(ctx: Any, saved: Any, g: Tensor, number: float | None) -> Tensor:
+        return kernels.pointwise_backward(ctx.plan.loss, *saved, ctx.divisor, g)
 
     @staticmethod
-    def by_formula(ctx: Any, g: Tensor) -> Any:
+    def of_inputs(ctx: Any, dx: Tensor) -> Any:
+        """Over `x` and `target`: only squared error asks for the second, which is the negative."""
+        d_target = -dx if ctx.needs_input_grad[1] else None
+        return dx if ctx.needs_input_grad[0] else None, d_target, *(None,) * 4
+
+    @classmethod
+    def by_formula(cls, ctx: Any, g: Tensor) -> Any:
         x, target, weight, pos_weight = ctx.saved_tensors
-        return _of_both(ctx, by_formula.pointwise(ctx.functor, x, target, weight, pos_weight, ctx.divisor, g))
-
-
-def _of_both(ctx: Any, dx: Tensor) -> Any:
-    """The gradients over `x` and `target`: only squared error asks for the second, which is the negative."""
-    d_target = -dx if ctx.needs_input_grad[1] else None
-    return dx if ctx.needs_input_grad[0] else None, d_target, *(None,) * 5
+        dx = by_formula.pointwise(ctx.plan.loss, x, target, weight, pos_weight, ctx.divisor, g)
+        return cls.of_inputs(ctx, dx)

@@ -15,17 +15,9 @@ from lossless._kernels import native
 from lossless._layout import Rows
 from lossless._plan import RowPlan
 from lossless._reduce import Reduction
+from lossless._torch.memory import empty_like
 from lossless._torch.modes import in_memory
-
-HUGE = 1 << 20
-"""Numbers from which a fresh output is worth huge pages: its page faults cost more than the kernel."""
-
-
-def empty_like(x: Tensor) -> Tensor:
-    out = torch.empty_like(x)
-    if x.numel() >= HUGE:
-        native.advise_huge_pages(out)
-    return out
+from lossless.reference import Pointwise
 
 
 def scalar(total: float, x: Tensor) -> Tensor:
@@ -105,30 +97,31 @@ def row_statistics_backward(
     return dx
 
 
-def cross_entropy(
-    x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, state: Tensor | None
-) -> tuple[Tensor, float]:
-    """(the loss, reduced and rounded; what a mean was divided by)."""
-    _, _, rows, shape, _, ignore_index, smoothing, reduction = plan[:8]
-    loss = x.new_empty(shape) if reduction == "none" else None
+def class_loss(
+    x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float | None, state: Tensor | None,
+    g: float | None = None,
+) -> tuple[Tensor, float, Tensor | None]:  # fmt: skip
+    """(the loss, reduced and rounded; what a mean was divided by; for an upstream gradient `g` the gradient)."""
+    reduction = plan.reduction
+    loss = x.new_empty(plan.shape) if reduction == "none" else None
+    dx = None if g is None else empty_like(x)
     bad, total, divisor = native.row_loss(
-        x, *rows, target, weight, ignore_index, 1.0 - smoothing, smoothing / rows.classes, loss, state
-    )
+        x, *plan.rows, target, weight, plan.ignore_index, plan.link, loss, state,
+        divisor if reduction == "mean" else 1.0, 1.0 if g is None else g, dx,
+    )  # fmt: skip
     if bad >= 0:
         _raise_bad(bad, target, plan)
-    divisor = 1.0 if reduction != "mean" else divisor or nan
-    return scalar(total / divisor, x) if loss is None else loss, divisor
+    divisor = divisor or nan
+    return scalar(total / divisor, x) if loss is None else loss, divisor, dx
 
 
-def cross_entropy_backward(
+def class_loss_backward(
     x: Tensor, target: Tensor, weight: Tensor | None, state: Tensor, plan: RowPlan, divisor: float, g: Tensor
 ) -> Tensor:
-    _, _, rows, _, _, ignore_index, smoothing, _ = plan[:8]
     dx = empty_like(x)
     native.row_loss_backward(
-        x, *rows, target, weight, ignore_index, 1.0 - smoothing, smoothing / rows.classes, state, in_memory(g),
-        divisor, dx,
-    )  # fmt: skip
+        x, *plan.rows, target, weight, plan.ignore_index, plan.link, state, in_memory(g), divisor, dx
+    )
     return dx
 
 
@@ -143,19 +136,29 @@ def _raise_bad(bad: int, target: Tensor | None, plan: RowPlan) -> None:
 
 
 def pointwise(
-    kernel: str, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, reduction: Reduction,
-    divisor: float,
-) -> tuple[Tensor, float]:  # fmt: skip
-    """(the loss, reduced and rounded; what it was divided by); `divisor` is that of a mean."""
+    functor: Pointwise, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None,
+    reduction: Reduction, divisor: float, g: float | None = None,
+) -> tuple[Tensor, float, Tensor | None]:  # fmt: skip
+    """(the loss, reduced and rounded; what it was divided by; for an upstream gradient `g` the gradient).
+
+    `divisor` is that of a mean.
+    """
     loss = empty_like(x) if reduction == "none" else None
-    total = native.pointwise(kernel, x, target, weight, pos_weight, loss)
+    dx = None if g is None else empty_like(x)
     divisor = 1.0 if reduction != "mean" else divisor or nan
-    return scalar(total / divisor, x) if loss is None else loss, divisor
+    total = native.pointwise(
+        functor.kernel, x, target, weight, pos_weight, functor.kernel_parameters, loss, 1.0 if g is None else g,
+        divisor, dx,
+    )  # fmt: skip
+    return scalar(total / divisor, x) if loss is None else loss, divisor, dx
 
 
 def pointwise_backward(
-    kernel: str, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, divisor: float, g: Tensor
-) -> Tensor:
+    functor: Pointwise, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, divisor: float,
+    g: Tensor,
+) -> Tensor:  # fmt: skip
     dx = empty_like(x)
-    native.pointwise_backward(kernel, x, target, weight, pos_weight, in_memory(g), divisor, dx)
+    native.pointwise_backward(
+        functor.kernel, x, target, weight, pos_weight, functor.kernel_parameters, in_memory(g), divisor, dx
+    )
     return dx

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from lossless import reference
 from lossless._layout import to_rows, without_dim
-from lossless._plan import RowPlan
-from lossless._reduce import Reduction
+from lossless._plan import ElementPlan, RowPlan
 from lossless._torch import by_formula, kernels
 from lossless._torch.modes import all_in_memory, in_memory, needs_grad
 from lossless.reference import Statistics
@@ -190,7 +189,7 @@ def cross_entropy_forward(
     plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction)
     x, target, weight = all_in_memory(x, target, weight)
     state = kernels.empty_state(x, plan.rows) if differentiated else None
-    loss, divisor = kernels.cross_entropy(x, target, weight, plan, state)
+    loss, divisor, _ = kernels.class_loss(x, target, weight, plan, None, state)
     return _none_as_empty(x, loss, torch.scalar_tensor(divisor, dtype=torch.float64), state)
 
 
@@ -215,7 +214,7 @@ def _cross_entropy_gradient(ctx: Any, g: Tensor, *_: None) -> Any:
     x, target, weight, divisor, state = ctx.saved_tensors
     function, *options = ctx.options
     if torch.is_grad_enabled():
-        dx = by_formula.cross_entropy(x, target, weight, _row_plan(function, x, target, *options), divisor, g)
+        dx = by_formula.class_loss(x, target, weight, _row_plan(function, x, target, *options), divisor, g)
     else:
         dx = _cross_entropy_backward_op(x, target, weight, state, divisor, g, function, *options)
     return dx, *(None,) * 8
@@ -227,7 +226,7 @@ def cross_entropy_backward(
 ) -> Tensor:  # fmt: skip
     plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction)
     x, target, weight = all_in_memory(x, target, weight)
-    return kernels.cross_entropy_backward(x, target, weight, state, plan, divisor.item(), g)
+    return kernels.class_loss_backward(x, target, weight, state, plan, divisor.item(), g)
 
 
 _cross_entropy_op = _operator(
@@ -240,11 +239,10 @@ _cross_entropy_backward_op = _operator(cross_entropy_backward, _like)
 
 
 def pointwise(
-    x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, loss: reference.Pointwise,
-    reduction: Reduction, count: int,
-) -> Tensor:  # fmt: skip
+    x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, plan: ElementPlan, count: int
+) -> Tensor:
     """As `eager.pointwise`; `count` is that of the elements."""
-    result: Tensor = _pointwise_op(x, target, weight, pos_weight, loss.kernel or "", reduction)
+    result: Tensor = _pointwise_op(x, target, weight, pos_weight, plan.kernel or "", plan.reduction)
     return result
 
 
@@ -252,8 +250,8 @@ def pointwise_forward(
     x: Tensor, target: Tensor, weight: MaybeTensor, pos_weight: MaybeTensor, kernel: str, reduction: str
 ) -> Tensor:
     x, target, weight, pos_weight = all_in_memory(x, target, weight, pos_weight)
-    loss, _ = kernels.pointwise(kernel, x, target, weight, pos_weight, reduction, x.numel())  # type: ignore[arg-type]
-    return loss
+    functor = FUNCTORS[kernel]
+    return kernels.pointwise(functor, x, target, weight, pos_weight, reduction, x.numel())[0]  # type: ignore[arg-type]
 
 
 def _save_pointwise(ctx: Any, inputs: Any, output: Any) -> None:
@@ -278,7 +276,7 @@ def pointwise_backward(
 ) -> Tensor:
     divisor = x.numel() if reduction == "mean" else 1.0
     x, target, weight, pos_weight = all_in_memory(x, target, weight, pos_weight)
-    return kernels.pointwise_backward(kernel, x, target, weight, pos_weight, divisor, g)
+    return kernels.pointwise_backward(FUNCTORS[kernel], x, target, weight, pos_weight, divisor, g)
 
 
 _pointwise_op = _operator(

@@ -32,6 +32,11 @@ class Pointwise(Elementwise):
         """The name of the kernel that computes it, if there is one."""
         return None
 
+    @property
+    def kernel_parameters(self) -> tuple[float, float]:
+        """The balance and the exponent that the kernel is told."""
+        return -1.0, 0.0
+
     def target_slope(self, x: Array, t: Array, v: Array | None = None, /) -> Array:
         raise NotImplementedError
 
@@ -144,6 +149,14 @@ class SigmoidFocal(Pointwise):
 
     alpha: float = 0.25
     gamma: float = 2.0
+
+    @property
+    def kernel(self) -> str | None:
+        return "sigmoid_focal"
+
+    @property
+    def kernel_parameters(self) -> tuple[float, float]:
+        return self.alpha, self.gamma
 
     def value(self, x: Array, t: Array, /, *_: Any) -> Array:
         xp = namespace(x)

@@ -1,0 +1,95 @@
+"""Memory for large results: recycled, because fresh memory costs more than the kernel that fills it.
+
+The C library gives a freed array of megabytes back to the system, so that every training step pays for its page faults
+again: three times what writing the numbers costs. Here the arrays that were handed out last are remembered, and handed
+out again once nothing else refers to their storage. `LOSSLESS_RECYCLE_MB` bounds what is remembered; 0 switches it off.
+"""
+
+import os
+import sys
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossless._kernels import native
+
+LARGE = 1 << 20
+"""Bytes from which memory is recycled."""
+HUGE = 4 << 20
+"""Bytes from which fresh memory is worth huge pages."""
+
+_use_count: Any = torch._C._storage_Use_Count  # type: ignore[attr-defined]
+
+
+def _limit() -> int:
+    text = os.environ.get("LOSSLESS_RECYCLE_MB", "512")
+    if not text.isdecimal():
+        raise ValueError(f"LOSSLESS_RECYCLE_MB got {text!r}, expected a number of megabytes; 0 recycles nothing")
+    return int(text) << 20
+
+
+class Recycler:
+    """Arrays that were handed out, the latest last, `limit` bytes of them at most."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._arrays: list[Tensor] = []
+        self._lock = threading.Lock()
+
+    def empty_like(self, x: Tensor) -> Tensor:
+        """Uninitialized memory for a contiguous `x`."""
+        size = x.nbytes
+        if size < LARGE:
+            return torch.empty_like(x)
+        if size > self.limit:
+            return _fresh(x)
+        with self._lock:
+            array = self._take(size)
+            if array is None:
+                array = _fresh(x)
+            self._arrays.append(array)
+            kept = sum(a.nbytes for a in self._arrays)
+            while kept > self.limit:  # whoever holds the forgotten one keeps it; else it is freed
+                kept -= self._arrays.pop(0).nbytes
+            # A tensor of its own, so that who resizes, views or frees it does nothing to the remembered one.
+            return torch.empty(0, dtype=x.dtype).set_(array.untyped_storage(), 0, x.shape, x.stride())
+
+    def _take(self, size: int) -> Tensor | None:
+        """An array of that many bytes which nobody holds any more."""
+        for i, array in enumerate(self._arrays):
+            if array.nbytes == size and _unused(array, size):
+                return self._arrays.pop(i)
+        return None
+
+    def forget(self) -> None:
+        """In a forked child, where the lock may be another thread's."""
+        self._arrays = []
+        self._lock = threading.Lock()
+
+
+def _references(array: Tensor) -> tuple[int, int]:
+    """How many tensors, and other owners in C++ and in Python, refer to its storage."""
+    storage = array.untyped_storage()
+    return _use_count(storage._cdata), sys.getrefcount(storage)
+
+
+def _unused(array: Tensor, size: int) -> bool:
+    """Whether this tensor alone refers to its storage: no other tensor, no array, nor the storage's own object."""
+    return _references(array) == ALONE and array.untyped_storage().nbytes() == size
+
+
+def _fresh(x: Tensor) -> Tensor:
+    array = torch.empty_like(x)
+    if x.nbytes >= HUGE:
+        native.advise_huge_pages(array)
+    return array
+
+
+ALONE = _references(torch.empty(1))
+
+_recycler = Recycler(_limit())
+empty_like = _recycler.empty_like
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_recycler.forget)
