@@ -371,8 +371,8 @@ def versions() -> dict[str, str]:
     from lossless._config import config
 
     settings = config()
-    machine = {key: settings[key] for key in ("python", "platform", "cpu path") if key in settings}
+    machine: dict[str, str] = {key: settings[key] for key in ("python", "platform", "cpu path") if key in settings}
     packages = ("lossless", "numpy", "torch", "jax", "optax", "scipy", "scikit-learn")
     present = {distribution.name for distribution in metadata.distributions()}
-    machine["cores"] = str(every())
+    machine |= {"cores": str(every())}
     return machine | {name: metadata.version(name) for name in packages if name in present}

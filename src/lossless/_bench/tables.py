@@ -158,7 +158,9 @@ def tables(bench: Bench) -> list[Table]:
         found += [_peaks(where, cells)] if any(c.peaks for c in cells) else []
         found += [_errors(where, dtype, cells)] if any(c.value_ulp for c in cells) else []
     found += [_slopes(bench.scaling)] if bench.scaling else []
-    return [*found, _means(bench.table), *([_slow(bench.table)] if slow_cells(bench.table) else [])]
+    found += [_means(bench.table)] if means(bench.table) else []
+    found += [_slow(bench.table)] if slow_cells(bench.table) else []
+    return found
 
 
 def _names(cells: Iterable[Cell]) -> list[str]:

@@ -164,8 +164,12 @@ def _check(flag: str, given: list[str], known: Collection[str]) -> None:
 
 def _print(output: Output, bench: Bench) -> None:
     from lossless._bench import tables
+    from lossless._bench.harness import SLOW
 
     output.table(("", ""), list(bench.machine.items()))
     for table in tables.tables(bench):
         output.heading(table.title)
         output.table(table.columns, table.rows, numeric=[i >= table.names for i in range(len(table.columns))])
+    if tables.means(bench.table) and not tables.slow_cells(bench.table):
+        output.text()
+        output.text(f"No cell is below {SLOW} of a peer's speed.")
