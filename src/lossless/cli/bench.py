@@ -61,11 +61,12 @@ def run(args: argparse.Namespace) -> None:
     peers = _peers(args)
     if not table and not scaling:
         raise UsageError("nothing to measure: NumPy has no bfloat16")
+    machine = libraries.versions()
     with progress("Measuring") as report:
         cells = measure([*table, *scaling, *curves], peers, args.seconds, args.repeat, not args.quick, report)
     after = len(table) + len(scaling)
     bench = tables.Bench(
-        libraries.versions(), args.seconds, args.repeat, cells[: len(table)], cells[len(table) : after], cells[after:]
+        machine, args.seconds, args.repeat, cells[: len(table)], cells[len(table) : after], cells[after:]
     )
     if args.json == "-":
         print(dumps(bench.to_json()), end="")
