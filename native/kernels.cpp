@@ -89,6 +89,35 @@ template <class D> struct RowsInPlace {
     }
 };
 
+// Floats of 16 rows, row i from rows + start[i], to scratch[class][row] or back: 4 x 4 at a time, since single numbers
+// cost more than the arithmetic of a small row. The last four classes may be done twice.
+template <bool back, class Row>
+LOSSLESS_INLINE void transpose(float* scratch, Row* rows, const int64_t* start, int64_t classes) {
+    using Quad = Register<float, 16>::type;
+    for (int64_t j = 0;; j = j + 8 <= classes ? j + 4 : classes - 4) {
+        for (int i = 0; i < LANES; i += 4) {
+            Quad in[4], out[4];
+            for (int k = 0; k < 4; k++)
+                memcpy(&in[k], back ? scratch + (j + k) * LANES + i : rows + start[i + k] + j, sizeof(Quad));
+            const Quad low01 = __builtin_shufflevector(in[0], in[1], 0, 4, 1, 5),
+                       high01 = __builtin_shufflevector(in[0], in[1], 2, 6, 3, 7),
+                       low23 = __builtin_shufflevector(in[2], in[3], 0, 4, 1, 5),
+                       high23 = __builtin_shufflevector(in[2], in[3], 2, 6, 3, 7);
+            out[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+            out[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+            out[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+            out[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+            for (int k = 0; k < 4; k++) {
+                if constexpr (back)
+                    memcpy(rows + start[i + k] + j, &out[k], sizeof(Quad));
+                else
+                    memcpy(scratch + (j + k) * LANES + i, &out[k], sizeof(Quad));
+            }
+        }
+        if (j + 4 >= classes) return;
+    }
+}
+
 // 16 rows transposed into scratch, and back.
 template <class D> struct RowsTransposed {
     using T = Compute<D>;
@@ -128,6 +157,8 @@ template <class D> struct RowsTransposed {
         if (contiguous) {
             for (int64_t j = 0; j < p.classes; j++)
                 store_data(target + start[0] + j * p.inner, load(data.out + j * LANES));
+        } else if (std::is_same_v<D, float> && p.inner == 1 && p.classes >= 4 && g.rows == LANES) {
+            if constexpr (std::is_same_v<D, float>) transpose<true>(data.out, target, start, p.classes);
         } else {
             for (int i = 0; i < g.rows; i++)
                 for (int64_t j = 0; j < p.classes; j++)
@@ -141,6 +172,8 @@ template <class D> struct RowsTransposed {
         if (contiguous) {
             for (int64_t j = 0; j < p.classes; j++)
                 store(scratch + j * LANES, load_data(source + start[0] + j * p.inner));
+        } else if (std::is_same_v<D, float> && p.inner == 1 && p.classes >= 4) {
+            if constexpr (std::is_same_v<D, float>) transpose<false>(scratch, source, start, p.classes);
         } else {
             for (int i = 0; i < LANES; i++)
                 for (int64_t j = 0; j < p.classes; j++)
@@ -262,9 +295,10 @@ template <class D> int64_t largest_class(const RowProblem& p, int64_t row) {
 template <class D, Target target, bool plain, class Rows>
 __attribute__((noinline)) void sweep(const RowProblem& p, Group& g, Slopes& s, Rows& rows) {
     if constexpr (target == Target::soft) {
-        rows.each(g, [&](const auto& view, auto& data)
-                         __attribute__((always_inline)) { prepare_soft<target>(p, view, data, s); });
-        store(s.a, load(s.a) * to_f64(unit_below(narrow<Compute<D>>(load(s.soft_size))).first));
+        const auto unit = unit_below(narrow<Compute<D>>(load(g.soft_size)));
+        store(s.a, load(s.a) * to_f64(unit.first));
+        store(s.rest_total, load(g.soft_total) * to_f64(unit.second));
+        store(s.rest_largest, load(g.soft_rest) * to_f64(unit.second));
     }
     plain ? prepare_plain<Compute<D>>(g, s) : prepare_general<Compute<D>>(g, s);
     rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
@@ -401,22 +435,48 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
             store(s.c, read<D>(p.d_entropy, p.divisor, g));
             store(s.d, read<D>(p.d_prior, p.divisor, g) * broadcast(p.prior_unit));
         }
+        if constexpr (target == Target::soft)
+            rows.each(g, [&](const auto& view, auto& data)
+                             __attribute__((always_inline)) { reduce_target(p, view, data, g); });
         sweep<D, target, plain>(p, g, s, rows);
     });
 }
 
+// The exponentials go into `e`, which `scratch` shows as the view shows x; then they are divided by their sum, that is
+// multiplied by its inverse in two parts.
+template <class View, class Scratch> LOSSLESS_INLINE void
+softmax_of(const View& view, Data<View>& data, Group& g, const Scratch& scratch, typename Scratch::Element* e) {
+    using T = typename View::T;
+    const Pack<T> peak = view.maximum(data.x);
+    view.put(g.peak, peak);
+    const Frame<T> exponentials(data.limit_where_infinite(view, peak, g.peak));
+    typename View::Total sum(view);
+    const auto* x = data.x;
+    view.each([&](Block b) __attribute__((always_inline)) {
+        const Pack<T> share = exponentials(view.load(x, b, T(-INF)));
+        scratch.store(e, b, share);
+        sum.add(b, share);
+    });
+    const Pack<double> all = View::spread(sum.value()), one = broadcast(1.0), inverse = one / all;
+    const Pack<T> high = narrow<T>(inverse);
+    const Pack<double> rest = fma(broadcast(0.0) - to_f64(high), all, one) * inverse;
+    const Pack<T> low = narrow<T>(rest);
+    view.each([&](Block b) __attribute__((always_inline)) {
+        const Pack<T> share = scratch.load(e, b, T(0));
+        view.store(data.out, b, fma(share, high, share * low));
+    });
+}
+
 template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
+    using T = Compute<D>;
+    Buffer wide; // halves have no room for exponentials in the output
+    if (sizeof(D) < sizeof(T) && !wide.get<T>(p.classes)) return NO_MEMORY;
     return over_rows<D>(p, begin, end, true, [&](Group& g, auto& rows) {
-        rows.each(g, [&](const auto& view, auto& data)
-                         __attribute__((always_inline)) { reduce<Target::none, false>(p, view, data, g); });
-        finish<Target::none>(g);
-        Slopes s = {}; // softmax is the gradient of lse
-        store(s.b, broadcast(1.0));
-        prepare_plain<Compute<D>>(g, s);
-        store(s.top_value, load(g.top) / load(g.all));
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-            data.limit_where_infinite(view, view.get(g.peak), g.peak);
-            sweep_plain<true>(view, data.x, data.out, g, s);
+            if constexpr (std::is_same_v<decltype(data.out), T*>)
+                softmax_of(view, data, g, view, data.out);
+            else
+                softmax_of(view, data, g, ClassLanes<T>{view.classes, view.row}, wide.get<T>(p.classes));
         });
         rows.close(g);
     });
@@ -440,6 +500,49 @@ template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t beg
 
 // dx_j = p_j ((g_j - g_k) - sum_i p_i (g_i - g_k)), k the largest class: differences of g alone, so that what a
 // confident row leaves of them is not lost in g_k.
+
+// Of the rounded probabilities, which is exact enough: p_k is not part of the sum. Not for halves; nor where a large g
+// shows what rounding a denormal p has lost: such a row is returned, and left as it is.
+template <class D> int64_t softmax_backward_of_result(const RowProblem& p, int64_t begin, int64_t end) {
+    int64_t refused = -1;
+    const int64_t bad = over_rows<D>(p, begin, end, true, [&](Group& g, auto& rows) {
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            using View = std::remove_cvref_t<decltype(view)>;
+            using T = typename View::T;
+            const Pack<T> zero = broadcast(T(0)), normal = broadcast(Float<T>::smallest), small = broadcast(T(0.125));
+            const Pack<T> most = view.maximum(data.x);
+            typename View::First first;
+            Pack<T> at_top = zero, largest = zero;
+            Mask<T> denormal = zero != zero;
+            view.each([&](Block b) __attribute__((always_inline)) {
+                const Pack<T> y = view.load(data.x, b, T(1)), cotangent = view.load(data.cotangent, b, T(0));
+                largest = max(abs(cotangent), largest);
+                denormal = denormal | (y < normal);
+                if (first.may_be_in(b, y, most)) at_top = select(first.in(b, y, most), cotangent, at_top);
+            });
+            largest = View::largest(largest);
+            if (any(denormal) && any(largest > small)) {
+                refused = g.first_row;
+                return;
+            }
+            const auto unit = unit_below(largest);
+            const Pack<T> top = View::same(View::only(at_top * unit.second)), up = broadcast(T(0x1p64));
+            typename View::Total sum(view);
+            view.each([&](Block b) __attribute__((always_inline)) {
+                sum.add(b, view.load(data.x, b, T(0)) * (view.load(data.cotangent, b, T(0)) * unit.second - top));
+            });
+            const Pack<T> mean = narrow<T>(View::spread(sum.value()));
+            view.each([&](Block b) __attribute__((always_inline)) {
+                const Pack<T> slope = (view.load(data.cotangent, b, T(0)) * unit.second - top) - mean;
+                const Pack<T> y = view.load(data.x, b, T(0)) * up;
+                view.store(data.out, b, slope * y * broadcast(T(0x1p-64)) * unit.first);
+            });
+        });
+        if (refused < 0) rows.close(g);
+    });
+    return bad == NO_MEMORY ? bad : refused;
+}
+
 template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     return over_rows<D>(p, begin, end, true, [&](Group& g, auto& rows) {
         Column size, g_top, mean;
@@ -523,7 +626,7 @@ int64_t backward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t 
             return (bare ? backward<D, Target::none, true> : backward<D, Target::none, false>)(p, chunk, begin, end);
         case Target::index:
             return (bare && !p.d_lse.values && p.z == 0 ? backward<D, Target::index, true>
-                                                         : backward<D, Target::index, false>)(p, chunk, begin, end);
+                                                        : backward<D, Target::index, false>)(p, chunk, begin, end);
         default: return backward<D, Target::soft, false>(p, chunk, begin, end);
         }
     });
@@ -539,7 +642,18 @@ int64_t log_softmax_any(const RowProblem& p, int64_t chunk, int64_t begin, int64
     return by_dtype(p.dtype, [&](auto d) { return log_softmax<decltype(d)>(p, chunk, begin, end); });
 }
 int64_t softmax_backward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    return by_dtype(p.dtype, [&](auto d) { return softmax_backward<decltype(d)>(p, chunk, begin, end); });
+    return by_dtype(p.dtype, [&](auto d) {
+        using D = decltype(d);
+        RowProblem of = p;
+        of.soft = nullptr;
+        if constexpr (std::is_same_v<D, Compute<D>>)
+            if (p.soft) {
+                of.x = p.soft;
+                if (const int64_t refused = softmax_backward_of_result<D>(of, begin, end); refused < 0) return refused;
+                of.x = p.x;
+            }
+        return softmax_backward<D>(of, chunk, begin, end);
+    });
 }
 
 void pointwise_any(const lossless::PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {
@@ -549,6 +663,5 @@ void pointwise_any(const lossless::PointwiseProblem& p, int64_t chunk, int64_t b
 } // namespace
 
 extern "C" const lossless::Kernels LOSSLESS_ISA_SYMBOL;
-const lossless::Kernels LOSSLESS_ISA_SYMBOL = {LOSSLESS_ISA_NAME,    weigh_any,     forward_any,
-                                               backward_any,         softmax_any,   log_softmax_any,
-                                               softmax_backward_any, pointwise_any};
+const lossless::Kernels LOSSLESS_ISA_SYMBOL = {LOSSLESS_ISA_NAME, weigh_any,       forward_any,          backward_any,
+                                               softmax_any,       log_softmax_any, softmax_backward_any, pointwise_any};

@@ -57,7 +57,7 @@ struct RowProblem {
     Upstream d_nll, d_lse, d_entropy, d_prior, d_loss;
     double divisor = 1;              // divides all of them
     void* out = nullptr;             // like x: dx, or the result of softmax and log_softmax
-    const void* cotangent = nullptr; // like x: g of the softmax VJP
+    const void* cotangent = nullptr; // like x: g of the softmax VJP, for which `soft` may hold the softmax
 
     __attribute__((always_inline)) int64_t rows() const { return outer * inner; }
     __attribute__((always_inline)) bool is_loss() const { return loss || loss_sums || d_loss.values; }

@@ -39,7 +39,9 @@ struct Link {
         }
         return slope;
     }
-    Pack<double> slope_of_lse(Pack<double> lse) const { return broadcast(2 * z) * lse; }
+    Pack<double> slope_of_lse(Pack<double> lse) const {
+        return z == 0 ? broadcast(0.0) : broadcast(2 * z) * lse; // where lse is infinite too
+    }
 
   private:
     Pack<double> focal(Pack<double> q) const { return power(q, gamma); }

@@ -13,6 +13,7 @@ template <class T> struct Float; // the format's constants
 template <> struct Float<float> {
     static constexpr int mantissa_bits = 23;
     static constexpr float bias = 127, magic = 0x1.8p23f; // x + magic puts the integer nearest to x into the low bits
+    static constexpr float smallest = 0x1p-126f;          // of the normal numbers
     static constexpr float log2e = 0x1.715476p+0f;
     static constexpr float ln2_hi = 0x1.62e43p-1f, ln2_lo = -0x1.05c61p-29f; // n * ln2_hi is exact inside an fma
     static constexpr int32_t sqrt_half = 0x3f3504f3;
@@ -29,8 +30,8 @@ template <class T> struct ForFloat;
 
 template <> struct ForFloat<float> {
     // (log(1 + z) - z) / z^2 on [0, 1]; log(1 + z) to 2^-30
-    static constexpr float log1p_coefficients[] = {-0x1.fffff8p-2f, 0x1.5553a6p-2f,  -0x1.ffc420p-3f, 0x1.97827ap-3f,
-                                                   -0x1.4a5430p-3f, 0x1.fea74ap-4f,  -0x1.54457ep-4f, 0x1.57e948p-5f,
+    static constexpr float log1p_coefficients[] = {-0x1.fffff8p-2f, 0x1.5553a6p-2f, -0x1.ffc420p-3f, 0x1.97827ap-3f,
+                                                   -0x1.4a5430p-3f, 0x1.fea74ap-4f, -0x1.54457ep-4f, 0x1.57e948p-5f,
                                                    -0x1.bead0ep-7f, 0x1.0fb474p-9f};
 };
 
@@ -40,14 +41,15 @@ template <> struct ForFloat<double> {
                                                   0x1.1110e0684c4bfp-7, 0x1.6d44d2021d74fp-10, 0x1.a1266f45c8e9bp-13};
     // to 2^-35
     static constexpr double log1p_coefficients[] = {
-        -0x1.ffffffb3dab74p-2, 0x1.55554064c1f10p-2,  -0x1.fffbf332db950p-3, 0x1.9966c365572e5p-3,
-        -0x1.53d9c0b728618p-3, 0x1.1d5f03d857264p-3,  -0x1.cfde5437e1e1cp-4, 0x1.53ce732273079p-4,
-        -0x1.992294d6cc25bp-5, 0x1.6b233d69df425p-6,  -0x1.99f4c7201488dp-8, 0x1.b1ff55bf57701p-11};
+        -0x1.ffffffb3dab74p-2, 0x1.55554064c1f10p-2, -0x1.fffbf332db950p-3, 0x1.9966c365572e5p-3,
+        -0x1.53d9c0b728618p-3, 0x1.1d5f03d857264p-3, -0x1.cfde5437e1e1cp-4, 0x1.53ce732273079p-4,
+        -0x1.992294d6cc25bp-5, 0x1.6b233d69df425p-6, -0x1.99f4c7201488dp-8, 0x1.b1ff55bf57701p-11};
 };
 
 template <> struct Float<double> {
     static constexpr int mantissa_bits = 52;
     static constexpr double bias = 1023, magic = 0x1.8p52;
+    static constexpr double smallest = 0x1p-1022;
     static constexpr double log2e = 0x1.71547652b82fep+0;
     static constexpr double ln2_hi = 0x1.62e42fefa39efp-1, ln2_lo = 0x1.abc9e3b39803fp-56;
     static constexpr int64_t sqrt_half = 0x3fe6a09e667f3bcd;
@@ -108,7 +110,8 @@ template <class T> LOSSLESS_INLINE Pack<T> log1p(Pack<T> z) {
     const Pack<T> f = select(unscaled, z, mantissa - one);
     const Pack<T> magic = broadcast(Float<T>::magic);
     const Pack<T> n = bit_cast<T>(e + bit_cast<B>(magic)) - magic;
-    const Pack<T> inverse = fma(fma(broadcast(T(0.78)), f, broadcast(T(-0.97))), f, one) * power_of_two(broadcast(T(0)) - n); // to 5 %
+    const Pack<T> inverse =
+        fma(fma(broadcast(T(0.78)), f, broadcast(T(-0.97))), f, one) * power_of_two(broadcast(T(0)) - n); // to 5 %
     const Pack<T> dropped = select(z < one, z - (u - one), one - (u - z)) * inverse;
 
     const Pack<T> s = f / (broadcast(T(2)) + f), s2 = s * s, half_f2 = broadcast(T(0.5)) * f * f;

@@ -312,9 +312,11 @@ void log_softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb
     transform(kernels().log_softmax, x, outer, classes, inner, out);
 }
 
-void softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle g_, nb::handle dx_) {
+void softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle g_, nb::handle dx_,
+                      nb::handle result_) {
     Rows rows(x_, outer, classes, inner);
-    Array g(g_, "g"), dx(dx_, "dx", true);
+    Array g(g_, "g"), dx(dx_, "dx", true), result(result_, "result");
+    rows.p.soft = rows.like(result).data;
     rows.p.cotangent = rows.like(g.required()).data;
     rows.p.out = rows.like(dx.required()).data;
     run_rows(kernels().softmax_backward, rows.p);
@@ -326,17 +328,11 @@ void log_softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t
     RowProblem& p = rows.p;
     Array g(g_, "g"), dx(dx_, "dx", true);
     static const double minus_one = -1;
-    std::vector<double> state(size_t(STATE_ROWS * rows.rows()));
-    p.state = state.data();
-    p.out = rows.like(dx.required()).data;
-    void* const out = p.out;
-    p.out = nullptr;
-    run_rows(kernels().forward, p);
-    p.out = out;
     p.target = Target::soft;
     p.soft = rows.like(g.required()).data;
-    p.d_nll = {&minus_one, true, false};
-    run_rows(kernels().backward, p);
+    p.d_loss = {&minus_one, true, false};
+    p.out = rows.like(dx.required()).data;
+    run_rows(kernels().forward, p);
 }
 
 // ---------------------------------------------------------------------------------------------- pointwise
@@ -449,7 +445,7 @@ NB_MODULE(_native, m) {
     m.def("softmax", softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"));
     m.def("log_softmax", log_softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"));
     m.def("softmax_backward", softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
-          arg("dx"));
+          arg("dx"), arg("result") = nb::none());
     m.def("log_softmax_backward", log_softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
           arg("dx"));
     m.def("pointwise", pointwise, arg("kind"), arg("x"), arg("target"), arg("weight").none(), arg("pos_weight").none(),

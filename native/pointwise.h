@@ -138,32 +138,33 @@ template <class D> LOSSLESS_INLINE void store_some(void* to, int64_t i, int n, P
     n == LANES ? store_data(target, value) : store_part(target, n, value);
 }
 
-// Values, their sum, and slopes: what is asked for, in one pass.
-template <class D, template <class> class Loss>
+// Values with their sum, slopes, or both in one pass, where they share their parts.
+template <class D, template <class> class Loss, bool weighted, bool values, bool slopes>
 void each_point(const PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     using T = Compute<D>;
     using Term = typename Loss<T>::Term;
-    Sum<T> sum;
-    sum.start(broadcast(T(0)));
     const auto upstream = [&](int64_t i) {
         return p.g.is_f64 ? static_cast<const double*>(p.g.values)[i]
                           : double(to_compute(static_cast<const D*>(p.g.values)[i]));
     };
+    Sum<T> sum;
+    sum.start(broadcast(T(0)));
     Pack<Term> common = broadcast(Term(1));
-    if (p.dx) common = broadcast(Term((p.g.per_row ? 1.0 : upstream(0)) / p.divisor));
+    if (slopes) common = broadcast(Term((p.g.per_row ? 1.0 : upstream(0)) / p.divisor));
     each_pack(begin, end, [&](int64_t i, int n) __attribute__((always_inline)) {
-        const Loss<T> loss(p, load_some<D>(p.target, i, n, 0), load_some<D>(p.weight, i, n, 1),
-                           load_some<D>(p.pos_weight, i, n, 1));
+        const Pack<T> weight = weighted ? load_some<D>(p.weight, i, n, 1) : broadcast(T(1));
+        const Pack<T> pos_weight = weighted ? load_some<D>(p.pos_weight, i, n, 1) : broadcast(T(1));
+        const Loss<T> loss(p, load_some<D>(p.target, i, n, 0), weight, pos_weight);
         const Pack<T> x = load_some<D>(p.x, i, n, 0);
-        if (p.sums) {
+        if constexpr (values) {
             Pack<Term> value = loss.value(x);
             if (p.value) store_some<D>(p.value, i, n, narrow<T>(value));
             if (n < LANES) value = select(iota<Bits<Term>>() < broadcast(Bits<Term>(n)), value, broadcast(Term(0)));
             sum.add(value);
         }
-        if (p.dx) {
+        if constexpr (slopes) {
             Pack<Term> factor = common;
-            if (p.g.per_row) {
+            if (!values && p.g.per_row) {
                 Column g = {};
                 for (int k = 0; k < n; k++) g[k] = upstream(i + k);
                 factor = factor * narrow<Term>(load(g));
@@ -171,15 +172,29 @@ void each_point(const PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t
             store_some<D>(p.dx, i, n, narrow<T>(loss.slope(x, factor)));
         }
     });
-    if (p.sums) p.sums[chunk] = sum_lanes(sum);
+    if (values) p.sums[chunk] = sum_lanes(sum);
+}
+
+template <class D, template <class> class Loss>
+void points(const PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    const bool values = p.sums, slopes = p.dx;
+    if (p.weight || p.pos_weight) {
+        if (values) each_point<D, Loss, true, true, false>(p, chunk, begin, end);
+        if (slopes) each_point<D, Loss, true, false, true>(p, chunk, begin, end);
+    } else if (values && slopes) {
+        each_point<D, Loss, false, true, true>(p, chunk, begin, end);
+    } else {
+        (values ? each_point<D, Loss, false, true, false> : each_point<D, Loss, false, false, true>)(p, chunk, begin,
+                                                                                                     end);
+    }
 }
 
 template <class D> void pointwise(const PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     switch (p.kind) {
-    case Pointwise::bce_with_logits: return each_point<D, BinaryCrossEntropy>(p, chunk, begin, end);
-    case Pointwise::squared_error: return each_point<D, SquaredError>(p, chunk, begin, end);
+    case Pointwise::bce_with_logits: return points<D, BinaryCrossEntropy>(p, chunk, begin, end);
+    case Pointwise::squared_error: return points<D, SquaredError>(p, chunk, begin, end);
     case Pointwise::sigmoid_focal:
-        if constexpr (sizeof(Compute<D>) == 4) return each_point<D, SigmoidFocal>(p, chunk, begin, end);
+        if constexpr (sizeof(Compute<D>) == 4) return points<D, SigmoidFocal>(p, chunk, begin, end);
     }
 }
 

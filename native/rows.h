@@ -33,9 +33,11 @@ struct Group {
     Column at_target, x_target, correct;      // the target's, where it is not the maximum
     Column below;                             // sum e (m - x)
     Column soft_total, soft_cost, prior_cost; // sum t, sum t (m - x), sum u (m - x)
+    Column soft_size, soft_rest;              // the largest |t|, and the sum of the other t
+    Indices soft_largest;
 
-    Column all, but_target, but_top; // S, T, and the sum without the maximum
-    Column log_sum;                  // log(S / e^m) = lse - m
+    Column all, but_target, but_top;   // S, T, and the sum without the maximum
+    Column log_sum;                    // log(S / e^m) = lse - m
     Column slope_of_nll, slope_of_lse; // of the loss
 };
 
@@ -128,6 +130,45 @@ template <class D> static double limit(D* target, const D* source, int64_t class
 // The data of a group as a view reads it, and the scratch that it may need.
 template <class View> struct Data;
 
+// The sum of a soft target, its largest |t|, and the sum of the others: of what the terms consist, never a difference.
+template <class View> struct TargetSums {
+    using T = typename View::T;
+    const Pack<T> size;
+    typename View::First first;
+    typename View::Total total, rest;
+    LOSSLESS_INLINE_MEMBER TargetSums(const RowProblem& p, const View& view, const typename View::Element* t)
+        : size(largest(p, view, t)), total(view), rest(view) {}
+    LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> t) {
+        total.add(b, t);
+        if (first.may_be_in(b, abs(t), size)) t = select(first.in(b, abs(t), size), broadcast(T(0)), t);
+        rest.add(b, t);
+    }
+    LOSSLESS_INLINE_MEMBER void put(const View& view, Group& g) {
+        view.put(g.soft_total, total.value());
+        view.put(g.soft_rest, rest.value());
+        view.put(g.soft_size, size);
+        view.put_class(g.soft_largest, first.found);
+    }
+
+  private:
+    static LOSSLESS_INLINE_MEMBER Pack<T> largest(const RowProblem& p, const View& view,
+                                                  const typename View::Element* t) {
+        Pack<T> size = broadcast(T(0));
+        view.each([&](Block b) __attribute__((always_inline)) { size = max(abs(soft_target(p, view, t, b)), size); });
+        return View::largest(size);
+    }
+};
+template <class View> struct NoTargetSums {
+    LOSSLESS_INLINE_MEMBER NoTargetSums(const RowProblem&, const View&, const typename View::Element*) {}
+};
+
+template <class View>
+LOSSLESS_INLINE void reduce_target(const RowProblem& p, const View& view, const Data<View>& data, Group& g) {
+    TargetSums<View> sums(p, view, data.t);
+    view.each([&](Block b) __attribute__((always_inline)) { sums.add(b, soft_target(p, view, data.t, b)); });
+    sums.put(view, g);
+}
+
 template <Target target, bool extra, class View>
 LOSSLESS_INLINE void reduce(const RowProblem& p, const View& view, Data<View>& data, Group& g) {
     using T = typename View::T;
@@ -142,7 +183,8 @@ LOSSLESS_INLINE void reduce(const RowProblem& p, const View& view, Data<View>& d
     typename View::First first;
     typename View::Total others(view);
     std::conditional_t<extra, typename View::Total, NoTotal> below(view), prior_cost(view);
-    std::conditional_t<target == Target::soft, typename View::Total, NoTotal> soft_total(view), soft_cost(view);
+    std::conditional_t<target == Target::soft, TargetSums<View>, NoTargetSums<View>> target_sums(p, view, data.t);
+    std::conditional_t<target == Target::soft, typename View::Total, NoTotal> soft_cost(view);
     Pack<T> top = zero, at_target = zero, x_target = zero, correct = zero;
     view.each([&](Block b) __attribute__((always_inline)) {
         const Pack<T> v = view.load(x, b, T(-INF)), distance = m - v;
@@ -165,7 +207,7 @@ LOSSLESS_INLINE void reduce(const RowProblem& p, const View& view, Data<View>& d
         others.add(b, e);
         if constexpr (target == Target::soft) {
             const Pack<T> t = soft_target(p, view, data.t, b);
-            soft_total.add(b, t);
+            target_sums.add(b, t);
             soft_cost.add(b, cost(t, distance));
         }
         if constexpr (extra)
@@ -181,7 +223,7 @@ LOSSLESS_INLINE void reduce(const RowProblem& p, const View& view, Data<View>& d
         view.put(g.correct, View::only(correct));
     }
     if constexpr (target == Target::soft) {
-        view.put(g.soft_total, soft_total.value());
+        target_sums.put(view, g);
         view.put(g.soft_cost, soft_cost.value());
     }
     if constexpr (extra) {
@@ -239,8 +281,7 @@ struct Slopes {
     Column factor, factor_low;
     Column target_value, top_value; // plain
     // general
-    Column q_top, q_target, mean_below, soft_size, rest_total, rest_largest;
-    Indices largest;
+    Column q_top, q_target, mean_below, rest_total, rest_largest;
     // both: 2^exponent inside the exponentials, 2^final at the end
     Column exponent, final;
 };
@@ -311,32 +352,6 @@ LOSSLESS_INLINE void sweep_plain(const View& view, const typename View::Element*
     });
 }
 
-// The largest |t| with the sum of the other t, in units of its power of two (which goes into the row's coefficient a).
-template <Target target, class View>
-LOSSLESS_INLINE void prepare_soft(const RowProblem& p, const View& view, const Data<View>& data, Slopes& s) {
-    if constexpr (target == Target::soft) {
-        using T = typename View::T;
-        Pack<T> size = broadcast(T(0));
-        view.each([&](Block b)
-                      __attribute__((always_inline)) { size = max(abs(soft_target(p, view, data.t, b)), size); });
-        size = View::largest(size);
-        view.put(s.soft_size, size);
-        const Pack<T> down = unit_below(size).second;
-        typename View::First first;
-        typename View::Total total(view), rest(view);
-        view.each([&](Block b) __attribute__((always_inline)) {
-            const Pack<T> soft = soft_target(p, view, data.t, b);
-            Pack<T> t = soft * down;
-            total.add(b, t);
-            if (first.may_be_in(b, abs(soft), size)) t = select(first.in(b, abs(soft), size), broadcast(T(0)), t);
-            rest.add(b, t);
-        });
-        view.put_class(s.largest, first.found);
-        view.put(s.rest_total, total.value());
-        view.put(s.rest_largest, rest.value());
-    }
-}
-
 template <class T> static void prepare_general(const Group& g, Slopes& s) {
     prepare_probabilities<T>(broadcast(1.0), g, s);
     const Pack<double> whole = load(g.all) * broadcast(0x1p-64); // so that the quotients, q 2^64, are not denormal
@@ -360,7 +375,7 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, con
     const T *prior = static_cast<const T*>(p.prior), *prior_others = static_cast<const T*>(p.prior_others);
     const bool entropy = p.d_entropy.values;
     Pack<T> soft_down = zero;
-    if constexpr (target == Target::soft) soft_down = unit_below(view.get(s.soft_size)).second;
+    if constexpr (target == Target::soft) soft_down = unit_below(view.get(g.soft_size)).second;
     const Pack<T> m = view.get(g.m);
     const Probabilities<T> probabilities(view, g, s);
     const Pack<T> a = view.get(s.a), b_ = view.get(s.b), c = view.get(s.c), d = view.get(s.d);
@@ -369,7 +384,7 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, con
     const Pack<T> rest_total = view.get(s.rest_total), rest_largest = view.get(s.rest_largest);
     const Scale<T> scale(view, s.final);
     const auto y = view.get_class(g.target);
-    const auto largest = view.get_class(s.largest);
+    const auto largest = view.get_class(g.soft_largest);
     view.each([&](Block b) __attribute__((always_inline)) {
         const Pack<T> x = view.load(data.x, b, T(-INF));
         const Parts<T> parts = probabilities(x);

@@ -55,13 +55,19 @@ template <> struct Sum<double> {
     LOSSLESS_INLINE_MEMBER Pack<double> value() const { return select(low == low, high + low, high); }
 };
 
+// 16 lanes in registers of 16 bytes, which every target has, to be folded.
+template <class T> struct Halves {
+    static constexpr int count = LANES * sizeof(T) / 16;
+    typename Register<T, 16>::type pairs[count];
+    explicit LOSSLESS_INLINE_MEMBER Halves(Pack<T> a) { memcpy(pairs, &a, sizeof(pairs)); }
+};
+
 // The sum of all lanes: folds lanes i and i + half, for half = 8, 4, 2, 1.
 LOSSLESS_INLINE double sum_lanes(const Sum<float>& sum) {
-    Column s;
-    store(s, sum.high);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) s[i] += s[i + half];
-    return s[0];
+    Halves<double> s(sum.high);
+    for (int half = s.count / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) s.pairs[i] += s.pairs[i + half];
+    return s.pairs[0][0] + s.pairs[0][1];
 }
 LOSSLESS_INLINE double sum_lanes(const Sum<double>& sum) {
     Column high, low;
@@ -142,12 +148,16 @@ template <class D> struct ClassLanes {
         if constexpr (sizeof(T) == 8) return __builtin_bit_cast(double, all);
         return __builtin_bit_cast(float, uint32_t(all | all >> 32));
     }
+    // A quantity of the row, as a pass leaves it, in all lanes.
+    static LOSSLESS_INLINE_MEMBER Pack<double> spread(double value) { return broadcast(value); }
+    static LOSSLESS_INLINE_MEMBER Pack<T> same(double value) { return broadcast(T(value)); }
     static LOSSLESS_INLINE_MEMBER Pack<T> largest(Pack<T> a) {
-        T lanes[LANES];
-        ::store(lanes, a);
-        for (int half = LANES / 2; half; half /= 2)
-            for (int i = 0; i < half; i++) lanes[i] = lanes[i + half] > lanes[i] ? lanes[i + half] : lanes[i];
-        return broadcast(lanes[0]);
+        Halves<T> s(a);
+        for (int half = s.count / 2; half; half /= 2)
+            for (int i = 0; i < half; i++) s.pairs[i] = s.pairs[i + half] > s.pairs[i] ? s.pairs[i + half] : s.pairs[i];
+        T most = s.pairs[0][0];
+        for (int i = 1; i < int(16 / sizeof(T)); i++) most = s.pairs[0][i] > most ? s.pairs[0][i] : most;
+        return broadcast(most);
     }
 
     // A class of the row by its index; -1 is none.
@@ -225,6 +235,8 @@ template <class C> struct RowLanes {
         }
     };
     static LOSSLESS_INLINE_MEMBER Pack<T> only(Pack<T> a) { return a; }
+    static LOSSLESS_INLINE_MEMBER Pack<double> spread(Pack<double> value) { return value; }
+    static LOSSLESS_INLINE_MEMBER Pack<T> same(Pack<T> value) { return value; }
     static LOSSLESS_INLINE_MEMBER Pack<T> largest(Pack<T> a) { return a; }
 
     struct Class {

@@ -180,17 +180,20 @@ def test_kernels_and_alignment(classes):
 def test_pointwise(dtype, size):
     rng = np.random.default_rng(size)
     x, t = bits((rng.normal(size=size) * 10).astype(dtype)), bits(rng.uniform(size=size).astype(dtype))
+    focal = [] if dtype == np.float64 else [("sigmoid_focal", None)]
     results = []
     for isa in native.available_isas():
         native.use_isa(isa)
         for threads in (1, 2):
             native.set_num_threads(threads)
-            for kind in ("bce_with_logits", "squared_error"):
-                value, dx = np.empty_like(x), np.empty_like(x)
-                total = native.pointwise(kind, x, t, t, None, value)
-                native.pointwise_backward(kind, x, t, t, None, np.ones(1), 2.0, dx)
-                results.append((kind, total, value, dx))
-    for kind, total, value, dx in results[2:]:
+            for kind, weight in (("bce_with_logits", t), ("squared_error", t), ("squared_error", None), *focal):
+                value, dx, at_once = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+                of = kind, x, t, weight, None, (0.25, 2.0)
+                total = native.pointwise(*of, value, 1.0, 2.0, at_once)
+                native.pointwise_backward(*of, np.ones(1), 2.0, dx)
+                assert_same_bits(dx, at_once, "the gradient at once and later")
+                results.append(((kind, weight is None), total, value, dx))
+    for kind, total, value, dx in results[3 + len(focal) :]:
         expected = next(r for r in results if r[0] == kind)
         assert total == expected[1]
         assert_same_bits(value, expected[2])

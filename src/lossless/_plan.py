@@ -64,9 +64,7 @@ class RowPlan(NamedTuple):
     @property
     def has_kernel(self) -> bool:
         """Whether one kernel computes the loss: of all links but a curve over every class of a soft target."""
-        return (
-            self.temperature == 1.0 and self.denominator in (None, "given") and not (self.soft and self.curve)
-        )
+        return self.temperature == 1.0 and self.denominator in (None, "given") and not (self.soft and self.curve)
 
     @property
     def link(self) -> tuple[float, float, float, float]:

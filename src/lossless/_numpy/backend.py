@@ -327,9 +327,7 @@ def _pointwise_kernel(
     loss = np.empty(shape, inner) if plan.reduction == "none" else None
     dx = np.empty(shape, inner) if asking() and x.shape == shape else None
     over = 1.0 if plan.reduction != "mean" else count or np.nan
-    total = native.pointwise(
-        plan.kernel, *arrays, plan.loss.kernel_parameters, _memory(loss), 1.0, over, _memory(dx)
-    )
+    total = native.pointwise(plan.kernel, *arrays, plan.loss.kernel_parameters, _memory(loss), 1.0, over, _memory(dx))
     loss = None if loss is None else loss.astype(dtype, copy=False)
 
     def gradient() -> Any:

@@ -266,7 +266,7 @@ def pointwise(
         kernels = _kernels_for(x, target, weight, pos_weight)
     if not plan.kernel_takes(dtype, weight is not None):
         kernels = None
-    if kernels is operators and (squared and weight is not None or plan.kernel not in operators.FUNCTORS):
+    if kernels is operators and ((squared and weight is not None) or plan.kernel not in operators.FUNCTORS):
         kernels = None  # the sum of weights, and parameters, are not known to the compiler
     if kernels and not needs_grad(weight, pos_weight, None if squared else target):
         floating = x.is_floating_point() and target.is_floating_point()

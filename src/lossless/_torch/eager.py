@@ -61,27 +61,30 @@ def log_softmax(x: Tensor, plan: RowPlan) -> Tensor:
 
 class _Softmax(_KernelFunction):
     name = "softmax"
+    keeps_result = True
 
     @classmethod
     def forward(cls, ctx: Any, x: Tensor, rows: Rows) -> Tensor:
+        out = kernels.transform(cls.name, x, rows)
         if ctx is not None:
-            ctx.save_for_backward(x)
+            ctx.save_for_backward(x, out if cls.keeps_result else None)
             ctx.rows = rows
-        return kernels.transform(cls.name, x, rows)
+        return out
 
     @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
-        (x,) = ctx.saved_tensors
-        return kernels.transform_backward(cls.name, x, ctx.rows, g), None
+        x, out = ctx.saved_tensors
+        return kernels.transform_backward(cls.name, x, ctx.rows, g, out), None
 
     @classmethod
     def by_formula(cls, ctx: Any, g: Tensor) -> Any:
-        (x,) = ctx.saved_tensors
+        x, _ = ctx.saved_tensors
         return by_formula.transform(cls.name, x, ctx.rows, g), None
 
 
 class _LogSoftmax(_Softmax):
     name = "log_softmax"
+    keeps_result = False
 
 
 # ---------------------------------------------------------------- row statistics
@@ -150,10 +153,13 @@ class _Upstream:
     def __init__(self) -> None:
         self._last: dict[int, float] = {}
 
-    def take(self, plan: object) -> float | None:
+    def take(self, plan: RowPlan | ElementPlan) -> float | None:
+        """What is expected: nothing of a loss that is more than one number."""
+        if plan.reduction == "none":
+            return None
         return self._last.pop(id(plan), None)  # a plan at the address of a forgotten one costs time at most
 
-    def came(self, plan: object, g: float) -> None:
+    def came(self, plan: RowPlan | ElementPlan, g: float) -> None:
         if len(self._last) > 1024:
             self._last.clear()
         self._last[id(plan)] = g
@@ -165,7 +171,7 @@ _upstream = _Upstream()
 class _LossFunction(_KernelFunction):
     """A loss that is one number may have its gradient ready: `ctx.ready` is (what was expected upstream, gradient)."""
 
-    gradient: Callable[..., Tensor]
+    gradient: Callable[..., Any]
     "By kernels: of (ctx, the saved tensors, the upstream gradient, that number if it is one)."
     of_inputs: Callable[..., Any]
     "What backward returns: of (ctx, that gradient)."
@@ -202,7 +208,7 @@ class _ClassLoss(_LossFunction):
         return loss
 
     @staticmethod
-    def gradient(ctx: Any, saved: Any, g: Tensor, number: float | None) -> Any:
+    def gradient(ctx: Any, saved: Any, g: Tensor, number: float | None) -> Tensor | None:
         x, target, weight, state = saved
         if state is None:
             return kernels.class_loss(x, target, weight, ctx.plan, ctx.divisor, None, number)[2]
@@ -241,7 +247,8 @@ class _Pointwise(_LossFunction):
 
     @staticmethod
     def gradient(ctx: Any, saved: Any, g: Tensor, number: float | None) -> Tensor:
-        return kernels.pointwise_backward(ctx.plan.loss, *saved, ctx.divisor, g)
+        x, target, weight, pos_weight = saved
+        return kernels.pointwise_backward(ctx.plan.loss, x, target, weight, pos_weight, ctx.divisor, g)
 
     @staticmethod
     def of_inputs(ctx: Any, dx: Tensor) -> Any:

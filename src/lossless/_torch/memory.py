@@ -20,11 +20,11 @@ LARGE = 1 << 20
 HUGE = 4 << 20
 """Bytes from which fresh memory is worth huge pages."""
 
-_use_count: Any = torch._C._storage_Use_Count  # type: ignore[attr-defined]
+_use_count: Any = torch._C._storage_Use_Count
 
 
 def _limit() -> int:
-    text = os.environ.get("LOSSLESS_RECYCLE_MB", "512")
+    text = os.environ.get("LOSSLESS_RECYCLE_MB") or "512"
     if not text.isdecimal():
         raise ValueError(f"LOSSLESS_RECYCLE_MB got {text!r}, expected a number of megabytes; 0 recycles nothing")
     return int(text) << 20

@@ -1,0 +1,129 @@
+"""Memory is handed out again when nobody holds it any more, and never before."""
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import lossless
+from lossless._kernels import native, why
+
+if native is None:
+    pytest.skip(f"no kernels were built, and memory is PyTorch's: {why}", allow_module_level=True)
+
+from lossless._torch.memory import LARGE, Recycler
+
+X = torch.zeros(1024, 1024)
+
+
+def address(recycler, x=X):
+    return recycler.empty_like(x).untyped_storage().data_ptr()
+
+
+def test_what_nobody_holds_is_handed_out_again():
+    recycler = Recycler(64 << 20)
+    first = address(recycler)
+    assert address(recycler) == first
+    assert address(recycler, X.reshape(-1)) == first
+    assert address(recycler, X.view(torch.int32).view(torch.float32)) == first
+
+
+HOLDERS = {
+    "the tensor": lambda t: t,
+    "a view": lambda t: t[3:5],
+    "a detached tensor": lambda t: t.detach(),
+    "its storage": lambda t: t.untyped_storage(),
+    "an array": lambda t: t.numpy(),
+    "a view of an array": lambda t: t.numpy()[5:],
+    "a capsule": torch.utils.dlpack.to_dlpack,
+    "an array through DLPack": np.from_dlpack,
+    "another tensor of its storage": lambda t: torch.empty(0).set_(t.untyped_storage(), 7, (3,), (1,)),
+    "a parameter": torch.nn.Parameter,
+    "a bit cast": lambda t: t.view(torch.int32),
+    "a memory view": lambda t: memoryview(t.numpy()),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_what_somebody_holds_is_not(holder):
+    recycler = Recycler(64 << 20)
+    given = recycler.empty_like(X)
+    held, first = HOLDERS[holder](given), given.data_ptr()
+    del given
+    assert address(recycler) != first
+    del held
+    assert first in (address(recycler), address(recycler))
+
+
+def test_who_resizes_or_moves_what_he_got_keeps_it():
+    recycler = Recycler(64 << 20)
+    given = recycler.empty_like(X)
+    given.untyped_storage().resize_(4)
+    del given
+    assert recycler.empty_like(X).untyped_storage().nbytes() == X.nbytes
+    shared = recycler.empty_like(X).share_memory_()
+    shared.fill_(3.0)
+    assert address(recycler) != shared.data_ptr()
+    assert torch.equal(pickle.loads(pickle.dumps(shared)), torch.full_like(X, 3.0))
+
+
+def test_no_more_is_remembered_than_allowed():
+    recycler = Recycler(3 * X.nbytes)
+    given = [recycler.empty_like(X) for _ in range(5)]
+    assert len({t.data_ptr() for t in given}) == 5
+    assert len(recycler._arrays) == 3
+    assert Recycler(0).empty_like(X).shape == X.shape
+    small = torch.zeros(LARGE // 4 - 1)
+    recycler.empty_like(small)
+    assert len(recycler._arrays) == 3
+
+
+def test_threads_never_share():
+    recycler, clashes = Recycler(64 << 20), []
+
+    def work(number):
+        for _ in range(200):
+            mine = recycler.empty_like(X)
+            mine[0, :8] = number
+            if not (mine[0, :8] == number).all():
+                clashes.append(number)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not clashes
+
+
+def test_gradients_of_steps_do_not_change_each_other():
+    x, y = torch.randn(512, 1024).requires_grad_(), torch.arange(512)
+    kept = []
+    for scale in (1.0, 1.0, 1.0, 0.5, 1.0):
+        x.grad = None
+        (scale * lossless.cross_entropy(x, y)).backward()
+        kept.append((scale, x.grad, x.grad.clone()))
+    for scale, gradient, copy in kept:
+        assert torch.equal(gradient, copy)
+        assert torch.equal(gradient, scale * kept[0][2])
+
+
+@pytest.mark.parametrize(("value", "remembered"), [("0", 0), ("64", 1), ("", 1), ("-1", None), ("lots", None)])
+def test_the_switch(value, remembered):
+    code = (
+        "import torch, lossless; x = torch.zeros(1024, 1024, requires_grad=True); lossless.softmax(x, 1)\n"
+        "from lossless._torch.memory import _recycler; print(len(_recycler._arrays))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"LOSSLESS_RECYCLE_MB": value}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    if remembered is None:
+        assert "LOSSLESS_RECYCLE_MB got " in done.stderr
+    else:
+        assert done.stdout.split() == [str(remembered)]

@@ -1,0 +1,128 @@
+"""A loss that expects its upstream gradient writes its own in the forward pass: nobody can tell but by the time."""
+
+import pytest
+import torch
+
+import lossless
+from lossless._torch import eager
+from lossless._torch.eager import _Upstream
+
+torch.manual_seed(0)
+X = 3 * torch.randn(40, 12)
+Y = torch.arange(40) % 12
+T = torch.softmax(torch.randn(40, 12), 1)
+Y[::9] = -100
+BITS = (T > 0.1).float()
+
+LOSSES = {
+    "labels": lambda x: lossless.cross_entropy(x, Y),
+    "labels in float64": lambda x: lossless.cross_entropy(x.double(), Y),
+    "labels in bfloat16": lambda x: lossless.cross_entropy(x.bfloat16(), Y),
+    "sum": lambda x: lossless.cross_entropy(x, Y, reduction="sum"),
+    "weights and smoothing": lambda x: lossless.cross_entropy(x, Y, T[0].contiguous(), label_smoothing=0.1),
+    "probabilities": lambda x: lossless.cross_entropy(x, T),
+    "z": lambda x: lossless.cross_entropy(x, Y, z_loss=0.1),
+    "denominator": lambda x: lossless.cross_entropy(x, Y, denominator=7.0),
+    "focal": lambda x: lossless.focal_loss(x, Y),
+    "focal, another power": lambda x: lossless.focal_loss(x, Y, gamma=1.3),
+    "binary": lambda x: lossless.binary_cross_entropy_with_logits(x, BITS),
+    "sigmoid focal": lambda x: lossless.sigmoid_focal_loss(x, T, reduction="mean"),
+    "squared": lambda x: lossless.mse_loss(x, T),
+}
+
+
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch):
+    monkeypatch.setattr(eager, "_upstream", _Upstream())
+
+
+def step(loss, scale=1.0):
+    x = X.clone().requires_grad_()
+    value = loss(x)
+    (scale * value).backward()
+    return value.detach(), x.grad
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_same_bits_whatever_was_expected(name):
+    loss = LOSSES[name]
+    first = dict.fromkeys((1.0, 0.25, 3.0, 0.0, -1.0))
+    for scale in first:
+        eager._upstream = _Upstream()  # the fixture restores it
+        first[scale] = step(loss, scale)
+    for scale in (1.0, 1.0, 0.25, 3.0, 3.0, 0.0, 1.0, -1.0, -1.0, 1.0):
+        value, gradient = step(loss, scale)
+        assert torch.equal(value, first[scale][0])
+        assert torch.equal(gradient, first[scale][1])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_who_gets_the_gradient_may_change_it(name):
+    step(LOSSES[name])
+    x = X.clone().requires_grad_()
+    value = LOSSES[name](x)
+    (one,) = torch.autograd.grad(value, x, retain_graph=True)
+    expected = one.clone()
+    one.fill_(7.0)
+    (other,) = torch.autograd.grad(value, x, retain_graph=True)
+    assert torch.equal(other, expected)
+    (twice,) = torch.autograd.grad(2.0 * value, x)
+    assert torch.allclose(twice, 2.0 * expected, rtol=1e-2 if "bfloat16" in name else 1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_second_derivatives_do_not_see_it(name):
+    if "bfloat16" in name:
+        pytest.skip("its rounding is no derivative")
+    results = []
+    for _ in range(2):
+        x = X.clone().requires_grad_()
+        (g,) = torch.autograd.grad(LOSSES[name](x), x, create_graph=True)
+        results.append((g.detach(), torch.autograd.grad((g * T).sum(), x)[0]))
+        step(LOSSES[name])
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_was_changed_in_between_is_still_an_error():
+    step(LOSSES["labels"])
+    x = X.clone().requires_grad_()
+    scores = x * 1.0
+    loss = lossless.cross_entropy(scores, Y)
+    with torch.no_grad():
+        scores.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_it_is_expected_after_a_backward_pass_only(monkeypatch):
+    asked = []
+    kernel = eager.kernels.class_loss
+
+    def watched(*args):
+        asked.append(args[6] if len(args) > 6 else None)
+        return kernel(*args)
+
+    monkeypatch.setattr(eager.kernels, "class_loss", watched)
+    x = X.clone().requires_grad_()
+    for _ in range(3):
+        lossless.cross_entropy(x, Y)  # nobody differentiates
+    assert asked == [None, None, None]
+    lossless.cross_entropy(x, Y).backward()
+    held = [lossless.cross_entropy(x, Y) for _ in range(3)]
+    assert asked[3:] == [None, 1.0, None, None]
+    (sum(held) / 3).backward()
+    assert asked[7:] == [None] or asked[7:] == [pytest.approx(1 / 3)]
+    with torch.no_grad():
+        lossless.cross_entropy(x, Y)
+    assert asked[-1] is None
+
+
+def test_no_more_plans_are_remembered_than_there_may_be():
+    upstream, plans = _Upstream(), []
+    for _ in range(3000):
+        plans.append(type("Plan", (), {"reduction": "mean"})())
+        upstream.came(plans[-1], 1.0)
+    assert len(upstream._last) <= 1025
+    assert upstream.take(plans[-1]) == 1.0
+    assert upstream.take(plans[-1]) is None
