@@ -48,15 +48,13 @@ template <class T> struct Data<RowLanes<T>> {
     T *x = nullptr, *t = nullptr, *cotangent = nullptr, *out = nullptr;
 
     Pack<T> limit_where_infinite(const RowLanes<T>& view, Pack<T> peak, Column& reported) {
+        if (!any(abs(peak) == broadcast(T(INF)))) return peak;
         T lanes[LANES];
         store(lanes, peak);
-        bool any = false;
         for (int i = 0; i < LANES; i++)
-            if (lanes[i] == T(INF) || lanes[i] == T(-INF)) {
+            if (lanes[i] == T(INF) || lanes[i] == T(-INF))
                 reported[i] = limit(x + i, x + i, view.classes, LANES, lanes[i]);
-                any = true;
-            }
-        return any ? view.maximum(x) : peak;
+        return view.maximum(x);
     }
 };
 
@@ -139,9 +137,14 @@ template <class D> struct RowsTransposed {
     }
     int most_rows(bool) const { return LANES; }
     void open(const Group& g) {
+        int64_t outer = g.first_row / p.inner, inner = g.first_row % p.inner; // once: a division is 20 additions
         for (int i = 0; i < LANES; i++) {
-            const int64_t r = g.first_row + (i < g.rows ? i : g.rows - 1); // idle lanes repeat the last row
-            start[i] = r / p.inner * p.classes * p.inner + r % p.inner;
+            start[i] = outer * p.classes * p.inner + inner;
+            if (i + 1 >= g.rows) continue; // idle lanes repeat the last row
+            if (++inner == p.inner) {
+                inner = 0;
+                outer++;
+            }
         }
         contiguous = g.rows == LANES && start[LANES - 1] - start[0] == LANES - 1;
         gather(data.x, p.x);
@@ -501,8 +504,8 @@ template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t beg
 // dx_j = p_j ((g_j - g_k) - sum_i p_i (g_i - g_k)), k the largest class: differences of g alone, so that what a
 // confident row leaves of them is not lost in g_k.
 
-// Of the rounded probabilities, which is exact enough: p_k is not part of the sum. Not for halves; nor where a large g
-// shows what rounding a denormal p has lost: such a row is returned, and left as it is.
+// Of the rounded probabilities, which is exact enough for floats, since p_k is not part of the sum; but not where a
+// large g shows what rounding a denormal p has lost: such a row is returned, and left as it is.
 template <class D> int64_t softmax_backward_of_result(const RowProblem& p, int64_t begin, int64_t end) {
     int64_t refused = -1;
     const int64_t bad = over_rows<D>(p, begin, end, true, [&](Group& g, auto& rows) {
@@ -646,7 +649,7 @@ int64_t softmax_backward_any(const RowProblem& p, int64_t chunk, int64_t begin, 
         using D = decltype(d);
         RowProblem of = p;
         of.soft = nullptr;
-        if constexpr (std::is_same_v<D, Compute<D>>)
+        if constexpr (std::is_same_v<D, float>)
             if (p.soft) {
                 of.x = p.soft;
                 if (const int64_t refused = softmax_backward_of_result<D>(of, begin, end); refused < 0) return refused;

@@ -69,9 +69,8 @@ class RowPlan(NamedTuple):
     @property
     def link(self) -> tuple[float, float, float, float]:
         """What that kernel makes of the statistics: the factors of nll and of the prior, the focal gamma, and z."""
-        return (
-            1.0 - self.smoothing, self.smoothing / self.rows.classes, self.curve[1] if self.curve else 0.0, self.z_loss,
-        )  # fmt: skip
+        e = self.smoothing
+        return 1.0 - e, e / self.rows.classes, self.curve[1] if self.curve else 0.0, self.z_loss
 
 
 class ElementPlan(NamedTuple):

@@ -67,7 +67,7 @@ class _Softmax(_KernelFunction):
     def forward(cls, ctx: Any, x: Tensor, rows: Rows) -> Tensor:
         out = kernels.transform(cls.name, x, rows)
         if ctx is not None:
-            ctx.save_for_backward(x, out if cls.keeps_result else None)
+            ctx.save_for_backward(x, out if cls.keeps_result and x.dtype is torch.float32 else None)
             ctx.rows = rows
         return out
 
@@ -166,6 +166,7 @@ class _Upstream:
 
 
 _upstream = _Upstream()
+NOTHING = None, None
 
 
 class _LossFunction(_KernelFunction):
@@ -178,13 +179,12 @@ class _LossFunction(_KernelFunction):
 
     @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
-        saved = ctx.saved_tensors
-        if ctx.plan.reduction == "none":
+        saved, plan = ctx.saved_tensors, ctx.plan
+        if plan.reduction == "none":
             return cls.of_inputs(ctx, cls.gradient(ctx, saved, g, None))
         number = g.item()
-        ready, ctx.ready = ctx.ready, None  # once: who got it may change it
-        _upstream.came(ctx.plan, number)
-        expected, dx = ready or (None, None)
+        (expected, dx), ctx.ready = ctx.ready, NOTHING  # once: who got it may change it
+        _upstream.came(plan, number)
         return cls.of_inputs(ctx, dx if expected == number else cls.gradient(ctx, saved, g, number))
 
 

@@ -92,7 +92,10 @@ def in_memory(t: Tensor) -> Tensor:
 
 
 def all_in_memory(*tensors: Tensor | None) -> Any:
-    return [None if t is None else in_memory(t) for t in tensors]
+    for t in tensors:
+        if t is not None and (not t.is_contiguous() or t.is_neg()):
+            return [None if t is None else in_memory(t) for t in tensors]
+    return tensors
 
 
 def batched(g: Tensor) -> bool:
