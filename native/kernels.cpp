@@ -307,7 +307,7 @@ __attribute__((noinline)) void sweep(const RowProblem& p, Group& g, Slopes& s, R
     rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
         view.put(g.m, data.limit_where_infinite(view, view.get(g.peak), g.peak));
         if constexpr (plain) {
-            sweep_plain<false>(view, data.x, data.out, g, s);
+            sweep_plain(view, data.x, data.out, g, s);
         } else {
             sweep_general<target>(p, view, data, g, s);
         }
@@ -379,12 +379,8 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
             keep(1, load(g.all));
             keep(2, load(g.but_target));
             keep(3, load(g.but_top));
-            if (p.is_loss()) {
-                keep(4, load(g.slope_of_nll));
-                keep(5, load(g.slope_of_lse));
-            } else if (extra) {
-                keep(4, mean_below);
-            }
+            keep(4, p.is_loss() ? load(g.slope_of_nll) : mean_below);
+            keep(5, p.is_loss() ? load(g.slope_of_lse) : zero);
         }
         if constexpr (target != Target::none)
             if (p.out) {
@@ -445,43 +441,63 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     });
 }
 
-// The exponentials go into `e`, which `scratch` shows as the view shows x; then they are divided by their sum, that is
-// multiplied by its inverse in two parts.
-template <class View, class Scratch> LOSSLESS_INLINE void
-softmax_of(const View& view, Data<View>& data, Group& g, const Scratch& scratch, typename Scratch::Element* e) {
+// The exponentials of a row, kept in `e`, which `scratch` shows as the view shows x; their sum, and its inverse in two
+// parts, times `unit`. `visit` sees what x, m and the exponentials are.
+template <class View> struct Shares {
     using T = typename View::T;
-    const Pack<T> peak = view.maximum(data.x);
-    view.put(g.peak, peak);
-    const Frame<T> exponentials(data.limit_where_infinite(view, peak, g.peak));
-    typename View::Total sum(view);
-    const auto* x = data.x;
-    view.each([&](Block b) __attribute__((always_inline)) {
-        const Pack<T> share = exponentials(view.load(x, b, T(-INF)));
-        scratch.store(e, b, share);
-        sum.add(b, share);
+    Pack<double> all;
+    Pack<T> high, low;
+
+    template <class Scratch, class F>
+    LOSSLESS_INLINE_MEMBER Shares(const View& view, Data<View>& data, Group& g, const Scratch& scratch,
+                                  typename Scratch::Element* e, double unit, F&& visit) {
+        const Pack<T> peak = view.maximum(data.x);
+        view.put(g.peak, peak);
+        const Pack<T> m = data.limit_where_infinite(view, peak, g.peak);
+        const Frame<T> exponentials(m);
+        typename View::Total sum(view);
+        const auto* x = data.x;
+        view.each([&](Block b) __attribute__((always_inline)) {
+            const Pack<T> v = view.load(x, b, T(-INF)), share = exponentials(v);
+            scratch.store(e, b, share);
+            sum.add(b, share);
+            visit(b, v, m);
+        });
+        all = View::spread(sum.value());
+        const Pack<double> inverse = broadcast(unit) / all;
+        high = narrow<T>(inverse);
+        low = narrow<T>(fma(broadcast(0.0) - to_f64(high), all, broadcast(unit)) * (inverse * broadcast(1 / unit)));
+    }
+    // p times the unit, of an exponential: rounded once.
+    LOSSLESS_INLINE_MEMBER Pack<T> operator()(Pack<T> share) const { return fma(share, high, share * low); }
+};
+
+// Runs f(view, data, scratch, e) for each row of the group, or for 16 at once, with room for exponentials: in the
+// output, or in `wide` where that holds halves.
+template <class D, class Rows, class F> LOSSLESS_INLINE void with_room(Rows& rows, Group& g, Buffer& wide, F&& f) {
+    using T = Compute<D>;
+    rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+        if constexpr (std::is_same_v<decltype(data.out), T*>)
+            f(view, data, view, data.out);
+        else
+            f(view, data, ClassLanes<T>{view.classes, view.row}, wide.get<T>(view.classes));
     });
-    const Pack<double> all = View::spread(sum.value()), one = broadcast(1.0), inverse = one / all;
-    const Pack<T> high = narrow<T>(inverse);
-    const Pack<double> rest = fma(broadcast(0.0) - to_f64(high), all, one) * inverse;
-    const Pack<T> low = narrow<T>(rest);
-    view.each([&](Block b) __attribute__((always_inline)) {
-        const Pack<T> share = scratch.load(e, b, T(0));
-        view.store(data.out, b, fma(share, high, share * low));
-    });
+    rows.close(g);
 }
 
 template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     using T = Compute<D>;
-    Buffer wide; // halves have no room for exponentials in the output
+    Buffer wide;
     if (sizeof(D) < sizeof(T) && !wide.get<T>(p.classes)) return NO_MEMORY;
     return over_rows<D>(p, begin, end, true, [&](Group& g, auto& rows) {
-        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-            if constexpr (std::is_same_v<decltype(data.out), T*>)
-                softmax_of(view, data, g, view, data.out);
-            else
-                softmax_of(view, data, g, ClassLanes<T>{view.classes, view.row}, wide.get<T>(p.classes));
-        });
-        rows.close(g);
+        with_room<D>(rows, g, wide,
+                     [&](const auto& view, auto& data, const auto& scratch, T* e) __attribute__((always_inline)) {
+                         using View = std::remove_cvref_t<decltype(view)>;
+                         const Shares<View> p_of(view, data, g, scratch, e, 1.0, [](Block, Pack<T>, Pack<T>) {});
+                         view.each([&](Block b) __attribute__((always_inline)) {
+                             view.store(data.out, b, p_of(scratch.load(e, b, T(0))));
+                         });
+                     });
     });
 }
 
@@ -502,95 +518,38 @@ template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t beg
 }
 
 // dx_j = p_j ((g_j - g_k) - sum_i p_i (g_i - g_k)), k the largest class: differences of g alone, so that what a
-// confident row leaves of them is not lost in g_k.
-
-// Of the rounded probabilities, which is exact enough for floats, since p_k is not part of the sum; but not where a
-// large g shows what rounding a denormal p has lost: such a row is returned, and left as it is.
-template <class D> int64_t softmax_backward_of_result(const RowProblem& p, int64_t begin, int64_t end) {
-    int64_t refused = -1;
-    const int64_t bad = over_rows<D>(p, begin, end, true, [&](Group& g, auto& rows) {
-        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-            using View = std::remove_cvref_t<decltype(view)>;
-            using T = typename View::T;
-            const Pack<T> zero = broadcast(T(0)), normal = broadcast(Float<T>::smallest), small = broadcast(T(0.125));
-            const Pack<T> most = view.maximum(data.x);
-            typename View::First first;
-            Pack<T> at_top = zero, largest = zero;
-            Mask<T> denormal = zero != zero;
-            view.each([&](Block b) __attribute__((always_inline)) {
-                const Pack<T> y = view.load(data.x, b, T(1)), cotangent = view.load(data.cotangent, b, T(0));
-                largest = max(abs(cotangent), largest);
-                denormal = denormal | (y < normal);
-                if (first.may_be_in(b, y, most)) at_top = select(first.in(b, y, most), cotangent, at_top);
-            });
-            largest = View::largest(largest);
-            if (any(denormal) && any(largest > small)) {
-                refused = g.first_row;
-                return;
-            }
-            const auto unit = unit_below(largest);
-            const Pack<T> top = View::same(View::only(at_top * unit.second)), up = broadcast(T(0x1p64));
-            typename View::Total sum(view);
-            view.each([&](Block b) __attribute__((always_inline)) {
-                sum.add(b, view.load(data.x, b, T(0)) * (view.load(data.cotangent, b, T(0)) * unit.second - top));
-            });
-            const Pack<T> mean = narrow<T>(View::spread(sum.value()));
-            view.each([&](Block b) __attribute__((always_inline)) {
-                const Pack<T> slope = (view.load(data.cotangent, b, T(0)) * unit.second - top) - mean;
-                const Pack<T> y = view.load(data.x, b, T(0)) * up;
-                view.store(data.out, b, slope * y * broadcast(T(0x1p-64)) * unit.first);
-            });
-        });
-        if (refused < 0) rows.close(g);
-    });
-    return bad == NO_MEMORY ? bad : refused;
-}
-
+// confident row leaves of them is not lost in g_k. The cotangents are brought near 1 together.
 template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
+    using T = Compute<D>;
+    Buffer wide;
+    if (sizeof(D) < sizeof(T) && !wide.get<T>(p.classes)) return NO_MEMORY;
     return over_rows<D>(p, begin, end, true, [&](Group& g, auto& rows) {
-        Column size, g_top, mean;
-        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-            using View = std::remove_cvref_t<decltype(view)>;
-            using T = typename View::T;
-            reduce<Target::none, false>(p, view, data, g);
-            const Pack<T> m = view.get(g.m), zero = broadcast(T(0));
-            typename View::First first;
-            Pack<T> at_top = zero, largest = zero;
-            view.each([&](Block b) __attribute__((always_inline)) {
-                const Pack<T> x = view.load(data.x, b, T(-INF)), cotangent = view.load(data.cotangent, b, T(0));
-                largest = max(abs(cotangent), largest);
-                if (first.may_be_in(b, x, m)) at_top = select(first.in(b, x, m), cotangent, at_top);
+        with_room<D>(
+            rows, g, wide, [&](const auto& view, auto& data, const auto& scratch, T* e) __attribute__((always_inline)) {
+                using View = std::remove_cvref_t<decltype(view)>;
+                const Pack<T> zero = broadcast(T(0));
+                typename View::First first;
+                Pack<T> at_top = zero, largest = zero;
+                const Shares<View> p_of( // times 2^64, so that a small p meets a large slope before it gets denormal
+                    view, data, g, scratch, e, 0x1p64,
+                    [&](Block b, Pack<T> x, Pack<T> m) __attribute__((always_inline)) {
+                        const Pack<T> cotangent = view.load(data.cotangent, b, T(0));
+                        largest = max(abs(cotangent), largest);
+                        if (first.may_be_in(b, x, m)) at_top = select(first.in(b, x, m), cotangent, at_top);
+                    });
+                const auto unit = unit_below(View::largest(largest));
+                const Pack<T> top = View::same(View::only(at_top * unit.second));
+                typename View::Total sum(view);
+                view.each([&](Block b) __attribute__((always_inline)) {
+                    sum.add(b, scratch.load(e, b, T(0)) * (view.load(data.cotangent, b, T(0)) * unit.second - top));
+                });
+                const Pack<T> mean = narrow<T>(View::spread(sum.value()) / p_of.all);
+                view.each([&](Block b) __attribute__((always_inline)) {
+                    const Pack<T> slope = (view.load(data.cotangent, b, T(0)) * unit.second - top) - mean;
+                    view.store(data.out, b,
+                               slope * p_of(scratch.load(e, b, T(0))) * broadcast(T(0x1p-64)) * unit.first);
+                });
             });
-            largest = View::largest(largest);
-            view.put(size, largest);
-            const Pack<T> down = unit_below(largest).second;
-            view.put(g_top, View::only(at_top * down));
-            at_top = view.get(g_top);
-            const Frame<T> exponentials(m);
-            typename View::Total sum(view);
-            view.each([&](Block b) __attribute__((always_inline)) {
-                sum.add(b, exponentials(view.load(data.x, b, T(-INF))) *
-                               (view.load(data.cotangent, b, T(0)) * down - at_top));
-            });
-            view.put(mean, sum.value());
-        });
-        finish<Target::none>(g);
-        Slopes s = {};
-        prepare_probabilities<Compute<D>>(broadcast(1.0), g, s);
-        store(mean, load(mean) / load(g.all));
-        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-            using T = typename std::remove_cvref_t<decltype(view)>::T;
-            data.limit_where_infinite(view, view.get(g.peak), g.peak);
-            const Probabilities<T> probabilities(view, g, s);
-            const Pack<T> at_top = view.get(g_top), average = view.get(mean);
-            const auto unit = unit_below(view.get(size));
-            view.each([&](Block b) __attribute__((always_inline)) {
-                const Parts<T> parts = probabilities(view.load(data.x, b, T(-INF)));
-                const Pack<T> slope = (view.load(data.cotangent, b, T(0)) * unit.second - at_top) - average;
-                view.store(data.out, b, fma(slope, parts.high, slope * parts.low) * broadcast(T(0x1p-64)) * unit.first);
-            });
-        });
-        rows.close(g);
     });
 }
 
@@ -645,18 +604,7 @@ int64_t log_softmax_any(const RowProblem& p, int64_t chunk, int64_t begin, int64
     return by_dtype(p.dtype, [&](auto d) { return log_softmax<decltype(d)>(p, chunk, begin, end); });
 }
 int64_t softmax_backward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    return by_dtype(p.dtype, [&](auto d) {
-        using D = decltype(d);
-        RowProblem of = p;
-        of.soft = nullptr;
-        if constexpr (std::is_same_v<D, float>)
-            if (p.soft) {
-                of.x = p.soft;
-                if (const int64_t refused = softmax_backward_of_result<D>(of, begin, end); refused < 0) return refused;
-                of.x = p.x;
-            }
-        return softmax_backward<D>(of, chunk, begin, end);
-    });
+    return by_dtype(p.dtype, [&](auto d) { return softmax_backward<decltype(d)>(p, chunk, begin, end); });
 }
 
 void pointwise_any(const lossless::PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {

@@ -27,8 +27,8 @@ struct RowProblem {
     Target target = Target::none;
     const int64_t* index = nullptr; // (rows)
     const void* soft = nullptr;     // like x
-    const void* weight =
-        nullptr; // (classes), compute type: multiplies soft targets, and in the link the row of an index
+    // (classes), compute type: multiplies soft targets, and in the link the row of an index
+    const void* weight = nullptr;
     bool ignores = false;
     int64_t ignore_index = 0;
 
@@ -57,7 +57,7 @@ struct RowProblem {
     Upstream d_nll, d_lse, d_entropy, d_prior, d_loss;
     double divisor = 1;              // divides all of them
     void* out = nullptr;             // like x: dx, or the result of softmax and log_softmax
-    const void* cotangent = nullptr; // like x: g of the softmax VJP, for which `soft` may hold the softmax
+    const void* cotangent = nullptr; // like x: g of the softmax VJP
 
     __attribute__((always_inline)) int64_t rows() const { return outer * inner; }
     __attribute__((always_inline)) bool is_loss() const { return loss || loss_sums || d_loss.values; }

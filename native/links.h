@@ -6,7 +6,7 @@
 
 namespace {
 
-// x^n for x >= 0: by multiplications for a small whole n, else the C library's (the same on every instruction set).
+// x^n for x >= 0: by multiplications for a small whole n, else the C library's, whichever instruction set is chosen.
 LOSSLESS_INLINE Pack<double> power(Pack<double> x, double n) {
     if (n == 0) return broadcast(1.0);
     if (n == 1) return x;

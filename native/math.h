@@ -13,7 +13,6 @@ template <class T> struct Float; // the format's constants
 template <> struct Float<float> {
     static constexpr int mantissa_bits = 23;
     static constexpr float bias = 127, magic = 0x1.8p23f; // x + magic puts the integer nearest to x into the low bits
-    static constexpr float smallest = 0x1p-126f;          // of the normal numbers
     static constexpr float log2e = 0x1.715476p+0f;
     static constexpr float ln2_hi = 0x1.62e43p-1f, ln2_lo = -0x1.05c61p-29f; // n * ln2_hi is exact inside an fma
     static constexpr int32_t sqrt_half = 0x3f3504f3;
@@ -49,7 +48,6 @@ template <> struct ForFloat<double> {
 template <> struct Float<double> {
     static constexpr int mantissa_bits = 52;
     static constexpr double bias = 1023, magic = 0x1.8p52;
-    static constexpr double smallest = 0x1p-1022;
     static constexpr double log2e = 0x1.71547652b82fep+0;
     static constexpr double ln2_hi = 0x1.62e42fefa39efp-1, ln2_lo = 0x1.abc9e3b39803fp-56;
     static constexpr int64_t sqrt_half = 0x3fe6a09e667f3bcd;

@@ -273,6 +273,7 @@ std::tuple<int64_t, double, double> row_loss(nb::handle x, int64_t outer, int64_
         p.weight_sums = sums.data();
         const int64_t bad = run_rows(kernels().weigh, p);
         divisor = total(sums);
+        p.weight_sums = nullptr;
         if (bad >= 0) return {bad, 0.0, *divisor};
     }
     p.loss = of.rows.per_row(loss).data;
@@ -312,11 +313,9 @@ void log_softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb
     transform(kernels().log_softmax, x, outer, classes, inner, out);
 }
 
-void softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle g_, nb::handle dx_,
-                      nb::handle result_) {
+void softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle g_, nb::handle dx_) {
     Rows rows(x_, outer, classes, inner);
-    Array g(g_, "g"), dx(dx_, "dx", true), result(result_, "result");
-    rows.p.soft = rows.like(result).data;
+    Array g(g_, "g"), dx(dx_, "dx", true);
     rows.p.cotangent = rows.like(g.required()).data;
     rows.p.out = rows.like(dx.required()).data;
     run_rows(kernels().softmax_backward, rows.p);
@@ -445,7 +444,7 @@ NB_MODULE(_native, m) {
     m.def("softmax", softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"));
     m.def("log_softmax", log_softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"));
     m.def("softmax_backward", softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
-          arg("dx"), arg("result") = nb::none());
+          arg("dx"));
     m.def("log_softmax_backward", log_softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
           arg("dx"));
     m.def("pointwise", pointwise, arg("kind"), arg("x"), arg("target"), arg("weight").none(), arg("pos_weight").none(),

@@ -86,7 +86,7 @@ template <class T> struct SigmoidFocal {
     }
     LOSSLESS_INLINE_MEMBER Pack<double> value(Pack<T> x) const {
         const Parts s = parts(to_f64(x));
-        return times(balance * s.power, s.cost);
+        return select(s.e == s.e, times(balance * s.power, s.cost), s.e); // a NaN is not hidden by a balance of 0
     }
     // alpha_t (gamma q^(gamma - 1) (1 - 2 t) e / (1 + e)^2 ce + q^gamma ((1 - t) sigmoid(x) - t sigmoid(-x)))
     LOSSLESS_INLINE_MEMBER Pack<double> slope(Pack<T> x, Pack<double> factor) const {

@@ -279,7 +279,7 @@ struct Slopes {
     Column a, b, c, d;
     // p times a factor f / S, kept as a mantissa in two parts; its exponent goes into the exponentials
     Column factor, factor_low;
-    Column target_value, top_value; // plain
+    Column target_value; // plain
     // general
     Column q_top, q_target, mean_below, rest_total, rest_largest;
     // both: 2^exponent inside the exponentials, 2^final at the end
@@ -333,20 +333,17 @@ template <class T> static void prepare_plain(const Group& g, Slopes& s) {
     store(s.target_value, zero - target_value);
 }
 
-// `has_top_value`: what the largest class gets is given, exactly 1 for a softmax with nothing beside it.
-template <bool has_top_value, class View>
-LOSSLESS_INLINE void sweep_plain(const View& view, const typename View::Element* x, typename View::Element* out,
-                                 const Group& g, const Slopes& s) {
+template <class View> LOSSLESS_INLINE void sweep_plain(const View& view, const typename View::Element* x,
+                                                       typename View::Element* out, const Group& g, const Slopes& s) {
     using T = typename View::T;
     const Probabilities<T> probabilities(view, g, s);
-    const Pack<T> m = view.get(g.m), target_value = view.get(s.target_value), top_value = view.get(s.top_value);
+    const Pack<T> target_value = view.get(s.target_value);
     const Scale<T> scale(view, s.final);
     const auto y = view.get_class(g.target);
     view.each([&](Block b) __attribute__((always_inline)) {
         const Pack<T> v = view.load(x, b, T(-INF));
         const Parts<T> parts = probabilities(v);
         Pack<T> dx = scale(parts.high + parts.low);
-        if constexpr (has_top_value) dx = select(v == m, top_value, dx);
         if (y.may_be_in(b)) dx = select(y.in(b), target_value, dx);
         view.store(out, b, dx);
     });

@@ -160,10 +160,15 @@ def test_kernels_and_batches(dtype, classes):
     x = logits(classes, dtype)
     together = np.empty_like(bits(x))
     native.softmax(bits(x), *x.shape, 1, together)
+    g, gradients = bits(logits(classes, dtype, seed=1)), np.empty_like(bits(x))
+    native.softmax_backward(bits(x), *x.shape, 1, g, gradients)
     for row in range(ROWS):
-        alone = np.empty_like(bits(x[row : row + 1]))
-        native.softmax(bits(x[row : row + 1]), 1, classes, 1, alone)
+        one = slice(row, row + 1)
+        alone = np.empty_like(bits(x[one]))
+        native.softmax(bits(x[one]), 1, classes, 1, alone)
         assert_same_bits(alone[0], together[row])
+        native.softmax_backward(bits(x[one]), 1, classes, 1, g[one], alone)
+        assert_same_bits(alone[0], gradients[row])
 
 
 @pytest.mark.parametrize("classes", [10, 100])

@@ -275,3 +275,10 @@ def test_an_ignored_element_adds_nothing_whatever_it_holds(function, x, framewor
             agree(leaf.grad.double().numpy(), expected)
         else:
             agree(lossless.value_and_grad(function)(rows(x, dtype), target, ignore_index=-1)[1].astype(float), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("alpha", "target"), [(1.0, 0.0), (0.0, 1.0), (0.25, 1.0)])
+def test_a_balance_of_nothing_hides_no_nan(dtype, alpha, target):
+    x, t = np.array([np.nan, 1.0], dtype), np.full(2, target, dtype)
+    assert np.isnan(lossless.sigmoid_focal_loss(x, t, alpha, 0)).tolist() == [True, False]

@@ -72,6 +72,23 @@ def test_who_resizes_or_moves_what_he_got_keeps_it():
     assert torch.equal(pickle.loads(pickle.dumps(shared)), torch.full_like(X, 3.0))
 
 
+def test_memory_that_another_process_may_read_is_not_reused():
+    recycler = Recycler(64 << 20)
+    shared = recycler.empty_like(X).share_memory_()
+    address = shared.data_ptr()
+    del shared
+    other = recycler.empty_like(X)
+    assert other.data_ptr() != address
+    assert not other.is_shared()
+
+
+def test_who_comes_in_between_does_not_wait():
+    recycler = Recycler(64 << 20)
+    with recycler._lock:  # as a signal handler finds it
+        assert recycler.empty_like(X).shape == X.shape
+    assert not recycler._arrays
+
+
 def test_no_more_is_remembered_than_allowed():
     recycler = Recycler(3 * X.nbytes)
     given = [recycler.empty_like(X) for _ in range(5)]

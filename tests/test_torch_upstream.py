@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import lossless
 from lossless._torch import eager
@@ -82,6 +83,18 @@ def test_second_derivatives_do_not_see_it(name):
         step(LOSSES[name])
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_checkpoints_save_the_same_twice(name):
+    def parts(x):
+        return sum(checkpoint(LOSSES[name], 1.0 * x, use_reentrant=False) for _ in range(2))
+
+    expected = 2.0 * step(LOSSES[name])[1]
+    for _ in range(3):
+        assert torch.allclose(step(parts)[1], expected, rtol=1e-2 if "bfloat16" in name else 1e-6)
+        with torch.autograd.graph.save_on_cpu():
+            assert torch.equal(step(LOSSES[name])[1], step(LOSSES[name])[1])
 
 
 def test_what_was_changed_in_between_is_still_an_error():

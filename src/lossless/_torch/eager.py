@@ -61,30 +61,28 @@ def log_softmax(x: Tensor, plan: RowPlan) -> Tensor:
 
 class _Softmax(_KernelFunction):
     name = "softmax"
-    keeps_result = True
 
     @classmethod
     def forward(cls, ctx: Any, x: Tensor, rows: Rows) -> Tensor:
         out = kernels.transform(cls.name, x, rows)
         if ctx is not None:
-            ctx.save_for_backward(x, out if cls.keeps_result and x.dtype is torch.float32 else None)
+            ctx.save_for_backward(x)
             ctx.rows = rows
         return out
 
     @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
-        x, out = ctx.saved_tensors
-        return kernels.transform_backward(cls.name, x, ctx.rows, g, out), None
+        (x,) = ctx.saved_tensors
+        return kernels.transform_backward(cls.name, x, ctx.rows, g), None
 
     @classmethod
     def by_formula(cls, ctx: Any, g: Tensor) -> Any:
-        x, _ = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
         return by_formula.transform(cls.name, x, ctx.rows, g), None
 
 
 class _LogSoftmax(_Softmax):
     name = "log_softmax"
-    keeps_result = False
 
 
 # ---------------------------------------------------------------- row statistics
@@ -146,16 +144,20 @@ class _Upstream:
     """The gradient that came upstream to the loss of a plan, in its last backward pass: most often 1, step after step.
 
     A forward pass that expects it writes the gradient while the rows are in cache; if another comes, that is computed.
-    The same bits either way. What was expected once is expected again after a backward pass only, so that a loss
-    which nobody differentiates writes no gradient, and no two of them wait in memory.
+    The same bits either way. What was expected once is expected again after a backward pass only: a loss which nobody
+    differentiates writes no gradient, and of losses that wait for one backward pass only the first does.
     """
 
     def __init__(self) -> None:
         self._last: dict[int, float] = {}
 
     def take(self, plan: RowPlan | ElementPlan) -> float | None:
-        """What is expected: nothing of a loss that is more than one number."""
-        if plan.reduction == "none":
+        """What is expected: nothing of a loss that is more than one number.
+
+        Nor where somebody saves tensors in his own way (checkpoints, offloading): he counts what is saved, and a
+        gradient beside it would defeat him.
+        """
+        if plan.reduction == "none" or _saving_hooks(True) is not None:
             return None
         return self._last.pop(id(plan), None)  # a plan at the address of a forgotten one costs time at most
 
@@ -166,14 +168,14 @@ class _Upstream:
 
 
 _upstream = _Upstream()
-NOTHING = None, None
+_saving_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks
 
 
 class _LossFunction(_KernelFunction):
-    """A loss that is one number may have its gradient ready: `ctx.ready` is (what was expected upstream, gradient)."""
+    """A loss that is one number may have its gradient ready: in `ctx.ready`, with what was expected upstream."""
 
     gradient: Callable[..., Any]
-    "By kernels: of (ctx, the saved tensors, the upstream gradient, that number if it is one)."
+    "By kernels: of (ctx, the saved tensors, the upstream gradient)."
     of_inputs: Callable[..., Any]
     "What backward returns: of (ctx, that gradient)."
 
@@ -181,11 +183,14 @@ class _LossFunction(_KernelFunction):
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
         saved, plan = ctx.saved_tensors, ctx.plan
         if plan.reduction == "none":
-            return cls.of_inputs(ctx, cls.gradient(ctx, saved, g, None))
+            return cls.of_inputs(ctx, cls.gradient(ctx, saved, g))
         number = g.item()
-        (expected, dx), ctx.ready = ctx.ready, NOTHING  # once: who got it may change it
         _upstream.came(plan, number)
-        return cls.of_inputs(ctx, dx if expected == number else cls.gradient(ctx, saved, g, number))
+        try:
+            expected, dx = ctx.ready.pop()  # once, whatever thread: who got it may change it
+        except IndexError:
+            expected = dx = None
+        return cls.of_inputs(ctx, dx if expected == number else cls.gradient(ctx, saved, g))
 
 
 def class_loss(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float | None) -> Tensor:
@@ -204,14 +209,14 @@ class _ClassLoss(_LossFunction):
         state = kernels.empty_state(x, plan.rows) if g is None else None
         loss, ctx.divisor, dx = kernels.class_loss(x, target, weight, plan, divisor, state, g)
         ctx.save_for_backward(x, target, weight, state)
-        ctx.plan, ctx.ready = plan, (g, dx)
+        ctx.plan, ctx.ready = plan, [] if g is None else [(g, dx)]
         return loss
 
     @staticmethod
-    def gradient(ctx: Any, saved: Any, g: Tensor, number: float | None) -> Tensor | None:
+    def gradient(ctx: Any, saved: Any, g: Tensor) -> Tensor | None:
         x, target, weight, state = saved
         if state is None:
-            return kernels.class_loss(x, target, weight, ctx.plan, ctx.divisor, None, number)[2]
+            return kernels.class_loss(x, target, weight, ctx.plan, ctx.divisor, None, g.item())[2]
         return kernels.class_loss_backward(x, target, weight, state, ctx.plan, ctx.divisor, g)
 
     @staticmethod
@@ -242,11 +247,11 @@ class _Pointwise(_LossFunction):
         loss, divisor, dx = kernels.pointwise(plan.loss, x, target, weight, pos_weight, plan.reduction, divisor, g)
         if ctx is not None:
             ctx.save_for_backward(x, target, weight, pos_weight)
-            ctx.plan, ctx.divisor, ctx.ready = plan, divisor, (g, dx)
+            ctx.plan, ctx.divisor, ctx.ready = plan, divisor, [] if g is None else [(g, dx)]
         return loss
 
     @staticmethod
-    def gradient(ctx: Any, saved: Any, g: Tensor, number: float | None) -> Tensor:
+    def gradient(ctx: Any, saved: Any, g: Tensor) -> Tensor:
         x, target, weight, pos_weight = saved
         return kernels.pointwise_backward(ctx.plan.loss, x, target, weight, pos_weight, ctx.divisor, g)
 

@@ -43,13 +43,9 @@ def transform(name: str, x: Tensor, rows: Rows) -> Tensor:
     return out
 
 
-def transform_backward(name: str, x: Tensor, rows: Rows, g: Tensor, result: Tensor | None = None) -> Tensor:
-    """`result`: that of softmax, from which its gradient is quicker."""
+def transform_backward(name: str, x: Tensor, rows: Rows, g: Tensor) -> Tensor:
     dx = empty_like(x)
-    if name == "softmax":
-        native.softmax_backward(x, *rows, in_memory(g), dx, result)
-    else:
-        native.log_softmax_backward(x, *rows, in_memory(g), dx)
+    getattr(native, name + "_backward")(x, *rows, in_memory(g), dx)
     return dx
 
 

@@ -2,7 +2,8 @@
 
 The C library gives a freed array of megabytes back to the system, so that every training step pays for its page faults
 again: three times what writing the numbers costs. Here the arrays that were handed out last are remembered, and handed
-out again once nothing else refers to their storage. `LOSSLESS_RECYCLE_MB` bounds what is remembered; 0 switches it off.
+out again once nothing else refers to their storage, in this process or another. `LOSSLESS_RECYCLE_MB` bounds what is
+remembered; 0 switches it off.
 """
 
 import os
@@ -21,6 +22,7 @@ HUGE = 4 << 20
 """Bytes from which fresh memory is worth huge pages."""
 
 _use_count: Any = torch._C._storage_Use_Count
+_copied_on_write: Any = torch._C._is_cow_tensor
 
 
 def _limit() -> int:
@@ -31,11 +33,11 @@ def _limit() -> int:
 
 
 class Recycler:
-    """Arrays that were handed out, the latest last, `limit` bytes of them at most."""
+    """Arrays that were handed out, the latest last, `limit` bytes of them at most, each with its address."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._arrays: list[Tensor] = []
+        self._arrays: list[tuple[Tensor, int]] = []
         self._lock = threading.Lock()
 
     def empty_like(self, x: Tensor) -> Tensor:
@@ -43,24 +45,33 @@ class Recycler:
         size = x.nbytes
         if size < LARGE:
             return torch.empty_like(x)
-        if size > self.limit:
+        # Who finds it busy (another thread, or a signal handler within this one) does not wait.
+        if size > self.limit or not self._lock.acquire(blocking=False):
             return _fresh(x)
-        with self._lock:
+        try:
             array = self._take(size)
             if array is None:
                 array = _fresh(x)
-            self._arrays.append(array)
-            kept = sum(a.nbytes for a in self._arrays)
+            self._arrays.append((array, array.data_ptr()))
+            kept = sum(a.nbytes for a, _ in self._arrays)
             while kept > self.limit:  # whoever holds the forgotten one keeps it; else it is freed
-                kept -= self._arrays.pop(0).nbytes
+                kept -= self._arrays.pop(0)[0].nbytes
             # A tensor of its own, so that who resizes, views or frees it does nothing to the remembered one.
-            return torch.empty(0, dtype=x.dtype).set_(array.untyped_storage(), 0, x.shape, x.stride())
+            out = torch.empty(0, dtype=x.dtype, device=x.device)
+            return out.set_(array.untyped_storage(), 0, x.shape, x.stride())
+        finally:
+            self._lock.release()
 
     def _take(self, size: int) -> Tensor | None:
-        """An array of that many bytes which nobody holds any more."""
-        for i, array in enumerate(self._arrays):
-            if array.nbytes == size and _unused(array, size):
-                return self._arrays.pop(i)
+        """An array of that many bytes which nobody holds any more; those whose memory is not ours any more go."""
+        for i, (array, address) in enumerate(self._arrays):
+            if array.nbytes == size and _references(array) == ALONE:
+                del self._arrays[i]
+                # Somebody may have resized its storage, or moved it to memory that another process reads.
+                ours = array.data_ptr() == address and array.untyped_storage().nbytes() == size
+                if ours and not array.is_shared() and not _copied_on_write(array):
+                    return array
+                return self._take(size)
         return None
 
     def forget(self) -> None:
@@ -73,11 +84,6 @@ def _references(array: Tensor) -> tuple[int, int]:
     """How many tensors, and other owners in C++ and in Python, refer to its storage."""
     storage = array.untyped_storage()
     return _use_count(storage._cdata), sys.getrefcount(storage)
-
-
-def _unused(array: Tensor, size: int) -> bool:
-    """Whether this tensor alone refers to its storage: no other tensor, no array, nor the storage's own object."""
-    return _references(array) == ALONE and array.untyped_storage().nbytes() == size
 
 
 def _fresh(x: Tensor) -> Tensor:

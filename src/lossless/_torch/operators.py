@@ -174,7 +174,7 @@ _statistics_backward_op = _operator(statistics_backward, _like)
 
 
 def cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> Tensor:
-    """As `eager.cross_entropy`."""
+    """As `eager.class_loss`, of PyTorch's cross-entropy."""
     loss: Tensor = _cross_entropy_op(
         x, target, weight, plan.function, plan.dim, plan.ignore_index, plan.smoothing, plan.reduction, needs_grad(x)
     )[0]

@@ -168,7 +168,7 @@ class SigmoidFocal(Pointwise):
         xp = namespace(x)
         s, t = self._parts(xp, x, t, finite=True), wide(t)
         right, e = s.side
-        sure = s.wrong < TINY  # t is 0 or 1 there, and the quotient e / e
+        sure = xp.abs(s.wrong) < TINY  # t is 0 or 1 there, and the quotient e / e
         growth = (1.0 - 2.0 * t) * xp.where(sure, 1.0, e / xp.where(sure, 1.0, s.wrong)) / (1.0 + e)
         rise = ((1.0 - t) * xp.where(right, 1.0, e) - t * xp.where(right, e, 1.0)) / (1.0 + e)
         return s.balance * s.power * (self.gamma * growth * s.cost + rise)
@@ -178,7 +178,7 @@ class SigmoidFocal(Pointwise):
         xp = namespace(x)
         s = self._parts(xp, x, t, finite=True)
         right, e = s.side
-        sure = s.wrong < TINY  # the quotient's limit
+        sure = xp.abs(s.wrong) < TINY  # the quotient's limit
         ratio = xp.where(sure, 1.0, s.cost / xp.where(sure, 1.0, s.q))
         turn = xp.where(right, e - 1.0, 1.0 - e) / (1.0 + e)
         slope = s.balance * s.power * (self.gamma * turn * ratio - s.x)
@@ -200,7 +200,7 @@ class SigmoidFocal(Pointwise):
         wrong = far + near
         q = wrong / whole
         # No derivative where q vanishes: the loss has none there, and q^(gamma - 1) may be infinite.
-        tiny = q < TINY
+        tiny = xp.abs(q) < TINY
         some = xp.where(tiny, 1.0, q)
         power = xp.where(tiny, constant(q) ** self.gamma, some**self.gamma)
         if exact:  # what rounding has changed in q comes back gamma times in its power
