@@ -157,11 +157,11 @@ template <class D> struct RowsTransposed {
         if (g.any_ignored)
             for (int i = 0; i < g.rows; i++)
                 for (int64_t j = 0; g.ignored[i] && j < p.classes; j++) data.out[j * LANES + i] = 0;
+        if constexpr (std::is_same_v<D, float>)
+            if (by_fours() && g.rows == LANES) return transpose<true>(data.out, target, start, p.classes);
         if (contiguous) {
             for (int64_t j = 0; j < p.classes; j++)
                 store_data(target + start[0] + j * p.inner, load(data.out + j * LANES));
-        } else if (std::is_same_v<D, float> && p.inner == 1 && p.classes >= 4 && g.rows == LANES) {
-            if constexpr (std::is_same_v<D, float>) transpose<true>(data.out, target, start, p.classes);
         } else {
             for (int i = 0; i < g.rows; i++)
                 for (int64_t j = 0; j < p.classes; j++)
@@ -170,13 +170,14 @@ template <class D> struct RowsTransposed {
     }
 
   private:
+    bool by_fours() const { return p.inner == 1 && p.classes >= 4; }
     void gather(T* scratch, const void* from) {
         const D* source = static_cast<const D*>(from);
+        if constexpr (std::is_same_v<D, float>)
+            if (by_fours()) return transpose<false>(scratch, source, start, p.classes);
         if (contiguous) {
             for (int64_t j = 0; j < p.classes; j++)
                 store(scratch + j * LANES, load_data(source + start[0] + j * p.inner));
-        } else if (std::is_same_v<D, float> && p.inner == 1 && p.classes >= 4) {
-            if constexpr (std::is_same_v<D, float>) transpose<false>(scratch, source, start, p.classes);
         } else {
             for (int i = 0; i < LANES; i++)
                 for (int64_t j = 0; j < p.classes; j++)
@@ -267,13 +268,9 @@ template <class D> void write(void* target, const Group& g, Pack<double> value) 
 
 template <class D> Pack<double> read(const Upstream& u, double divisor, const Group& g) {
     if (!u.values) return broadcast(0.0);
-    const auto number = [&](int64_t i) {
-        return u.is_f64 ? static_cast<const double*>(u.values)[i]
-                        : double(to_compute(static_cast<const D*>(u.values)[i]));
-    };
-    if (!u.per_row) return broadcast(number(0) / divisor);
+    if (!u.per_row) return broadcast(number<D>(u, 0) / divisor);
     Column column = {};
-    for (int i = 0; i < g.rows; i++) column[i] = number(g.first_row + i) / divisor;
+    for (int i = 0; i < g.rows; i++) column[i] = number<D>(u, g.first_row + i) / divisor;
     return load(column);
 }
 
@@ -326,8 +323,7 @@ template <class D> void slopes_of_loss(const RowProblem& p, const Group& g, Slop
 
 template <class D, Target target, bool extra>
 int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    Sum<double> loss_sum;
-    loss_sum.start(broadcast(0.0));
+    Sum<double> loss_sum(broadcast(0.0));
     Slopes s = {};
     const Link link = link_of(p);
     const int64_t n = p.rows();
@@ -397,8 +393,7 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
 
 // The weights of the rows that count.
 template <class D> int64_t weigh(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    Sum<double> sum;
-    sum.start(broadcast(0.0));
+    Sum<double> sum(broadcast(0.0));
     Group g = {};
     int64_t first_bad = -1;
     for (int64_t r = begin; r < end; r += LANES) {

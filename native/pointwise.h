@@ -143,14 +143,9 @@ template <class D, template <class> class Loss, bool weighted, bool values, bool
 void each_point(const PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     using T = Compute<D>;
     using Term = typename Loss<T>::Term;
-    const auto upstream = [&](int64_t i) {
-        return p.g.is_f64 ? static_cast<const double*>(p.g.values)[i]
-                          : double(to_compute(static_cast<const D*>(p.g.values)[i]));
-    };
-    Sum<T> sum;
-    sum.start(broadcast(T(0)));
+    Sum<T> sum(broadcast(T(0)));
     Pack<Term> common = broadcast(Term(1));
-    if (slopes) common = broadcast(Term((p.g.per_row ? 1.0 : upstream(0)) / p.divisor));
+    if (slopes) common = broadcast(Term((p.g.per_row ? 1.0 : number<D>(p.g, 0)) / p.divisor));
     each_pack(begin, end, [&](int64_t i, int n) __attribute__((always_inline)) {
         const Pack<T> weight = weighted ? load_some<D>(p.weight, i, n, 1) : broadcast(T(1));
         const Pack<T> pos_weight = weighted ? load_some<D>(p.pos_weight, i, n, 1) : broadcast(T(1));
@@ -166,7 +161,7 @@ void each_point(const PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t
             Pack<Term> factor = common;
             if (!values && p.g.per_row) {
                 Column g = {};
-                for (int k = 0; k < n; k++) g[k] = upstream(i + k);
+                for (int k = 0; k < n; k++) g[k] = number<D>(p.g, i + k);
                 factor = factor * narrow<Term>(load(g));
             }
             store_some<D>(p.dx, i, n, narrow<T>(loss.slope(x, factor)));

@@ -5,6 +5,7 @@
 // of the class index alone (class j in partial sum j mod 16, then a fixed tree), so both views return the same bits.
 #pragma once
 
+#include "kernels.h"
 #include "math.h"
 
 namespace {
@@ -14,6 +15,11 @@ constexpr double INF = __builtin_inf();
 // A quantity of up to 16 rows, and an index of each.
 using Column = double[LANES];
 using Indices = int64_t[LANES];
+
+// Number i of an upstream gradient, beside data of type D.
+template <class D> LOSSLESS_INLINE double number(const lossless::Upstream& u, int64_t i) {
+    return u.is_f64 ? static_cast<const double*>(u.values)[i] : double(to_compute(static_cast<const D*>(u.values)[i]));
+}
 
 struct Block {
     int64_t j; // first class
@@ -27,8 +33,8 @@ template <class T> struct Sum;
 
 template <> struct Sum<float> {
     Pack<double> high;
-    LOSSLESS_INLINE_MEMBER Sum() {} // until `start`: most of the many sums of a small problem are never used
-    LOSSLESS_INLINE_MEMBER void start(Pack<float> term) { high = broadcast(0.0) + to_f64(term); }
+    LOSSLESS_INLINE_MEMBER Sum() {} // no sum yet: of the many of a small problem most are never used
+    explicit LOSSLESS_INLINE_MEMBER Sum(Pack<float> first) : high(broadcast(0.0) + to_f64(first)) {}
     LOSSLESS_INLINE_MEMBER void add(Pack<float> term) { high = high + to_f64(term); }
     LOSSLESS_INLINE_MEMBER void add(Pack<double> term) { high = high + term; }
     LOSSLESS_INLINE_MEMBER void add(const Sum& other) { high = high + other.high; }
@@ -38,10 +44,7 @@ template <> struct Sum<float> {
 template <> struct Sum<double> {
     Pack<double> high, low;
     LOSSLESS_INLINE_MEMBER Sum() {}
-    LOSSLESS_INLINE_MEMBER void start(Pack<double> term) {
-        high = broadcast(0.0) + term;
-        low = broadcast(0.0);
-    }
+    explicit LOSSLESS_INLINE_MEMBER Sum(Pack<double> first) : high(broadcast(0.0) + first), low(broadcast(0.0)) {}
     LOSSLESS_INLINE_MEMBER void add(Pack<double> term) {
         const Pack<double> sum = high + term, back = sum - high;
         low = low + ((high - (sum - back)) + (term - back));
@@ -136,7 +139,7 @@ template <class D> struct ClassLanes {
 
     struct Total {
         Sum<T> lanes;
-        explicit LOSSLESS_INLINE_MEMBER Total(const ClassLanes&) { lanes.start(broadcast(T(0))); }
+        explicit LOSSLESS_INLINE_MEMBER Total(const ClassLanes&) : lanes(broadcast(T(0))) {}
         LOSSLESS_INLINE_MEMBER void add(Block, Pack<T> term) { lanes.add(term); }
         LOSSLESS_INLINE_MEMBER double value() const { return sum_lanes(lanes); }
     };
@@ -224,7 +227,7 @@ template <class C> struct RowLanes {
         explicit LOSSLESS_INLINE_MEMBER Total(const RowLanes&) {}
         LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> term) {
             if (b.j < LANES)
-                lanes[used++].start(term);
+                lanes[used++] = Sum<T>(term);
             else
                 lanes[b.j % LANES].add(term);
         }

@@ -133,18 +133,17 @@ def select(function: str, required: int, /, **arrays: Array) -> tuple[Backend, *
     torch = sys.modules.get("torch")
     tensor: Any = getattr(torch, "Tensor", ())
     tensors = others = False
-    for array in arrays.values():
+    for position, array in enumerate(arrays.values()):
         if isinstance(array, tensor):
             tensors = True
         elif array is not None:
             others = True
-        elif required > 0:
-            name = next(n for n, a in arrays.items() if a is None)
+        elif position < required:
+            name = list(arrays)[position]
             raise UnsupportedArrayError(
-                f"{function}(): argument '{name}' (position {list(arrays).index(name) + 1}) must be Tensor, "
-                f"not NoneType\n{function}: {name} is None, expected an array."
+                f"{function}(): argument '{name}' (position {position + 1}) must be Tensor, not NoneType\n"
+                f"{function}: {name} is None, expected an array."
             )
-        required -= 1
     if tensors and others:
         raise _mixed(function, arrays, tensor)
     if tensors:

@@ -67,7 +67,7 @@ class RowPlan(NamedTuple):
         return self.temperature == 1.0 and self.denominator in (None, "given") and not (self.soft and self.curve)
 
     @property
-    def link(self) -> tuple[float, float, float, float]:
+    def kernel_link(self) -> tuple[float, float, float, float]:
         """What that kernel makes of the statistics: the factors of nll and of the prior, the focal gamma, and z."""
         e = self.smoothing
         return 1.0 - e, e / self.rows.classes, self.curve[1] if self.curve else 0.0, self.z_loss
@@ -89,14 +89,11 @@ class ElementPlan(NamedTuple):
         """Of the two arrays."""
         return ARGUMENTS.get(self.function, ("input", "target"))
 
-    @property
-    def kernel(self) -> str | None:
-        """The kernel that computes all of it, if there is one."""
-        return self.loss.kernel if self.ignore_index is None and self.denominator is None else None
-
-    def kernel_takes(self, dtype: Any, weighted: bool) -> bool:
-        """Whether that kernel computes with numbers of this dtype, and with weights if there are any."""
-        return self.kernel != "sigmoid_focal" or not (weighted or _check.dtype_name(dtype) == "float64")
+    def has_kernel(self, dtype: Any, weighted: bool) -> bool:
+        """Whether one kernel computes all of it, of numbers of this dtype, and with weights if there are any."""
+        if self.loss.kernel is None or self.ignore_index is not None or self.denominator is not None:
+            return False
+        return self.loss.kernel_takes(_check.dtype_name(dtype), weighted)
 
 
 @cached

@@ -181,7 +181,7 @@ def _kernel_loss(plan: RowPlan, x: Array, target: Array, weight: Array | None, d
     dx = np.empty(x.shape, x.dtype) if asking() else None
     over = 1.0 if plan.reduction != "mean" else None if divisor is None else float(divisor)
     bad, total, over = native.row_loss(
-        _memory(x), *plan.rows, _memory(target), _accumulated(weight, x.dtype), plan.ignore_index, plan.link,
+        _memory(x), *plan.rows, _memory(target), _accumulated(weight, x.dtype), plan.ignore_index, plan.kernel_link,
         _memory(loss), None, over, 1.0, _memory(dx),
     )  # fmt: skip
     _raise_bad(bad, plan, target)
@@ -282,8 +282,7 @@ def pointwise(
     """`x` and `target` broadcast to the shape of the result, weights to that of `x`."""
     squared, mean, shape = isinstance(plan.loss, reference.SquaredError), plan.reduction == "mean", x.shape
     dtype = _promote(x, target, weight if squared else None)
-    kernel = native is not None and plan.kernel is not None and plan.kernel_takes(dtype, weight is not None)
-    if kernel and sample_weight is None:
+    if native is not None and sample_weight is None and plan.has_kernel(dtype, weight is not None):
         return _pointwise_kernel(plan, x, target, weight, pos_weight, dtype)
     a, t = np.broadcast_arrays(x, target)
     kept = None
@@ -327,7 +326,9 @@ def _pointwise_kernel(
     loss = np.empty(shape, inner) if plan.reduction == "none" else None
     dx = np.empty(shape, inner) if asking() and x.shape == shape else None
     over = 1.0 if plan.reduction != "mean" else count or np.nan
-    total = native.pointwise(plan.kernel, *arrays, plan.loss.kernel_parameters, _memory(loss), 1.0, over, _memory(dx))
+    total = native.pointwise(
+        plan.loss.kernel, *arrays, plan.loss.kernel_parameters, _memory(loss), 1.0, over, _memory(dx)
+    )
     loss = None if loss is None else loss.astype(dtype, copy=False)
 
     def gradient() -> Any:

@@ -174,13 +174,11 @@ def class_loss(
     kernels = None
     if plan.temperature == 1.0 and soft_curve is None and not needs_grad(target, weight):
         kernels = _kernels_for(x, target, weight, sample_weight, alpha)
-    if kernels and sample_weight is None and alpha is None and not needs_grad(_tensor(divisor)):
-        if kernels is eager and plan.has_kernel:
-            weight = None if weight is None else _accumulated(weight, x)
-            return eager.class_loss(x, target, weight, plan, None if divisor is None else float(divisor))
-        if kernels is operators and plan.is_plain:
-            weight = None if weight is None else _accumulated(weight, x)
-            return operators.cross_entropy(x, target, weight, plan)
+    differentiated = isinstance(divisor, Tensor) and needs_grad(divisor)
+    if kernels and kernels.has_class_loss(plan) and sample_weight is alpha is None and not differentiated:
+        weight = None if weight is None else _accumulated(weight, x)
+        loss: Tensor = kernels.class_loss(x, target, weight, plan, None if divisor is None else float(divisor))
+        return loss
     check_supported(plan.function, input=x, target=target, weight=weight, sample_weight=sample_weight, alpha=alpha)
     link = reference.link(
         target if kernels and not plan.soft else _target_last(plan, target), plan.rows.classes, plan.soft, weight,
@@ -200,14 +198,10 @@ def class_loss(
         )
     if plan.reduction == "mean" and divisor is None:
         divisor = link.divisor(plan.denominator)
-    loss: Tensor = link.loss(s)
+    loss = link.loss(s)
     if link.a is None and needs_grad(target):  # smoothed away: it has a gradient, and that is 0
         loss = loss + 0.0 * link.target.sum(-1)
     return reduce_rows(loss, divisor, plan.reduction).to(x.dtype)
-
-
-def _tensor(a: Any) -> Tensor | None:
-    return a if isinstance(a, Tensor) else None
 
 
 def _check_divisor(function: str, divisor: Any) -> None:
@@ -262,11 +256,9 @@ def pointwise(
     squared = isinstance(plan.loss, reference.SquaredError)
     dtype = _promote(x, target, weight if squared else None)
     kernels = None
-    if sample_weight is None and plan.kernel is not None:
+    if sample_weight is None and plan.has_kernel(dtype, weight is not None):
         kernels = _kernels_for(x, target, weight, pos_weight)
-    if not plan.kernel_takes(dtype, weight is not None):
-        kernels = None
-    if kernels is operators and ((squared and weight is not None) or plan.kernel not in operators.FUNCTORS):
+    if kernels is operators and ((squared and weight is not None) or plan.loss.kernel not in operators.FUNCTORS):
         kernels = None  # the sum of weights, and parameters, are not known to the compiler
     if kernels and not needs_grad(weight, pos_weight, None if squared else target):
         floating = x.is_floating_point() and target.is_floating_point()

@@ -35,7 +35,9 @@ def class_loss(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, 
         ignore_index=plan.ignore_index, smoothing=plan.smoothing, z_loss=plan.z_loss, curve=plan.curve,
     )  # fmt: skip
     t = link.weighted_target()
-    s = differentiable.row_statistics(_rows_last(x, plan.rows), t, link.prior, plan.ignore_index, 1.0)
+    s = None
+    if not link.is_linear:
+        s = differentiable.row_statistics(_rows_last(x, plan.rows), t, link.prior, plan.ignore_index, 1.0)
     d = reference.wide(_of_rows(g, plan)) / divisor
     slopes = {name: d * slope for name, slope in link.slopes(s).items()}
     d_nll, d_lse, d_prior = (slopes.get(name) for name in ("d_nll", "d_lse", "d_prior"))

@@ -193,6 +193,10 @@ class _LossFunction(_KernelFunction):
         return cls.of_inputs(ctx, dx if expected == number else cls.gradient(ctx, saved, g))
 
 
+def has_class_loss(plan: RowPlan) -> bool:
+    return plan.has_kernel
+
+
 def class_loss(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float | None) -> Tensor:
     """The loss, reduced and rounded; a mean by `divisor`, if one is given."""
     return _call(_ClassLoss, *all_in_memory(x, target, weight), plan, divisor)

@@ -106,7 +106,7 @@ def class_loss(
     loss = x.new_empty(plan.shape) if reduction == "none" else None
     dx = None if g is None else empty_like(x)
     bad, total, divisor = native.row_loss(
-        x, *plan.rows, target, weight, plan.ignore_index, plan.link, loss, state,
+        x, *plan.rows, target, weight, plan.ignore_index, plan.kernel_link, loss, state,
         divisor if reduction == "mean" else 1.0, 1.0 if g is None else g, dx,
     )  # fmt: skip
     if bad >= 0:
@@ -120,7 +120,7 @@ def class_loss_backward(
 ) -> Tensor:
     dx = empty_like(x)
     native.row_loss_backward(
-        x, *plan.rows, target, weight, plan.ignore_index, plan.link, state, in_memory(g), divisor, dx
+        x, *plan.rows, target, weight, plan.ignore_index, plan.kernel_link, state, in_memory(g), divisor, dx
     )
     return dx
 

@@ -173,8 +173,12 @@ _statistics_backward_op = _operator(statistics_backward, _like)
 # ---------------------------------------------------------------- cross-entropy
 
 
-def cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> Tensor:
-    """As `eager.class_loss`, of PyTorch's cross-entropy."""
+def has_class_loss(plan: RowPlan) -> bool:
+    return plan.is_plain
+
+
+def class_loss(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float | None = None) -> Tensor:
+    """As `eager.class_loss`, of PyTorch's cross-entropy, for which no divisor is given."""
     loss: Tensor = _cross_entropy_op(
         x, target, weight, plan.function, plan.dim, plan.ignore_index, plan.smoothing, plan.reduction, needs_grad(x)
     )[0]
@@ -242,7 +246,7 @@ def pointwise(
     x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, plan: ElementPlan, count: int
 ) -> Tensor:
     """As `eager.pointwise`; `count` is that of the elements."""
-    result: Tensor = _pointwise_op(x, target, weight, pos_weight, plan.kernel or "", plan.reduction)
+    result: Tensor = _pointwise_op(x, target, weight, pos_weight, plan.loss.kernel or "", plan.reduction)
     return result
 
 

@@ -115,15 +115,23 @@ class Link(NamedTuple):
             loss = loss + self.z * (s.lse * s.lse)
         return self._of_samples(loss)
 
-    def slopes(self, s: Statistics) -> dict[str, Array]:
-        """Its partial derivatives over the statistics, as the backward pass of the rows takes them."""
+    @property
+    def is_linear(self) -> bool:
+        """Whether its slopes are the same whatever the statistics."""
+        return self.curve is None and not self.z
+
+    def slopes(self, s: Statistics | None) -> dict[str, Array]:
+        """Its partial derivatives over the statistics, as the backward pass of the rows takes them.
+
+        A linear link needs no statistics.
+        """
         slopes = {}
-        one = namespace(s.nll).ones_like(s.nll)
+        one = namespace(self.row_weight).ones_like(self.row_weight)
         if self.a is not None:
-            slopes["d_nll"] = self.a * (one if self.curve is None else self.curve.slope(s.nll))
+            slopes["d_nll"] = self.a * (one if s is None or self.curve is None else self.curve.slope(s.nll))
         if self.prior is not None:
             slopes["d_prior"] = self.d * one
-        if self.z:
+        if self.z and s is not None:
             slopes["d_lse"] = 2.0 * self.z * s.lse
         return {name: self._of_samples(slope) for name, slope in slopes.items()}
 

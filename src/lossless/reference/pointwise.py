@@ -37,6 +37,10 @@ class Pointwise(Elementwise):
         """The balance and the exponent that the kernel is told."""
         return -1.0, 0.0
 
+    def kernel_takes(self, dtype: str, weighted: bool) -> bool:
+        """Whether the kernel computes with numbers of this dtype, and with weights if there are any."""
+        return True
+
     def target_slope(self, x: Array, t: Array, v: Array | None = None, /) -> Array:
         raise NotImplementedError
 
@@ -157,6 +161,9 @@ class SigmoidFocal(Pointwise):
     @property
     def kernel_parameters(self) -> tuple[float, float]:
         return self.alpha, self.gamma
+
+    def kernel_takes(self, dtype: str, weighted: bool) -> bool:
+        return dtype != "float64" and not weighted
 
     def value(self, x: Array, t: Array, /, *_: Any) -> Array:
         xp = namespace(x)
