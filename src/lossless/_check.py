@@ -3,11 +3,15 @@
 A `check_*` function returns None or raises. The first line of a message is PyTorch's where PyTorch has one.
 """
 
+import os
 import sys
 import warnings
+from contextvars import ContextVar
 from math import inf
 from numbers import Integral, Real
 from operator import index
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -40,18 +44,51 @@ TORCH_NAMES = {
 """The names that PyTorch's messages use for dtypes."""
 
 
-GO_BETWEENS: set[str] = set()
-"""Files whose functions call ours on behalf of somebody else, whom a warning is for."""
+_PACKAGE = str(Path(__file__).parent) + os.sep
+_between: dict[str, bool] = {}
 
 
-def warn(message: str, stacklevel: int) -> None:
-    """A warning, but for code that torch.compile reads: it cannot trace one."""
+def is_between(filename: str) -> bool:
+    """Whether code of this file calls us on behalf of somebody else: our own, and PyTorch's modules."""
+    known = _between.get(filename)
+    if known is None:
+        known = filename.startswith(_PACKAGE) or os.path.join("torch", "nn", "modules", "") in filename
+        if len(_between) > 4096:
+            _between.clear()
+        _between[filename] = known
+    return known
+
+
+def caller() -> FrameType:
+    """Where somebody called the library."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and is_between(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame
+
+
+def is_compiling() -> bool:
+    """Whether torch.compile reads the code, which can trace no warning."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.compiler.is_compiling():
-        frame = sys._getframe(stacklevel)
-        while frame.f_code.co_filename in GO_BETWEENS and frame.f_back is not None:
-            frame, stacklevel = frame.f_back, stacklevel + 1
-        warnings.warn(message, LosslessWarning, stacklevel=stacklevel + 1)
+    return torch is not None and torch.compiler.is_compiling()
+
+
+heard: ContextVar[list[str] | None] = ContextVar("heard", default=None)
+"""Where warnings go instead, while somebody collects them."""
+
+
+def warn(message: str, category: type[LosslessWarning] = LosslessWarning) -> None:
+    """A warning at the line that called the library; none in code that torch.compile reads."""
+    if is_compiling():
+        return
+    if (messages := heard.get()) is not None:
+        messages.append(message)
+        return
+    frame = caller()
+    warnings.warn_explicit(
+        message, category, frame.f_code.co_filename, frame.f_lineno, frame.f_globals.get("__name__", "<unknown>"),
+        frame.f_globals.setdefault("__warningregistry__", {}),
+    )  # fmt: skip
 
 
 def dtype_name(dtype: Any) -> str:

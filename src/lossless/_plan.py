@@ -3,7 +3,6 @@
 Plans are pure and cached, so a training loop pays for its checks once.
 """
 
-import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -22,8 +21,7 @@ def cached(plan: Callable[P, T]) -> Callable[P, T]:
     remembered = lru_cache(maxsize=1024)(plan)
 
     def planned(*args: P.args, **kwargs: P.kwargs) -> T:
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.compiler.is_compiling():
+        if _check.is_compiling():
             return plan(*args, **kwargs)
         return remembered(*args, **kwargs)  # type: ignore[arg-type]  # shapes, dtypes and options can be hashed
 

@@ -24,16 +24,10 @@ def to_reduction(
         whole = True if reduce is None else to_flag(function, "reduce", reduce)
         average = True if size_average is None else to_flag(function, "size_average", size_average)
         legacy: Reduction = "none" if not whole else "mean" if average else "sum"
-        warn(
-            f"size_average and reduce args will be deprecated, please use reduction='{legacy}' instead.",
-            stacklevel=3,
-        )
+        warn(f"size_average and reduce args will be deprecated, please use reduction='{legacy}' instead.")
         return legacy
     if isinstance(reduction, str) and reduction == "elementwise_mean":
-        warn(
-            "reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.",
-            stacklevel=3,
-        )
+        warn("reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.")
         return "mean"
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ParameterError(

@@ -58,3 +58,10 @@ class MissingTorchError(LosslessError, ImportError):
 
 class LosslessWarning(UserWarning):
     """Base of every warning that lossless gives."""
+
+
+class MisuseWarning(LosslessWarning):
+    """A call that is most likely a mistake, though it has a result: what was seen, the likely cause, the fix.
+
+    Once for each line that calls; `LOSSLESS_CHECKS=off` switches the search off.
+    """

@@ -55,8 +55,7 @@ class LogSoftmax(torch.nn.LogSoftmax):
 def _implicit_dim(function: str, input: Tensor) -> int:
     warn(
         f"Implicit dimension choice for {function} has been deprecated. "
-        "Change the call to include dim=X as an argument.",
-        stacklevel=5,
+        "Change the call to include dim=X as an argument."
     )
     return 0 if input.ndim in (0, 1, 3) else 1
 

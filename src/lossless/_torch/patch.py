@@ -21,7 +21,6 @@ import torch
 from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function
 
-from lossless import _check
 from lossless._torch import account, backend  # the backend takes PyTorch's own functions: before we replace them
 from lossless._torch.account import Call
 from lossless._torch.modes import PLAIN
@@ -29,7 +28,6 @@ from lossless.errors import LosslessError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_check.GO_BETWEENS.add(__file__)
 account.GO_BETWEENS.add(__file__)
 
 # ---------------------------------------------------------------- what is replaced
