@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from lossless import errors, info
 from lossless._config import get_num_threads, set_num_threads, show_config
+from lossless._diagnose.finding import Finding
+from lossless.diagnosis import diagnose
 from lossless.gradients import value_and_grad
 from lossless.losses import (
     binary_cross_entropy,
@@ -33,11 +35,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Evaluation",
+    "Finding",
     "RowStatistics",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "categorical_cross_entropy",
     "cross_entropy",
+    "diagnose",
     "errors",
     "evaluate",
     "focal_loss",

@@ -6,7 +6,6 @@ A `check_*` function returns None or raises. The first line of a message is PyTo
 import os
 import sys
 import warnings
-from contextvars import ContextVar
 from math import inf
 from numbers import Integral, Real
 from operator import index
@@ -45,24 +44,26 @@ TORCH_NAMES = {
 
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
-_between: dict[str, bool] = {}
+_TOOLS = tuple(_PACKAGE + room for room in ("_evaluate", "_report", "_accuracy", "_bench", "cli"))
+_roles: dict[str, str] = {}
 
 
-def is_between(filename: str) -> bool:
-    """Whether code of this file calls us on behalf of somebody else: our own, and PyTorch's modules."""
-    known = _between.get(filename)
+def role(filename: str) -> str:
+    """Whose code a file holds: "user"; "between" who calls and us, as PyTorch's modules are; or one of our "tools"."""
+    known = _roles.get(filename)
     if known is None:
-        known = filename.startswith(_PACKAGE) or os.path.join("torch", "nn", "modules", "") in filename
-        if len(_between) > 4096:
-            _between.clear()
-        _between[filename] = known
+        between = filename.startswith(_PACKAGE) or os.path.join("torch", "nn", "modules", "") in filename
+        known = "tools" if filename.startswith(_TOOLS) else "between" if between else "user"
+        if len(_roles) > 4096:
+            _roles.clear()
+        _roles[filename] = known
     return known
 
 
 def caller() -> FrameType:
     """Where somebody called the library."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and is_between(frame.f_code.co_filename):
+    while frame.f_back is not None and role(frame.f_code.co_filename) != "user":
         frame = frame.f_back
     return frame
 
@@ -73,16 +74,9 @@ def is_compiling() -> bool:
     return torch is not None and torch.compiler.is_compiling()
 
 
-heard: ContextVar[list[str] | None] = ContextVar("heard", default=None)
-"""Where warnings go instead, while somebody collects them."""
-
-
 def warn(message: str, category: type[LosslessWarning] = LosslessWarning) -> None:
     """A warning at the line that called the library; none in code that torch.compile reads."""
     if is_compiling():
-        return
-    if (messages := heard.get()) is not None:
-        messages.append(message)
         return
     frame = caller()
     warnings.warn_explicit(
@@ -102,8 +96,13 @@ def is_whole(dtype: Any) -> bool:
     return name in INTEGERS or name == "bool"
 
 
-def check_floating(function: str, dtype: str, name: str = "input") -> None:
+def check_floating(function: str, dtype: str, name: str = "input", *, target_dtype: str = "") -> None:
     """The array that is differentiated must be of real floating point numbers."""
+    if is_whole(dtype) and target_dtype in FLOATS:
+        raise LogitsDtypeError(
+            f"\"{function}\" not implemented for '{_torch_name(dtype)}'\n{function}: {name} has dtype {dtype} and the "
+            f"second argument {target_dtype}: they seem to be swapped. The model's output is the first argument."
+        ).about("swapped-arguments")
     if dtype not in FLOATS:
         fix = "take its real part" if dtype.startswith("complex") else f"convert it, e.g. to float32 ({name} * 1.0)"
         raise LogitsDtypeError(
@@ -125,7 +124,7 @@ def check_soft_target(function: str, dtype: str) -> None:
             f"Expected floating point type for target with class probabilities, got {_torch_name(dtype)}\n"
             f"{function}: target has the shape of input, so it is read as probabilities, but its dtype is {dtype}. "
             "If it is one-hot, convert it to the dtype of input, or pass the class numbers (argmax over the classes)."
-        )
+        ).about("one-hot-integers")
 
 
 def check_one_hot(function: str, shape: Shape, target_shape: Shape) -> None:
@@ -148,7 +147,9 @@ def check_labels(function: str, shape: Shape, dim: int, target_shape: Shape, tar
     if target_shape != without_dim(shape, dim) and not (len(shape) == 1 and target_shape == (1,)):
         raise _labels_shape_error(function, shape, dim, target_shape)
     if target_dtype not in INTEGERS:
-        fix = "convert it to int64" if target_dtype in FLOATS else "labels are integers"
+        fix = "labels are integers"
+        if target_dtype in FLOATS:
+            fix = "convert it to int64, target.long() in PyTorch, target.astype(int) in NumPy"
         raise TargetDtypeError(
             f"expected target dtype to be Long or Byte, but got {_torch_name(target_dtype)}\n"
             f"{function}: target has dtype {target_dtype} and one number a row, so it is read as labels: {fix}. "
@@ -219,7 +220,7 @@ def check_class_vector(
         raise ShapeError(
             f"{name} tensor should be defined either for all {classes} classes or no classes but got {name} tensor of "
             f"shape: {_list(shape)}\n{function}: {name} must have shape [{classes}]."
-        )
+        ).about("weight-shape")
     if dtype not in FLOATS and not (whole and is_whole(dtype)):
         raise TargetDtypeError(
             f"expected scalar type {' or '.join(sorted(map(_torch_name, FLOATS)))} but found {_torch_name(dtype)}\n"
@@ -340,7 +341,7 @@ def check_probabilities(function: str, name: str, low: float, high: float, hint:
     if low < 0.0 or high > most:
         raise ParameterError(
             f"{function}: {name} holds values from {low:.6g} to {high:.6g}, expected probabilities in [0, 1]\n{hint}"
-        )
+        ).about("logits-to-probabilities-loss")
 
 
 def to_temperature(function: str, temperature: Any) -> float:
@@ -400,15 +401,25 @@ def check_broadcasts(function: str, name: str, shape: Shape, to: Shape, dtype: s
                 )
             raise ShapeError(
                 f"{first}\n{function}: {name} has shape {_list(shape)}, which does not broadcast to "
-                f"the shape of input, {_list(to)}."
-            )
+                f"the shape of input, {_list(to)}.{_advice(name, shape, to)}"
+            ).about("weight-shape")
     if len(shape) > len(to):
         result = shape[: len(shape) - len(to)] + to
         raise ShapeError(
             f"output with shape {_list(to)} doesn't match the broadcast shape {_list(result)}\n"
             f"{function}: {name} has more dimensions than input."
-        )
+        ).about("weight-shape")
     check_real(function, dtype, name)
+
+
+def _advice(name: str, shape: Shape, to: Shape) -> str:
+    """What a vector seems to weigh."""
+    if len(shape) != 1 or len(to) < 2:
+        return ""
+    if shape[0] == to[1]:
+        sizes = ", ".join(map(str, (to[1], *[1] * (len(to) - 2))))
+        return f"\nFor a number a class of dimension 1 pass {name}.reshape({sizes})."
+    return "\nA weight for every row is `sample_weight`." if name == "weight" and shape[0] == to[0] else ""
 
 
 def check_leading_weight(function: str, shape: Shape, dtype: str, to: Shape) -> None:
@@ -446,7 +457,7 @@ def probability_error(function: str, name: str, values: np.ndarray[Any, Any]) ->
         message += "\nFor logits use binary_cross_entropy_with_logits, which needs no sigmoid and keeps more digits."
     elif outside.size and np.all(outside == outside[0]) and outside[0] == np.rint(outside[0]):
         message += f"\nIf {outside[0]:.0f} marks elements to leave out, pass ignore_index={outside[0]:.0f}."
-    return ParameterError(message)
+    return ParameterError(message).about("logits-to-probabilities-loss" if name == "input" else "target-outside-unit")
 
 
 def broadcast_shape(function: str, a: Shape, b: Shape) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import sys
 
 from lossless import _kernels
+from lossless._diagnose import watch
 
 
 def config() -> dict[str, str]:
@@ -21,6 +22,7 @@ def config() -> dict[str, str]:
         "other devices": "reference",
         "available": ", ".join(["reference", *([] if native is None else native.available_isas())]),
         "threads": str(get_num_threads()),
+        "checks": watch.level,
     }
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from lossless._diagnose.watch import Sight
 from lossless._numpy.arrays import to_array
 from lossless._plan import ElementPlan, RowPlan
 from lossless._reduce import Reduction
@@ -16,7 +17,7 @@ from lossless.reference import Elementwise, Statistics
 Array = Any
 
 
-class Backend(Protocol):
+class Backend(Sight, Protocol):
     """What the public functions ask of a framework, after checks and plan."""
 
     def to_dtype(self, function: str, a: Array, dtype: Any, /) -> Array:

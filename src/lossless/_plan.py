@@ -126,7 +126,7 @@ def plan_class_loss(
     curve: tuple[str, float] | None = None,
 ) -> RowPlan:
     """Losses over classes: along `dim`, or by PyTorch's rule in dimension 1, or 0 of a single row."""
-    _check.check_floating(function, _check.dtype_name(dtype))
+    _check.check_floating(function, _check.dtype_name(dtype), target_dtype=_check.dtype_name(target_dtype))
     dim = class_dim(shape) if dim is None else to_dim(dim, len(shape))
     _check.check_has_classes(function, shape, dim)
     names = _check.dtype_name(target_dtype)
@@ -223,7 +223,7 @@ def plan_binary(
     """Elementwise classification: every score, or probability, with its own target; `loss` and its parameters."""
     plan = ElementPlan(function, loss(*parameters), reduction, ignore_index, denominator)
     name = _check.dtype_name(dtype)
-    _check.check_floating(function, name, plan.names[0])
+    _check.check_floating(function, name, plan.names[0], target_dtype=_check.dtype_name(target_dtype))
     _check.check_same_shape(function, target_shape, shape)
     _check.check_elementwise_target(function, _check.dtype_name(target_dtype), name, plan.names[1])
     if weight_shape is not None:

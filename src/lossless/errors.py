@@ -5,21 +5,37 @@ Every error has two bases: the type PyTorch raises at that place, and the type a
 lines below it say what was seen, where, and what to do.
 """
 
+from typing import Self
+
 
 class LosslessError(Exception):
     """Base of every error that lossless raises on purpose."""
+
+    trouble = "refused"
+    "The row of docs/troubleshooting.md that is about it."
+
+    def about(self, trouble: str) -> Self:
+        """This error, with another row than others of its class."""
+        self.trouble = trouble
+        return self
 
 
 class LogitsDtypeError(LosslessError, NotImplementedError, TypeError):
     """The first argument is not an array of real floating point numbers."""
 
+    trouble = "input-dtype"
+
 
 class TargetDtypeError(LosslessError, RuntimeError, TypeError):
     """The labels or target probabilities have a dtype that does not fit their shape."""
 
+    trouble = "float-labels"
+
 
 class TargetIndexError(LosslessError, IndexError, ValueError):
     """A label is not one of the classes."""
+
+    trouble = "label-out-of-range"
 
 
 class DimensionError(LosslessError, IndexError, ValueError):
@@ -28,6 +44,8 @@ class DimensionError(LosslessError, IndexError, ValueError):
 
 class ShapeError(LosslessError, RuntimeError, ValueError):
     """Two shapes that do not belong together, or a shape that no loss is defined for."""
+
+    trouble = "shape-mismatch"
 
 
 class ParameterError(LosslessError, RuntimeError, ValueError):

@@ -21,11 +21,12 @@ from lossless._check import (
     to_float,
     to_int,
     to_temperature,
-    warn,
 )
+from lossless._diagnose.rules import Family
+from lossless._diagnose.watch import due, look, tell
 from lossless._dispatch import Backend, overridden, override, select
 from lossless._layout import class_number, to_dims
-from lossless._plan import RowPlan, plan_binary, plan_class_loss, plan_divergence, plan_squared
+from lossless._plan import ElementPlan, RowPlan, plan_binary, plan_class_loss, plan_divergence, plan_squared
 from lossless._reduce import REDUCTIONS, Reduction, to_denominator, to_reduction
 from lossless.errors import ParameterError, ShapeError
 from lossless.reference import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, SigmoidFocal
@@ -128,7 +129,10 @@ def cross_entropy(
         "cross_entropy", input.shape, input.dtype, target.shape, target.dtype, *_meta(weight), ignore_index,
         label_smoothing, reduction, **options,
     )  # fmt: skip
-    return backend.class_loss(plan, input, target, weight, sample_weight, None, divisor)
+    loss = backend.class_loss(plan, input, target, weight, sample_weight, None, divisor)
+    if calls := due():
+        _look(calls, backend, plan, input, target, dim_by_rule=dim is None, label_smoothing=label_smoothing)
+    return loss
 
 
 def focal_loss(
@@ -361,7 +365,10 @@ def nll_loss(
         "nll_loss", input.shape, input.dtype, target.shape, target.dtype, *_meta(weight),
         to_int("nll_loss", "ignore_index", ignore_index), 0.0, reduction,
     )  # fmt: skip
-    return backend.nll(plan, input, target, weight)
+    loss = backend.nll(plan, input, target, weight)
+    if calls := due():
+        _look(calls, backend, plan, input, target, "log-probabilities", dim_by_rule=True)
+    return loss
 
 
 def binary_cross_entropy_with_logits(
@@ -441,7 +448,10 @@ def binary_cross_entropy_with_logits(
         function, input.shape, input.dtype, target.shape, target.dtype, *_meta(weight), *_meta(pos_weight), reduction,
         BinaryCrossEntropyWithLogits, parameters, **options,
     )  # fmt: skip
-    return backend.pointwise(plan, input, target, weight, pos_weight, sample_weight, divisor)
+    loss = backend.pointwise(plan, input, target, weight, pos_weight, sample_weight, divisor)
+    if calls := due():
+        _look(calls, backend, plan, input, target, "binary scores", pos_weight_shape=_meta(pos_weight)[0])
+    return loss
 
 
 def binary_cross_entropy(
@@ -521,7 +531,10 @@ def binary_cross_entropy(
         function, input.shape, input.dtype, target.shape, target.dtype, *_meta(weight), None, None, reduction,
         BinaryCrossEntropy, (clamp == "torch", _smoothing(function, label_smoothing)), **options,
     )  # fmt: skip
-    return backend.pointwise(plan, input, target, weight, None, sample_weight, divisor)
+    loss = backend.pointwise(plan, input, target, weight, None, sample_weight, divisor)
+    if calls := due():
+        _look(calls, backend, plan, input, target, "binary probabilities")
+    return loss
 
 
 def sigmoid_focal_loss(
@@ -579,7 +592,10 @@ def sigmoid_focal_loss(
         function, inputs.shape, inputs.dtype, targets.shape, targets.dtype, None, None, None, None,
         to_reduction(function, reduction), SigmoidFocal, (float(alpha), gamma),
     )  # fmt: skip
-    return backend.pointwise(plan, inputs, targets)
+    loss = backend.pointwise(plan, inputs, targets)
+    if calls := due():
+        _look(calls, backend, plan, inputs, targets, "binary scores")
+    return loss
 
 
 def kl_div(
@@ -640,18 +656,24 @@ def kl_div(
         "kl_div", input.shape, input.dtype, target.shape, target.dtype, log_target, "mean" if per_batch else to
     )
     if word == "mean" and not legacy:
-        warn(
+        tell(
+            "kl-mean",
+            "kl_div",
             "reduction: 'mean' divides the total loss by both the batch size and the support size."
             "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
-            "'mean' will be changed to behave the same as 'batchmean' in the next major release."
+            "'mean' will be changed to behave the same as 'batchmean' in the next major release.",
+            f"reduction is 'mean', which divides by the {prod(input.shape)} numbers of input, expected 'batchmean'",
         )
     if target.shape != input.shape:
-        _warn_of_broadcast(input, target)
+        _tell_of_broadcast("kl_div", input, target)
     divisor = None
     if per_batch:  # under the legacy flags too, as in PyTorch
         divisor = float(input.shape[0] if input.shape else 1)
         divisor *= prod(broadcast_shape("kl_div", input.shape, target.shape)) if to == "mean" else 1
-    return backend.pointwise(plan, input, target, None, None, None, divisor)
+    loss = backend.pointwise(plan, input, target, None, None, None, divisor)
+    if calls := due():
+        _look(calls, backend, plan, input, target, "logs", log_target=log_target)
+    return loss
 
 
 def mse_loss(
@@ -696,13 +718,16 @@ def mse_loss(
     input = backend.for_loss(input)
     plan = plan_squared("mse_loss", input.shape, input.dtype, target.shape, target.dtype, reduction)
     if target.shape != input.shape:
-        _warn_of_broadcast(input, target)
+        _tell_of_broadcast("mse_loss", input, target)
     if weight is not None and weight.shape != input.shape:
         raise ShapeError(
             f"Weights and input must have the same size.\nmse_loss: weight has shape {list(weight.shape)} and input "
             f"{list(input.shape)}."
         )
-    return backend.pointwise(plan, input, target, weight)
+    loss = backend.pointwise(plan, input, target, weight)
+    if calls := due():
+        _look(calls, backend, plan, input, target, "numbers")
+    return loss
 
 
 def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int | Sequence[int] | None = None) -> Array:
@@ -744,10 +769,13 @@ def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int 
         raise ShapeError(
             f"rmse_loss: input has shape {list(input.shape)} and target {list(target.shape)}, expected the same"
         )
-    plan_squared("rmse_loss", input.shape, input.dtype, target.shape, target.dtype, reduction)
+    plan = plan_squared("rmse_loss", input.shape, input.dtype, target.shape, target.dtype, reduction)
     ndim = len(input.shape)
     dims = tuple(range(ndim)) if dim is None else to_dims("rmse_loss", dim, ndim)
-    return backend.root_mean_square("rmse_loss", input, target, dims, reduction)
+    loss = backend.root_mean_square("rmse_loss", input, target, dims, reduction)
+    if calls := due():
+        _look(calls, backend, plan, input, target, "numbers")
+    return loss
 
 
 def _curved(
@@ -781,7 +809,10 @@ def _curved(
         to_int(function, "ignore_index", ignore_index), 0.0, to, **_row_options(function, dim, sample_weight, name),
         alpha_shape=alpha_shape, alpha_dtype=alpha_dtype, curve=curve,
     )  # fmt: skip
-    return backend.class_loss(plan, input, target, weight, sample_weight, vector, divisor)
+    loss = backend.class_loss(plan, input, target, weight, sample_weight, vector, divisor)
+    if calls := due():
+        _look(calls, backend, plan, input, target, dim_by_rule=dim is None)
+    return loss
 
 
 def _row_options(function: str, dim: Any, sample_weight: Array | None, denominator: str | None) -> dict[str, Any]:
@@ -798,11 +829,17 @@ def _row_options(function: str, dim: Any, sample_weight: Array | None, denominat
 def _of_probabilities_or_logits(
     backend: Backend, plan: RowPlan, input: Array, target: Array, from_logits: bool
 ) -> Array:
+    family: Family = "scores"
     if to_flag(plan.function, "from_logits", from_logits):
-        return backend.class_loss(plan, input, target, None, None, None, None)
-    hint = "For scores before softmax pass from_logits=True."
-    check_probabilities(plan.function, "input", *backend.extremes(plan, "input", input, target), hint)
-    return backend.probability_loss(plan, input, target)
+        loss = backend.class_loss(plan, input, target, None, None, None, None)
+    else:
+        family = "probabilities"
+        hint = "For scores before softmax pass from_logits=True."
+        check_probabilities(plan.function, "input", *backend.extremes(plan, "input", input, target), hint)
+        loss = backend.probability_loss(plan, input, target)
+    if calls := due():
+        _look(calls, backend, plan, input, target, family)
+    return loss
 
 
 def _element_options(
@@ -831,13 +868,34 @@ def _array(denominator: Any) -> Any:
     return None if isinstance(denominator, str | Real) else denominator
 
 
-def _warn_of_broadcast(input: Array, target: Array) -> None:
-    """Where the caller of the caller is."""
-    warn(
+def _tell_of_broadcast(function: str, input: Array, target: Array) -> None:
+    """PyTorch's warning, and what comes of it."""
+    pairs = prod(broadcast_shape(function, input.shape, target.shape))
+    tell(
+        "broadcast",
+        function,
         f"Using a target size ({target.shape}) that is different to the input size ({input.shape}). "
         "This will likely lead to incorrect results due to broadcasting. "
-        "Please ensure they have the same size."
+        "Please ensure they have the same size.",
+        f"input has shape {list(input.shape)} and target {list(target.shape)}: {prod(input.shape)} and "
+        f"{prod(target.shape)} numbers make {pairs} pairs",
     )
+
+
+def _look(
+    calls: int,
+    backend: Backend,
+    plan: RowPlan | ElementPlan,
+    input: Array,
+    target: Array,
+    family: Family = "scores",
+    **options: Any,
+) -> None:
+    """Whether the call looks like a mistake, for somebody who has made so many."""
+    if plan.ignore_index is not None:
+        options["ignore_index"] = plan.ignore_index
+    options |= {"reduction": plan.reduction, "denominator": plan.denominator, "target_dtype": dtype_name(target.dtype)}
+    look(calls, backend, plan.function, family, getattr(plan, "dim", None), input, target, **options)
 
 
 def _meta(array: Array | None) -> tuple[Any, Any]:

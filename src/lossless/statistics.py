@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from lossless._check import to_int, to_temperature
+from lossless._diagnose.watch import due, look
 from lossless._dispatch import overridden, override, select
 from lossless._plan import plan_statistics
 
@@ -83,4 +84,8 @@ def row_statistics(
         None if ignore_index is None else to_int("row_statistics", "ignore_index", ignore_index),
         to_temperature("row_statistics", temperature),
     )
-    return RowStatistics(*backend.row_statistics(plan, input, target, prior))
+    statistics = RowStatistics(*backend.row_statistics(plan, input, target, prior))
+    if calls := due():
+        options = {} if plan.ignore_index is None else {"ignore_index": plan.ignore_index}
+        look(calls, backend, "row_statistics", "scores", plan.dim, input, target, **options)
+    return statistics

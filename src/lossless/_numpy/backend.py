@@ -8,8 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossless import _check, reference
+from lossless._diagnose import watch
 from lossless._kernels import native
 from lossless._numpy.gradients import answer, asking
+from lossless._numpy.sight import bad_rows as bad_rows
+from lossless._numpy.sight import made_by as made_by
+from lossless._numpy.sight import origin as origin
+from lossless._numpy.sight import readable as readable
+from lossless._numpy.sight import take as take
 from lossless._plan import ElementPlan, RowPlan
 from lossless._reduce import Reduction, reduce_rows
 from lossless.errors import UnsupportedArrayError
@@ -185,6 +191,7 @@ def _kernel_loss(plan: RowPlan, x: Array, target: Array, weight: Array | None, d
         _memory(loss), None, over, 1.0, _memory(dx),
     )  # fmt: skip
     _raise_bad(bad, plan, target)
+    watch.sound(total, over)
     return answer(_finish(loss, total, over, plan.reduction, x.dtype), lambda: dx)
 
 
@@ -329,6 +336,7 @@ def _pointwise_kernel(
     total = native.pointwise(
         plan.loss.kernel, *arrays, plan.loss.kernel_parameters, _memory(loss), 1.0, over, _memory(dx)
     )
+    watch.sound(total, over)
     loss = None if loss is None else loss.astype(dtype, copy=False)
 
     def gradient() -> Any:

@@ -22,6 +22,11 @@ from lossless._torch.modes import (
     values_known,
     watched,
 )
+from lossless._torch.sight import bad_rows as bad_rows
+from lossless._torch.sight import made_by as made_by
+from lossless._torch.sight import origin as origin
+from lossless._torch.sight import readable as readable
+from lossless._torch.sight import take as take
 from lossless.errors import UnsupportedArrayError
 from lossless.reference import Statistics
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lossless import _check
+from lossless._diagnose import watch
 from lossless._kernels import native
 from lossless._layout import Rows
 from lossless._plan import RowPlan
@@ -112,6 +113,7 @@ def class_loss(
     if bad >= 0:
         _raise_bad(bad, target, plan)
     divisor = divisor or nan
+    watch.sound(total, divisor)
     return scalar(total / divisor, x) if loss is None else loss, divisor, dx
 
 
@@ -150,6 +152,7 @@ def pointwise(
         functor.kernel, x, target, weight, pos_weight, functor.kernel_parameters, loss, 1.0 if g is None else g,
         divisor, dx,
     )  # fmt: skip
+    watch.sound(total, divisor)
     return scalar(total / divisor, x) if loss is None else loss, divisor, dx
 
 

@@ -1,0 +1,230 @@
+"""When a call is looked at, and what becomes of what is seen: a warning, or a finding for `diagnose`.
+
+`LOSSLESS_CHECKS=cheap`, the default, looks at a few rows of the first calls of every line of code, then of ever fewer,
+and when a kernel's result is not finite; `full` at every row of every call; `off` at none.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import partial
+from math import isfinite, prod
+from sys import _getframe
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossless import _check
+from lossless._layout import without_dim
+from lossless.errors import MisuseWarning, ParameterError
+
+from .finding import PAGE, Finding, found
+from .rules import ENOUGH, Case, Family, examine
+from .troubles import troubles
+
+Checks = Literal["off", "cheap", "full"]
+FIRST_CALLS = 4
+"""Calls of a line of code that are all looked at; then one to three times as many as there were are left out."""
+PATIENCE = 64
+"""Calls after which a model should have learnt something."""
+NUMBERS = 1 << 14
+"""That a look takes at most, if that leaves a few rows."""
+
+
+class Sight(Protocol):
+    """What a backend shows of an array."""
+
+    def readable(self, *arrays: Any) -> bool:
+        """Whether their numbers may be looked at, without waiting for a device."""
+
+    def take(self, a: Any, dim: int | None, rows: NDArray[np.intp] | None, /) -> NDArray[Any]:
+        """Rows by their numbers, or all of them, in float64 with the classes of `dim` last; whole numbers as they are.
+
+        For `dim` None single numbers.
+        """
+
+    def bad_rows(self, a: Any, dim: int | None, /) -> NDArray[np.intp]:
+        """The numbers of rows with NaN, +inf or nothing but -inf; for `dim` None of numbers that are not finite."""
+
+    def made_by(self, a: Any, /) -> str | None:
+        """The operation that made it, past mere views and casts, as far as anybody knows."""
+
+    def origin(self, a: Any, /) -> str | None:
+        """What made its numbers that are not finite, as far as anybody knows."""
+
+
+def _level() -> Checks:
+    level = os.environ.get("LOSSLESS_CHECKS", "cheap")
+    if level not in get_args(Checks):
+        raise ParameterError(f"LOSSLESS_CHECKS is {level!r}, expected 'off', 'cheap' or 'full'")
+    return level  # type: ignore[return-value]  # by the test above
+
+
+level: Checks = _level()
+
+_findings: ContextVar[list[Finding] | None] = ContextVar("findings", default=None)
+_left: dict[int, int] = {}
+"""By the address of a call: how many of its calls are left out before the next look."""
+_looks: dict[int, tuple[int, int]] = {}
+"""By the same: how many looks there were, and how many calls at the last."""
+_told: set[tuple[str, str, int]] = set()
+"""What was said already: trouble, file and line."""
+_alarmed = False
+
+
+@contextmanager
+def collecting() -> Iterator[list[Finding]]:
+    """Every call is looked at, all of it, and what is seen goes to this list."""
+    findings: list[Finding] = []
+    token = _findings.set(findings)
+    try:
+        yield findings
+    finally:
+        _findings.reset(token)
+
+
+def sound(total: float, divisor: float) -> None:
+    """A kernel's sum, and what divides it: if the loss is not finite, the call is looked at when it is done."""
+    global _alarmed
+    if not (isfinite(total + divisor) and divisor):
+        _alarmed = True
+
+
+def due() -> int:
+    """If the call of our caller is to be looked at: how many calls its line of code has made; else 0."""
+    if level == "off" or _check.is_compiling():
+        return 0
+    frame = _getframe(2)
+    while (role := _check.role(frame.f_code.co_filename)) == "between" and frame.f_back is not None:
+        frame = frame.f_back
+    site = id(frame.f_code) + frame.f_lasti  # an address inside of the code object
+    left = _left.get(site, 0)
+    if left and not _alarmed and level == "cheap" and _findings.get() is None:
+        _left[site] = left - 1
+        return 0
+    return 0 if role == "tools" else _schedule(site)
+
+
+def _schedule(site: int) -> int:
+    """Leave out calls, by chance more or fewer: what takes turns at one line is all looked at in the end."""
+    if len(_looks) > 4096:
+        _looks.clear()
+        _left.clear()
+    looks, calls = _looks.get(site, (0, 0))
+    gap = 0 if looks + 1 < FIRST_CALLS else random.randrange(calls, 3 * calls)
+    _left[site] = gap
+    _looks[site] = looks + 1, calls + 1 + gap
+    return calls + 1
+
+
+def look(
+    calls: int,
+    backend: Sight,
+    function: str,
+    family: Family,
+    dim: int | None,
+    input: Any,
+    target: Any = None,
+    **options: Any,
+) -> None:
+    """Apply the rules to the last of so many calls of `function`, and warn of what they see, or collect it."""
+    global _alarmed
+    alarmed, _alarmed = _alarmed, False
+    into = _findings.get()
+    everything = into is not None or level == "full"
+    seen: dict[str, str] = {}
+    for way in _ways(family, dim, input.shape):
+        case = _case(backend, function, family, way, input, target, options, everything, alarmed)
+        for name, evidence in examine(replace(case, patient=calls > PATIENCE)):
+            seen.setdefault(name, evidence)
+    for name, evidence in seen.items():
+        if into is not None:
+            into.append(found(name, function, evidence))
+        elif level == "full" or troubles()[name].level == "warning":
+            _warn(name, function, evidence)
+
+
+def _ways(family: Family, dim: int | None, shape: tuple[int, ...]) -> list[int | None]:
+    """Where the classes may lie: kl_div takes no dimension."""
+    if family != "logs" or len(shape) < 2:
+        return [dim]
+    return [len(shape) - 1] if len(shape) == 2 else [len(shape) - 1, 1]
+
+
+def _case(
+    backend: Sight, function: str, family: Family, dim: int | None, input: Any, target: Any, options: dict[str, Any],
+    everything: bool, alarmed: bool,
+) -> Case:  # fmt: skip
+    shape = tuple(input.shape)
+    target_shape = None if target is None else tuple(target.shape)
+    case = partial(
+        Case, function, family, shape, dim, options,
+        target_shape=target_shape, made_by=backend.made_by(input), dtype=_check.dtype_name(input.dtype),
+        names=("inputs", "targets") if function == "sigmoid_focal_loss" else ("input", "target"),
+    )  # fmt: skip
+    arrays = [input] if target is None else [input, target]
+    if not backend.readable(*arrays) or 0 in shape or (dim is not None and not shape):
+        return case()
+    lead = shape if dim is None else without_dim(shape, dim)
+    number, classes, bad = prod(lead), 1 if dim is None else shape[dim], None
+    of_classes = target_shape == shape and dim is not None
+    pairs = target is not None and (of_classes or target_shape == lead)
+    rows = None
+    if not everything:
+        most = NUMBERS if dim is None else max(min(ENOUGH, NUMBERS // classes), 4)
+        rows = np.linspace(0, number - 1, min(number, most)).astype(np.intp)
+        if alarmed:
+            not_finite = backend.bad_rows(input, dim)
+            bad, rows = len(not_finite), np.unique(np.concatenate([not_finite[:ENOUGH], rows]))
+            if target_shape == lead and "ignore_index" in options:
+                labels = backend.take(target, None, None)
+                if np.all(labels == options["ignore_index"]):
+                    rows = None
+    return case(
+        x=backend.take(input, dim, rows),
+        t=backend.take(target, dim if of_classes else None, rows) if pairs else None,
+        rows=rows,
+        bad=bad,
+        complete=rows is None or len(rows) == number,
+        asked=everything,
+        origin=partial(backend.origin, input),
+    )
+
+
+def tell(name: str, function: str, message: str, evidence: str) -> None:
+    """What PyTorch warns of as well, at every call, by its message and ours; or a finding."""
+    into = _findings.get()
+    if into is None:
+        _check.warn(f"{message}\n{function}: {evidence}")
+    else:
+        into.append(found(name, function, evidence))
+
+
+def _warn(name: str, function: str, evidence: str) -> None:
+    """Once for each line of code, whatever the numbers were."""
+    frame = _check.caller()
+    place = name, frame.f_code.co_filename, frame.f_lineno
+    if place in _told:
+        return
+    if len(_told) > 4096:
+        _told.clear()
+    _told.add(place)
+    finding = found(name, function, evidence)
+    _check.warn(
+        f"{function}: {evidence}\nCause: {finding.cause}\nFix: {finding.fix}\n"
+        f"({PAGE}#{name}; LOSSLESS_CHECKS=off looks for nothing)",
+        MisuseWarning,
+    )
+
+
+def forget() -> None:
+    """As if no call had been made: for tests."""
+    global _alarmed
+    _alarmed = False
+    _left.clear()
+    _looks.clear()
+    _told.clear()
