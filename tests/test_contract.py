@@ -52,6 +52,7 @@ SIGNATURES = {
     "info.kl_divergence": "p, q, *, dim, base, kind, p_kind, q_kind, normalize, keepdim",
     "info.js_divergence": "p, q, *, dim, base, kind, p_kind, q_kind, normalize, keepdim",
     "info.k3": "logp, logq",
+    "diagnose": "input, target, *, loss",
 }
 
 

@@ -237,6 +237,8 @@ def not_finite(case: Case) -> Iterator[tuple[str, str]]:
         bad = ~np.isfinite(peak)
     else:
         bad = np.isnan(x) if case.family in ("binary scores", "binary probabilities", "logs") else ~np.isfinite(x)
+        if case.family == "binary scores" and case.t is not None:  # infinite on the right side costs nothing
+            bad |= ((x == np.inf) & (case.t < 1.0)) | ((x == -np.inf) & (case.t > 0.0))
     bad &= case.kept
     if bad.any():
         first = int(np.argmax(bad))
@@ -373,7 +375,7 @@ def unnormalised(case: Case) -> Iterator[tuple[str, str]]:
 @rule("scores")
 def constant_rows(case: Case) -> Iterator[tuple[str, str]]:
     x = case.x
-    if x is None or x.shape[1] < 2 or case.number < ENOUGH or not (case.complete or case.patient):
+    if x is None or x.shape[1] < 2 or case.number < ENOUGH or not (case.asked or case.patient):
         return
     if not np.isfinite(x).all() or not np.all(x == x[0]) or (case.t is not None and np.all(case.t == case.t[0])):
         return
@@ -383,7 +385,7 @@ def constant_rows(case: Case) -> Iterator[tuple[str, str]]:
 @rule("binary scores")
 def constant_scores(case: Case) -> Iterator[tuple[str, str]]:
     x, t = case.x, case.t
-    if x is None or t is None or case.number < ENOUGH or not (case.complete or case.patient):
+    if x is None or t is None or case.number < ENOUGH or not (case.asked or case.patient):
         return
     if np.all(x == x[0]) and np.isfinite(x[0]) and not np.all(t == t[0]):
         yield "constant-input", f"{case.seen} are {x[0]:.4g}, though their targets differ"

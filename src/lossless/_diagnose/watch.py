@@ -23,7 +23,7 @@ from lossless._layout import without_dim
 from lossless.errors import MisuseWarning, ParameterError
 
 from .finding import PAGE, Finding, found
-from .rules import ENOUGH, Case, Family, examine
+from .rules import ENOUGH, FEW, Case, Family, examine
 from .troubles import troubles
 
 Checks = Literal["off", "cheap", "full"]
@@ -31,8 +31,12 @@ FIRST_CALLS = 4
 """Calls of a line of code that are all looked at; then one to three times as many as there were are left out."""
 PATIENCE = 64
 """Calls after which a model should have learnt something."""
-NUMBERS = 1 << 14
+NUMBERS = 1 << 12
 """That a look takes at most, if that leaves a few rows."""
+SEARCHED = 1 << 24
+"""Numbers among which the reason of a loss that is not finite is searched for."""
+ALARMS = 8
+"""Losses of a line of code that are not finite and have their reason searched for."""
 
 
 class Sight(Protocol):
@@ -71,6 +75,8 @@ _left: dict[int, int] = {}
 """By the address of a call: how many of its calls are left out before the next look."""
 _looks: dict[int, tuple[int, int]] = {}
 """By the same: how many looks there were, and how many calls at the last."""
+_alarms: dict[int, int] = {}
+"""By the same: how many losses were not finite."""
 _told: set[tuple[str, str, int]] = set()
 """What was said already: trouble, file and line."""
 _alarmed = False
@@ -87,6 +93,12 @@ def collecting() -> Iterator[list[Finding]]:
         _findings.reset(token)
 
 
+def _is_alarming(site: int) -> bool:
+    """Whether there was an alarm, and this line had few before."""
+    _alarms[site] = _alarms.get(site, 0) + 1
+    return _alarms[site] <= ALARMS
+
+
 def sound(total: float, divisor: float) -> None:
     """A kernel's sum, and what divides it: if the loss is not finite, the call is looked at when it is done."""
     global _alarmed
@@ -96,14 +108,14 @@ def sound(total: float, divisor: float) -> None:
 
 def due() -> int:
     """If the call of our caller is to be looked at: how many calls its line of code has made; else 0."""
-    if level == "off" or _check.is_compiling():
+    if (level == "off" and _findings.get() is None) or _check.is_compiling():
         return 0
     frame = _getframe(2)
     while (role := _check.role(frame.f_code.co_filename)) == "between" and frame.f_back is not None:
         frame = frame.f_back
     site = id(frame.f_code) + frame.f_lasti  # an address inside of the code object
     left = _left.get(site, 0)
-    if left and not _alarmed and level == "cheap" and _findings.get() is None:
+    if left and level == "cheap" and not (_alarmed and _is_alarming(site)) and _findings.get() is None:
         _left[site] = left - 1
         return 0
     return 0 if role == "tools" else _schedule(site)
@@ -112,8 +124,8 @@ def due() -> int:
 def _schedule(site: int) -> int:
     """Leave out calls, by chance more or fewer: what takes turns at one line is all looked at in the end."""
     if len(_looks) > 4096:
-        _looks.clear()
-        _left.clear()
+        for memory in (_looks, _left, _alarms):
+            memory.clear()
     looks, calls = _looks.get(site, (0, 0))
     gap = 0 if looks + 1 < FIRST_CALLS else random.randrange(calls, 3 * calls)
     _left[site] = gap
@@ -175,18 +187,22 @@ def _case(
     pairs = target is not None and (of_classes or target_shape == lead)
     rows = None
     if not everything:
-        most = NUMBERS if dim is None else max(min(ENOUGH, NUMBERS // classes), 4)
+        most = NUMBERS if dim is None else max(min(ENOUGH, NUMBERS // classes), FEW)
         rows = np.linspace(0, number - 1, min(number, most)).astype(np.intp)
         if alarmed:
             not_finite = backend.bad_rows(input, dim)
-            bad, rows = len(not_finite), np.unique(np.concatenate([not_finite[:ENOUGH], rows]))
-            if target_shape == lead and "ignore_index" in options:
-                labels = backend.take(target, None, None)
-                if np.all(labels == options["ignore_index"]):
-                    rows = None
+            bad = len(not_finite)
+            suspects = [not_finite, backend.bad_rows(target, dim if of_classes else None)] if pairs else [not_finite]
+            rows = np.unique(np.concatenate([*(numbers[:ENOUGH] for numbers in suspects), rows]))
+            if not any(map(len, suspects)) and number * classes <= SEARCHED:
+                rows = None
+    t = backend.take(target, dim if of_classes else None, rows) if pairs else None
+    if t is not None and not of_classes and rows is not None and np.all(t == options.get("ignore_index")):
+        whole = backend.take(target, None, None)  # all of these are ignored: are all of all?
+        rows, t = (None, whole) if np.all(whole == options["ignore_index"]) else (rows, t)
     return case(
         x=backend.take(input, dim, rows),
-        t=backend.take(target, dim if of_classes else None, rows) if pairs else None,
+        t=t,
         rows=rows,
         bad=bad,
         complete=rows is None or len(rows) == number,
@@ -225,6 +241,5 @@ def forget() -> None:
     """As if no call had been made: for tests."""
     global _alarmed
     _alarmed = False
-    _left.clear()
-    _looks.clear()
-    _told.clear()
+    for memory in (_left, _looks, _alarms, _told):
+        memory.clear()

@@ -91,7 +91,7 @@ def _origins(node: Any, seen: set[int]) -> Iterator[str]:
     known = dict(_saved(node))
     inputs = {k: t for k, t in known.items() if "result" not in k}
     operation = re.sub(r"Backward\d*$", "", type(node).__name__)
-    if inputs and all(map(_finite, inputs.values())) and (outcome := _outcome(operation, inputs, known)):
+    if all(map(_finite, inputs.values())) and (outcome := _outcome(operation, inputs, known.get("result"))):
         yield f"{operation}, {outcome}"
     for name, t in inputs.items():
         if not _finite(t) and not t.requires_grad:
@@ -110,28 +110,33 @@ def _saved(node: Any) -> Iterator[tuple[str, Tensor]]:
                 yield name.removeprefix("_saved_"), value
 
 
-def _outcome(operation: str, inputs: dict[str, Tensor], known: dict[str, Tensor]) -> str | None:
+_FACTORS = {"Mul": ("self", "other"), "Mm": ("self", "mat2"), "Bmm": ("self", "mat2"), "Addmm": ("mat1", "mat2")}
+
+
+def _outcome(operation: str, inputs: dict[str, Tensor], result: Tensor | None) -> str | None:
     """Why an operation on finite numbers has a result that is not, if it has."""
-    a = next(iter(inputs.values())).detach()
-    if operation in ("Log", "Log2", "Log10", "Log1P", "Xlogy"):
+    a = inputs["self"].detach() if "self" in inputs else None
+    if operation in _FACTORS and all(name in inputs for name in _FACTORS[operation]):
+        one, other = (inputs[name].detach().double() for name in _FACTORS[operation])
+        product = one * other if operation == "Mul" else one @ other
+        dtype = next(iter(inputs.values())).dtype
+        if not _finite(product.to(dtype)):
+            return f"whose products reach {product.abs().max().item():.4g}, more than {_name(dtype)} holds"
+    elif operation == "Div" and "other" in inputs and (inputs["other"] == 0).any():
+        return f"by 0, {int((inputs['other'] == 0).sum())} times"
+    elif a is not None and operation in ("Log", "Log2", "Log10", "Log1P", "Pow"):
         a = a + 1 if operation == "Log1P" else a
         if (a <= 0).any():
             return f"of numbers down to {a.min().item():.4g}"
-    elif operation == "Div" and "other" in inputs:
-        if (inputs["other"] == 0).any():
-            return f"by 0, {int((inputs['other'] == 0).sum())} times"
-    elif operation in ("Rsqrt", "Reciprocal", "Pow", "Sqrt") and "result" in known:
-        return None if _finite(known["result"]) else "of 0 or of negative numbers"
-    elif operation == "Pow" and (a <= 0).any():
-        return f"of numbers down to {a.min().item():.4g}"
-    elif "result" in known and not _finite(known["result"]):
-        return f"of numbers up to {a.abs().max().item():.4g}, more than {_dtype(known['result'])} holds"
-    elif operation in ("Mm", "Addmm", "Bmm", "Mul") and len(inputs) == 2:
-        one, other = (t.detach().double() for t in inputs.values())
-        product = one * other if operation == "Mul" else one @ other
-        if not _finite(product.to(a.dtype)):
-            return f"whose products reach {product.abs().max().item():.4g}, more than {_dtype(a)} holds"
+    elif result is not None and not _finite(result):
+        if operation in ("Sqrt", "Rsqrt", "Reciprocal"):
+            return "of 0 or of negative numbers"
+        return f"whose result is more than {_name(result.dtype)} holds"
     return None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _finite(t: Tensor) -> bool:
@@ -140,7 +145,3 @@ def _finite(t: Tensor) -> bool:
 
 def _odd(t: Tensor) -> str:
     return "NaN" if bool(t.detach().isnan().any()) else "infinities"
-
-
-def _dtype(t: Tensor) -> str:
-    return str(t.dtype).removeprefix("torch.")
