@@ -57,6 +57,9 @@ accuracy: $(READY) ## fresh random inputs against the oracle, 100,000 rows, besi
 record: $(READY) ## write tests/recorded.toml and tests/hashes.toml anew, when errors or bits change on purpose
 	LOSSLESS_RECORD=1 $(BIN)/python -m pytest -m "not slow" tests/test_accuracy.py tests/test_gradients.py tests/test_hashes.py
 
+troubleshooting: $(READY) ## write docs/troubleshooting.md anew, when its table changes
+	$(BIN)/python -m lossless._diagnose.page > docs/troubleshooting.md
+
 check: $(VENV)/.checkers ## formatting, lint, types, imports, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
