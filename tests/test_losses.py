@@ -509,7 +509,7 @@ def test_kl_div_warns_of_its_mean_as_pytorch_does():
         F.kl_div(X, T)
     with pytest.warns(LosslessWarning) as ours:
         lossless.kl_div(X, T)
-    assert str(ours[0].message) == str(theirs[0].message)
+    assert str(ours[0].message).splitlines()[0] == str(theirs[0].message)
     assert ours[0].filename == __file__
     for legacy, reduction in (({"size_average": False}, "sum"), ({"reduce": False}, "none")):
         with pytest.warns(LosslessWarning, match=f"reduction='{reduction}' instead"):
@@ -585,7 +585,7 @@ def test_mse_loss_broadcasts_with_pytorchs_warning():
         expected = value_and_grad(F.mse_loss, x, t)
     with pytest.warns(LosslessWarning) as ours:
         result = value_and_grad(lossless.mse_loss, x, t)
-    assert str(ours[0].message) == str(theirs[0].message)
+    assert str(ours[0].message).splitlines()[0] == str(theirs[0].message)
     for a, b in zip(result, expected, strict=True):
         assert_same(a, b)
 

@@ -77,7 +77,8 @@ class Case:
         return 0 if self.x is None else len(self.x)
 
     def enough(self, rows: int = ENOUGH) -> bool:
-        return self.number >= (1 if self.asked else rows)
+        """Whether so many rows were there; of many classes a look takes fewer."""
+        return self.number >= (1 if self.asked else rows if self.total < rows else min(rows, FEW))
 
     @property
     def kept(self) -> NDArray[np.bool_]:

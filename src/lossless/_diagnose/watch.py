@@ -70,6 +70,8 @@ def _level() -> Checks:
 
 level: Checks = _level()
 
+_roles, _role = _check.roles, _check.role
+
 _findings: ContextVar[list[Finding] | None] = ContextVar("findings", default=None)
 _left: dict[int, int] = {}
 """By the address of a call: how many of its calls are left out before the next look."""
@@ -108,17 +110,17 @@ def sound(total: float, divisor: float) -> None:
 
 def due() -> int:
     """If the call of our caller is to be looked at: how many calls its line of code has made; else 0."""
-    if (level == "off" and _findings.get() is None) or _check.is_compiling():
+    if _check.is_compiling() or (level == "off" and _findings.get() is None):
         return 0
-    frame = _getframe(2)
-    while (role := _check.role(frame.f_code.co_filename)) == "between" and frame.f_back is not None:
+    frame, role = _getframe(2), _roles.get
+    while (whose := role(frame.f_code.co_filename) or _role(frame.f_code.co_filename)) == "between" and frame.f_back:
         frame = frame.f_back
     site = id(frame.f_code) + frame.f_lasti  # an address inside of the code object
     left = _left.get(site, 0)
     if left and level == "cheap" and not (_alarmed and _is_alarming(site)) and _findings.get() is None:
         _left[site] = left - 1
         return 0
-    return 0 if role == "tools" else _schedule(site)
+    return 0 if whose == "tools" else _schedule(site)
 
 
 def _schedule(site: int) -> int:
@@ -213,7 +215,7 @@ def _case(
 
 def tell(name: str, function: str, message: str, evidence: str) -> None:
     """What PyTorch warns of as well, at every call, by its message and ours; or a finding."""
-    into = _findings.get()
+    into = None if _check.is_compiling() else _findings.get()
     if into is None:
         _check.warn(f"{message}\n{function}: {evidence}")
     else:
