@@ -1,7 +1,7 @@
 """How often the search for misuse is wrong, and what it costs: `python benchmarks/misuse.py` (two minutes).
 
-False alarms: batches that are right, drawn at random, and how many of them are warned of. Silence: batches that are wrong,
-and how many nothing is said of. Cost: calls of 64 x 10, watched and not, in interleaved rounds.
+False alarms: batches that are right, drawn at random, and how many of them are warned of. Silence: batches that are
+wrong, and how many nothing is said of. Cost: calls of 64 x 10, watched and not, one after the other.
 """
 
 import itertools

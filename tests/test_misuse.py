@@ -421,14 +421,14 @@ def test_lines_that_share_a_function_take_turns():
     """A module calls for many lines; what is wrong with one of three is seen, sooner or later."""
     x = torch.from_numpy(X)
     y, step = torch.from_numpy(Y), iter(range(10**6))
-    scores = [x, x, x, torch.from_numpy(P)]
+    scores = [x, torch.from_numpy(P)]
 
     def criterion(x):
         return lossless.cross_entropy(x, y)
 
     for _ in range(50):
         assert not seen(lambda: criterion(x))
-    assert any(seen(lambda: criterion(scores[next(step) % 4])) for _ in range(10**4))
+    assert any(seen(lambda: criterion(scores[next(step) % 2])) for _ in range(10**5))
 
 
 def test_looks_grow_rare(monkeypatch):
@@ -437,7 +437,7 @@ def test_looks_grow_rare(monkeypatch):
     for _ in range(2000):
         lossless.cross_entropy(X, Y)
     assert looks[:4] == [1, 2, 3, 4]
-    assert 7 <= len(looks) <= 16
+    assert 8 <= len(looks) <= 16
     assert all(b > 1.9 * a for a, b in pairwise(looks[3:]))
 
 

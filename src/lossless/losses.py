@@ -130,7 +130,7 @@ def cross_entropy(
         label_smoothing, reduction, **options,
     )  # fmt: skip
     loss = backend.class_loss(plan, input, target, weight, sample_weight, None, divisor)
-    if calls := due():
+    if calls := due(backend):
         _look(calls, backend, plan, input, target, dim_by_rule=dim is None, label_smoothing=label_smoothing)
     return loss
 
@@ -366,7 +366,7 @@ def nll_loss(
         to_int("nll_loss", "ignore_index", ignore_index), 0.0, reduction,
     )  # fmt: skip
     loss = backend.nll(plan, input, target, weight)
-    if calls := due():
+    if calls := due(backend):
         _look(calls, backend, plan, input, target, "log-probabilities", dim_by_rule=True)
     return loss
 
@@ -449,7 +449,7 @@ def binary_cross_entropy_with_logits(
         BinaryCrossEntropyWithLogits, parameters, **options,
     )  # fmt: skip
     loss = backend.pointwise(plan, input, target, weight, pos_weight, sample_weight, divisor)
-    if calls := due():
+    if calls := due(backend):
         _look(calls, backend, plan, input, target, "binary scores", pos_weight_shape=_meta(pos_weight)[0])
     return loss
 
@@ -532,7 +532,7 @@ def binary_cross_entropy(
         BinaryCrossEntropy, (clamp == "torch", _smoothing(function, label_smoothing)), **options,
     )  # fmt: skip
     loss = backend.pointwise(plan, input, target, weight, None, sample_weight, divisor)
-    if calls := due():
+    if calls := due(backend):
         _look(calls, backend, plan, input, target, "binary probabilities")
     return loss
 
@@ -593,7 +593,7 @@ def sigmoid_focal_loss(
         to_reduction(function, reduction), SigmoidFocal, (float(alpha), gamma),
     )  # fmt: skip
     loss = backend.pointwise(plan, inputs, targets)
-    if calls := due():
+    if calls := due(backend):
         _look(calls, backend, plan, inputs, targets, "binary scores")
     return loss
 
@@ -671,7 +671,7 @@ def kl_div(
         divisor = float(input.shape[0] if input.shape else 1)
         divisor *= prod(broadcast_shape("kl_div", input.shape, target.shape)) if to == "mean" else 1
     loss = backend.pointwise(plan, input, target, None, None, None, divisor)
-    if calls := due():
+    if calls := due(backend):
         _look(calls, backend, plan, input, target, "logs", log_target=log_target)
     return loss
 
@@ -725,7 +725,7 @@ def mse_loss(
             f"{list(input.shape)}."
         )
     loss = backend.pointwise(plan, input, target, weight)
-    if calls := due():
+    if calls := due(backend):
         _look(calls, backend, plan, input, target, "numbers")
     return loss
 
@@ -773,7 +773,7 @@ def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int 
     ndim = len(input.shape)
     dims = tuple(range(ndim)) if dim is None else to_dims("rmse_loss", dim, ndim)
     loss = backend.root_mean_square("rmse_loss", input, target, dims, reduction)
-    if calls := due():
+    if calls := due(backend):
         _look(calls, backend, plan, input, target, "numbers")
     return loss
 
@@ -810,7 +810,7 @@ def _curved(
         alpha_shape=alpha_shape, alpha_dtype=alpha_dtype, curve=curve,
     )  # fmt: skip
     loss = backend.class_loss(plan, input, target, weight, sample_weight, vector, divisor)
-    if calls := due():
+    if calls := due(backend):
         _look(calls, backend, plan, input, target, dim_by_rule=dim is None)
     return loss
 
@@ -837,7 +837,7 @@ def _of_probabilities_or_logits(
         hint = "For scores before softmax pass from_logits=True."
         check_probabilities(plan.function, "input", *backend.extremes(plan, "input", input, target), hint)
         loss = backend.probability_loss(plan, input, target)
-    if calls := due():
+    if calls := due(backend):
         _look(calls, backend, plan, input, target, family)
     return loss
 

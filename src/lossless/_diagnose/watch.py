@@ -9,7 +9,6 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from functools import partial
 from math import isfinite, prod
 from sys import _getframe
@@ -28,7 +27,7 @@ from .troubles import troubles
 
 Checks = Literal["off", "cheap", "full"]
 FIRST_CALLS = 4
-"""Calls of a line of code that are all looked at; then one to three times as many as there were are left out."""
+"""Calls of a line of code that are all looked at, at first; then once or twice as many as there were are left out."""
 PATIENCE = 64
 """Calls after which a model should have learnt something."""
 NUMBERS = 1 << 12
@@ -41,6 +40,9 @@ ALARMS = 8
 
 class Sight(Protocol):
     """What a backend shows of an array."""
+
+    def is_compiling(self) -> bool:
+        """Whether torch.compile reads the code."""
 
     def readable(self, *arrays: Any) -> bool:
         """Whether their numbers may be looked at, without waiting for a device."""
@@ -70,7 +72,7 @@ def _level() -> Checks:
 
 level: Checks = _level()
 
-_roles, _role = _check.roles, _check.role
+_roles = _check.roles
 
 _findings: ContextVar[list[Finding] | None] = ContextVar("findings", default=None)
 _left: dict[int, int] = {}
@@ -108,12 +110,13 @@ def sound(total: float, divisor: float) -> None:
         _alarmed = True
 
 
-def due() -> int:
+def due(backend: Sight) -> int:
     """If the call of our caller is to be looked at: how many calls its line of code has made; else 0."""
-    if _check.is_compiling() or (level == "off" and _findings.get() is None):
+    if backend.is_compiling() or (level == "off" and _findings.get() is None):
         return 0
-    frame, role = _getframe(2), _roles.get
-    while (whose := role(frame.f_code.co_filename) or _role(frame.f_code.co_filename)) == "between" and frame.f_back:
+    frame = _getframe(2)
+    whose = _roles.get(frame.f_code.co_filename) or _check.role(frame.f_code.co_filename)
+    if whose == "between" and frame.f_back is not None:  # one step: a patch, but of all modules of a kind the calls
         frame = frame.f_back
     site = id(frame.f_code) + frame.f_lasti  # an address inside of the code object
     left = _left.get(site, 0)
@@ -129,7 +132,7 @@ def _schedule(site: int) -> int:
         for memory in (_looks, _left, _alarms):
             memory.clear()
     looks, calls = _looks.get(site, (0, 0))
-    gap = 0 if looks + 1 < FIRST_CALLS else random.randrange(calls, 3 * calls)
+    gap = 0 if looks + 1 < FIRST_CALLS else random.randrange(calls, 2 * calls)
     _left[site] = gap
     _looks[site] = looks + 1, calls + 1 + gap
     return calls + 1
@@ -152,8 +155,8 @@ def look(
     everything = into is not None or level == "full"
     seen: dict[str, str] = {}
     for way in _ways(family, dim, input.shape):
-        case = _case(backend, function, family, way, input, target, options, everything, alarmed)
-        for name, evidence in examine(replace(case, patient=calls > PATIENCE)):
+        case = _case(backend, function, family, way, input, target, options, everything, alarmed, calls > PATIENCE)
+        for name, evidence in examine(case):
             seen.setdefault(name, evidence)
     for name, evidence in seen.items():
         if into is not None:
@@ -171,14 +174,14 @@ def _ways(family: Family, dim: int | None, shape: tuple[int, ...]) -> list[int |
 
 def _case(
     backend: Sight, function: str, family: Family, dim: int | None, input: Any, target: Any, options: dict[str, Any],
-    everything: bool, alarmed: bool,
+    everything: bool, alarmed: bool, patient: bool,
 ) -> Case:  # fmt: skip
     shape = tuple(input.shape)
     target_shape = None if target is None else tuple(target.shape)
     case = partial(
         Case, function, family, shape, dim, options,
         target_shape=target_shape, made_by=backend.made_by(input), dtype=_check.dtype_name(input.dtype),
-        names=("inputs", "targets") if function == "sigmoid_focal_loss" else ("input", "target"),
+        patient=patient, names=("inputs", "targets") if function == "sigmoid_focal_loss" else ("input", "target"),
     )  # fmt: skip
     arrays = [input] if target is None else [input, target]
     if not backend.readable(*arrays) or 0 in shape or (dim is not None and not shape):

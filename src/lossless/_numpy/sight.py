@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lossless._check import is_compiling as is_compiling
+
 Array = NDArray[Any]
 
 
