@@ -9,6 +9,7 @@ import scipy.special
 from lossless._evaluate import evaluate
 from lossless._evaluate.roles import kind_by_name
 from lossless._evaluate.rows import Kind
+from lossless._report import build_page
 from lossless.errors import LosslessError
 
 pa = pytest.importorskip("pyarrow")
@@ -111,6 +112,20 @@ def test_a_label_that_always_agrees_is_doubted(table):
     e = table({"logits": SCORES, "label": SCORES.argmax(1)})
     assert any("holds predictions" in note for note in e.notes)
     assert not table({"logits": SCORES, "label": LABELS}).notes
+
+
+def test_what_the_rules_see_of_the_first_rows_is_found(table):
+    e = table({"logits": PROBS, "label": LABELS}, logits="logits")
+    (finding,) = e.findings
+    assert (finding.name, finding.severity) == ("softmax-before-loss", "warning")
+    assert f"all {len(PROBS)} rows lie in [0, 1] and sum to 1; logits[0] is " in finding.evidence
+    assert e.to_dict()["findings"][0]["name"] == "softmax-before-loss"
+    assert finding.sentence() in build_page(e).notes
+    constant = np.tile(SCORES[:1], (len(SCORES), 1))
+    assert [f.name for f in table({"logits": constant, "label": LABELS}).findings] == ["constant-input"]
+    order = np.argsort(LABELS)  # a file may be sorted by its labels
+    for columns in ({"logits": SCORES, "label": LABELS}, {"prob": PROBS[order], "label": LABELS[order]}):
+        assert not table(columns).findings
 
 
 def test_text_labels_need_names(table):

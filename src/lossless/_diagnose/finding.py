@@ -27,6 +27,10 @@ class Finding:
     cause: str
     fix: str
 
+    def sentence(self) -> str:
+        """All of it in a line."""
+        return f"{self.severity}: {self.name}: {self.evidence}. {self.cause} {self.fix}"
+
     def __str__(self) -> str:
         evidence = self.evidence.replace("\n", "\n         ")
         return f"{self.severity}: {self.name}\n  seen:  {evidence}\n  cause: {self.cause}\n  fix:   {self.fix}"

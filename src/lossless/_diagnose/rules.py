@@ -373,7 +373,7 @@ def unnormalised(case: Case) -> Iterator[tuple[str, str]]:
         )
 
 
-@rule("scores")
+@rule(*OF_CLASSES)
 def constant_rows(case: Case) -> Iterator[tuple[str, str]]:
     x = case.x
     if x is None or x.shape[1] < 2 or case.number < ENOUGH or not (case.asked or case.patient):

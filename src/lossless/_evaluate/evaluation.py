@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from lossless._diagnose.finding import Finding
 from lossless.errors import EvaluationError, ParameterError
 
 from .accumulators import CalibrationBin, ClassFigures, Count, HistogramBin, MeanResult, RankedRow
@@ -97,6 +98,7 @@ class Evaluation:
     left_out: Mapping[str, int]  # rows that were not scored, by reason
     infinite: int  # rows whose label has probability exactly 0
     notes: tuple[str, ...]
+    findings: tuple[Finding, ...]  # what looks like misuse, in the first rows
 
     def worst_classes(self) -> list[ClassFigures]:
         """The classes that have rows, lowest F1 first; then those that are only predicted, most predicted first."""
@@ -265,6 +267,7 @@ def _evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Eva
         },
         infinite=results["peculiar"].infinite.rows,
         notes=(*plan.notes, *left_out, *_notes(plan, results)),
+        findings=plan.findings,
     )
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lossless._diagnose.finding import Finding, found
+from lossless._diagnose.rules import Case, examine
 from lossless.errors import EvaluationError
 
 from .errors import about
 from .readers import Part, Reader, open_reader
 from .roles import SAMPLE_ROWS, Columns, Holds, Request, choose_columns, decide_kind
-from .rows import SUM_TOLERANCE, Kind
+from .rows import SUM_TOLERANCE, Kind, RawBatch
 from .text import safe, shown
 
 MOST_CLASSES = 1 << 24  # a row of float64 numbers is then 128 MiB, and a run holds several
@@ -41,6 +43,7 @@ class Plan:
     classes: int
     partitions: tuple[Partition, ...]
     notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
     ignore_index: int | None = -100
     surprising: int = 20
     sum_tolerance: float = SUM_TOLERANCE
@@ -84,7 +87,7 @@ def make_plan(
     columns = replace(columns, class_names=names)
     sample = _sample(readers, columns, classes)
     with about(filled.path):
-        kind, reason = decide_kind(columns.scores, sample, request)
+        kind, reason = decide_kind(columns.scores, sample.scores, request)
     return Plan(
         paths=tuple(reader.path for reader in readers),
         format=first.format,
@@ -97,6 +100,7 @@ def make_plan(
             Partition(reader.file, reader.path, part) for reader in readers for part in reader.parts(columns, classes)
         ),
         notes=tuple(notes),
+        findings=tuple(_findings(columns, kind, sample, ignore_index)),
         ignore_index=ignore_index,
         surprising=surprising,
     )
@@ -159,13 +163,38 @@ def _check_alike(first: Reader, other: Reader, columns: Columns, classes: int | 
             )
 
 
-def _sample(readers: Sequence[Reader], columns: Columns, classes: int) -> np.ndarray:
-    """Scores of the first rows of the input, those without scores left out."""
+def _sample(readers: Sequence[Reader], columns: Columns, classes: int) -> RawBatch:
+    """The first rows of the input, those without scores left out."""
     for reader in readers:
         with about(reader.path):
             for part in reader.parts(columns, classes):
                 for batch in reader.batches(part, columns, classes):
-                    scores = batch.scores if batch.missing is None else batch.scores[~batch.missing]
+                    kept = slice(None) if batch.missing is None else ~batch.missing
+                    scores, labels = batch.scores[kept][:SAMPLE_ROWS], batch.labels[kept][:SAMPLE_ROWS]
                     if len(scores):
-                        return scores[:SAMPLE_ROWS]
-    return np.zeros((0, classes))
+                        return RawBatch(batch.file, batch.first_row, scores, labels)
+    return RawBatch(0, 0, np.zeros((0, classes)), np.zeros(0, np.int64))
+
+
+_SAID_ELSEWHERE = {"unnormalised-probabilities", "non-finite-input", "impossible-label", "one-label"}
+"""Troubles that the figures of the whole input tell of, or that the order of a file may look like."""
+
+
+def _findings(columns: Columns, kind: Kind, sample: RawBatch, ignore_index: int | None) -> Iterator[Finding]:
+    """What the rules of `lossless.diagnose` see in the first rows."""
+    case = Case(
+        "evaluate",
+        "probabilities" if kind is Kind.PROBS else "scores",
+        sample.scores.shape,
+        1,
+        {"ignore_index": ignore_index},
+        names=(shown(columns.scores.name), shown(columns.label.name)),
+        dtype=sample.scores.dtype.name,
+        x=sample.scores.astype(np.float64),
+        t=sample.labels,
+        complete=True,
+        asked=True,
+    )
+    for name, evidence in examine(case):
+        if name not in _SAID_ELSEWHERE:
+            yield found(name, "evaluate", f"{evidence} (the first {case.number} rows)")

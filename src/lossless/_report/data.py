@@ -132,7 +132,7 @@ def build_page(
             f"{rows}, {count(source.classes)} classes. Column “{source.scores}” read as {source.kind} "
             f"({source.kind_reason}), labels from “{source.label}”."
         ),
-        notes=e.notes,
+        notes=(*e.notes, *(finding.sentence() for finding in e.findings)),
         figures=_headline(e),
         panels=tuple(panels),
         reliability=e.reliability,

@@ -106,6 +106,8 @@ def show(evaluation: Evaluation, output: Output) -> None:
     )
     for note in e.notes:
         output.text(f"note: {note}")
+    for finding in e.findings:
+        output.text(finding.sentence())
     output.heading("figures")
     output.table(
         ("", "value", ""),
