@@ -21,6 +21,7 @@ from lossless._accuracy.libraries import OURS, Library, Torch, View
 from lossless._accuracy.problems import Problem, cases, problem
 from lossless._kernels import native, why
 from lossless._numpy.gradients import asked
+from lossless._torch import eager
 from test_hashes import served
 
 if native is None:
@@ -385,3 +386,26 @@ def test_memory(name, dtype, framework):
         expected = run(case, framework, order=rows)
         for place in places:
             assert_same_results(run(case, framework, order=rows, place=place), expected, place.__name__)
+
+
+@pytest.mark.skipif(native is None, reason=f"no compiled kernels: {why}")
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "probabilities"])
+def test_a_view_with_its_classes_last_in_memory_is_read_in_place(soft, monkeypatch):
+    """`logits.transpose(1, 2)`, as PyTorch asks for it: no transposed copy, and the bits of `dim=-1`."""
+    z, y = torch.randn(3, 5, 7, requires_grad=True), torch.randint(0, 7, (3, 5))
+    t = torch.rand(3, 5, 7) if soft else y
+    read = []
+    loss = eager.class_loss
+    monkeypatch.setattr(eager, "class_loss", lambda x, *args: read.append(x) or loss(x, *args))
+    results = []
+    for _ in range(2):  # the gradient later, and at once
+        view = lossless.cross_entropy(z.transpose(1, 2), t.transpose(1, 2) if soft else t, reduction="sum")
+        last = lossless.cross_entropy(z, t, dim=-1, reduction="sum")
+        results += [(a, torch.autograd.grad(a, z)[0]) for a in (view, last)]
+    assert [x.data_ptr() for x in read] == [z.data_ptr()] * 4
+    for value, gradient in results[1:]:
+        assert torch.equal(value, results[0][0])
+        assert torch.equal(gradient, results[0][1])
+    rows = lossless.row_statistics(z.transpose(1, 2), t.transpose(1, 2) if soft else t, dim=1)
+    for a, b in zip(rows, lossless.row_statistics(z, t), strict=True):
+        assert (a is b is None) or torch.equal(a, b)

@@ -95,6 +95,12 @@ class ElementPlan(NamedTuple):
 
 
 @cached
+def classes_last(plan: RowPlan) -> RowPlan:
+    """The same call over an array whose classes were moved to the end."""
+    return plan._replace(dim=len(plan.shape), rows=Rows(plan.rows.number, plan.rows.classes, 1))
+
+
+@cached
 def plan_transform(function: str, shape: Shape, dtype: Any, dim: int, name: str = "input") -> RowPlan:
     """Softmax and its kin: an array and its class dimension."""
     _check.check_floating(function, _check.dtype_name(dtype), name)

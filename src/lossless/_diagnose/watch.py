@@ -5,12 +5,12 @@ and when a kernel's result is not finite; `full` at every row of every call; `of
 """
 
 import os
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from math import isfinite, prod
+from random import Random
 from sys import _getframe
 from typing import Any, Literal, Protocol, get_args
 
@@ -73,6 +73,7 @@ def _level() -> Checks:
 level: Checks = _level()
 
 _roles = _check.roles
+_chance = Random()  # of our own: the numbers that a script has seeded are its
 
 _findings: ContextVar[list[Finding] | None] = ContextVar("findings", default=None)
 _left: dict[int, int] = {}
@@ -132,7 +133,7 @@ def _schedule(site: int) -> int:
         for memory in (_looks, _left, _alarms):
             memory.clear()
     looks, calls = _looks.get(site, (0, 0))
-    gap = 0 if looks + 1 < FIRST_CALLS else random.randrange(calls, 2 * calls)
+    gap = 0 if looks + 1 < FIRST_CALLS else _chance.randrange(calls, 2 * calls)
     _left[site] = gap
     _looks[site] = looks + 1, calls + 1 + gap
     return calls + 1

@@ -11,7 +11,7 @@ from torch.compiler import is_compiling as is_compiling  # `_dispatch` asks it h
 from torch.nn.functional import nll_loss as torch_nll_loss  # bound now: `patch_torch` replaces it
 
 from lossless import _check, reference
-from lossless._plan import ElementPlan, RowPlan
+from lossless._plan import ElementPlan, RowPlan, classes_last
 from lossless._reduce import Reduction, reduce_rows
 from lossless._torch import differentiable, eager, operators
 from lossless._torch.modes import (
@@ -97,6 +97,15 @@ def _classes_last(x: Tensor, dim: int) -> Tensor:
     return x.movedim(dim, -1) if x.ndim else x.reshape(1)
 
 
+def _as_it_lies(plan: RowPlan, x: Tensor, target: Tensor | None) -> tuple[RowPlan, Tensor, Tensor | None]:
+    """The same rows, read in place where the classes are last in memory and not in the view: no transposed copy."""
+    if plan.rows.inner == 1 or x.is_contiguous() or not (moved := x.movedim(plan.dim, -1)).is_contiguous():
+        return plan, x, target
+    if target is not None and plan.soft:
+        target = target.movedim(plan.dim, -1)
+    return classes_last(plan), moved, target
+
+
 def _target_last(plan: RowPlan, target: Tensor) -> Tensor:
     """Labels, checked where numbers may be looked at, or probabilities with the classes last."""
     if plan.soft:
@@ -157,6 +166,8 @@ def row_statistics(plan: RowPlan, x: Tensor, target: Tensor | None, prior: Tenso
         x, target = _pair(plan, x, target)
     kernels = _kernels_for(x, target, prior) if plan.temperature == 1.0 else None
     if kernels and not needs_grad(target, prior):
+        if kernels is eager:
+            plan, x, target = _as_it_lies(plan, x, target)
         prior = None if prior is None else _accumulated(prior, x)
         s: Statistics = kernels.row_statistics(x, target, None, prior, plan)
         if plan.soft and target is not None:  # the kernels know `correct` of labels
@@ -179,6 +190,8 @@ def class_loss(
     kernels = None
     if plan.temperature == 1.0 and soft_curve is None and not needs_grad(target, weight):
         kernels = _kernels_for(x, target, weight, sample_weight, alpha)
+    if kernels is eager:
+        plan, x, target = _as_it_lies(plan, x, target)
     differentiated = isinstance(divisor, Tensor) and needs_grad(divisor)
     if kernels and kernels.has_class_loss(plan) and sample_weight is alpha is None and not differentiated:
         weight = None if weight is None else _accumulated(weight, x)
