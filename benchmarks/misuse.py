@@ -1,4 +1,4 @@
-"""How often the search for misuse is wrong, and what it costs: `python benchmarks/misuse.py` (two minutes).
+"""How often the search for misuse is wrong, and what it costs: `python benchmarks/misuse.py` (five minutes).
 
 False alarms: batches that are right, drawn at random, and how many of them are warned of. Silence: batches that are
 wrong, and how many nothing is said of. Cost: calls of 64 x 10, watched and not, one after the other.
@@ -9,6 +9,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -99,10 +100,16 @@ WRONG: dict[str, Batch] = {
 }
 
 
+def drawn(
+    batch: Batch, rng: np.random.Generator, classes: int
+) -> tuple[str, np.ndarray, np.ndarray, dict[str, object]]:
+    loss, x, t, options = batch(rng, classes)
+    return loss, x.astype(np.float32), t if t.dtype.kind == "i" else t.astype(np.float32), options
+
+
 def warned(batch: Batch, rng: np.random.Generator, classes: int) -> bool:
     """Whether a first call warns."""
-    loss, x, t, options = batch(rng, classes)
-    x, t = x.astype(np.float32), t if t.dtype.kind == "i" else t.astype(np.float32)
+    loss, x, t, options = drawn(batch, rng, classes)
     watch.forget()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -110,16 +117,22 @@ def warned(batch: Batch, rng: np.random.Generator, classes: int) -> bool:
     return any(issubclass(w.category, MisuseWarning) for w in caught)
 
 
-def rates(batches: dict[str, Batch], title: str, silent: bool) -> Table:
-    """The share of batches that warn, or with `silent` that do not, by the number of classes."""
+def diagnosed(batch: Batch, rng: np.random.Generator, classes: int) -> bool:
+    """Whether `diagnose` finds anything."""
+    loss, x, t, options = drawn(batch, rng, classes)
+    return bool(lossless.diagnose(x, t, loss=partial(getattr(lossless, loss), **options)))
+
+
+def rates(batches: dict[str, Batch], title: str, noticed: Callable[..., bool], wanted: bool) -> Table:
+    """The number of batches that are not noticed as wanted, by the number of classes."""
     sizes = (2, 3, 10, 100, 1000)
     table = Table("", *(f"C = {c}" for c in sizes), title=title)
     for name, batch in batches.items():
         cells = []
         for classes in sizes:
-            number = BATCHES if classes <= 10 else BATCHES // classes * 10
+            number = BATCHES if classes <= 10 else BATCHES // 10
             rng = np.random.default_rng([classes, len(name)])
-            count = sum(warned(batch, rng, classes) != silent for _ in range(number))
+            count = sum(noticed(batch, rng, classes) != wanted for _ in range(number))
             cells.append(f"{count} of {number}")
         table.add_row(name, *cells)
     return table
@@ -156,5 +169,7 @@ if __name__ == "__main__":
     console = Console(width=120)
     for line in cost():
         console.print(line)
-    console.print(rates(RIGHT, "False alarms: batches of 64 rows that are right, and warned of", silent=False))
-    console.print(rates(WRONG, "Silence: batches of 64 rows that are wrong, and not warned of", silent=True))
+    console.print(rates(RIGHT, "Batches of 64 rows that are right, and warned of", warned, False))
+    console.print(rates(RIGHT, "Batches of 64 rows that are right, and diagnose finds something", diagnosed, False))
+    console.print(rates(WRONG, "Batches of 64 rows that are wrong, and not warned of", warned, True))
+    console.print(rates(WRONG, "Batches of 64 rows that are wrong, and diagnose finds nothing", diagnosed, True))

@@ -6,6 +6,7 @@ A `check_*` function returns None or raises. The first line of a message is PyTo
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from math import inf
 from numbers import Integral, Real
 from operator import index
@@ -336,12 +337,32 @@ def check_scalar_alpha(function: str, alpha: float, classes: int) -> None:
         raise ParameterError(f"{function}: alpha got {alpha!r}, expected a number in [0, 1]")
 
 
-def check_probabilities(function: str, name: str, low: float, high: float, hint: str, most: float = 1.0) -> None:
-    """The smallest and largest of what should be probabilities; NaN passes, and gives NaN."""
+def check_probabilities(
+    function: str,
+    name: str,
+    low: float,
+    high: float,
+    hint: str,
+    numbers: Callable[[], np.ndarray[Any, Any]],
+    most: float = 1.0,
+) -> None:
+    """The smallest and largest of what should be probabilities, which `numbers` has all; NaN passes, and gives NaN."""
     if low < 0.0 or high > most:
+        values = numbers()
         raise ParameterError(
-            f"{function}: {name} holds values from {low:.6g} to {high:.6g}, expected probabilities in [0, 1]\n{hint}"
+            f"{function}: {name} holds values from {low:.6g} to {high:.6g}, expected probabilities in [0, 1]; "
+            f"{_first(name, values, (values < 0.0) | (values > most), 'outside')}\n{hint}"
         ).about("logits-to-probabilities-loss")
+
+
+def _first(name: str, values: np.ndarray[Any, Any], bad: np.ndarray[Any, Any], what: str) -> str:
+    """The first of some numbers, where it is, and how many are `what`."""
+    where = np.argwhere(bad)
+    if not len(where):  # changed under our feet
+        return "they are not any more"
+    first = tuple(map(int, where[0]))
+    place = f"{name}[{', '.join(map(str, first))}]" if first else name
+    return f"{place} is {values[first]:.6g}, {len(where)} of {values.size} are {what}"
 
 
 def to_temperature(function: str, temperature: Any) -> float:
@@ -443,16 +464,23 @@ def check_divergence_dtype(function: str, dtype: str, target_dtype: str) -> None
             )
 
 
-def probability_error(function: str, name: str, values: np.ndarray[Any, Any]) -> Exception:
+def probability_error(
+    function: str, name: str, values: np.ndarray[Any, Any], kept: np.ndarray[Any, Any] | None
+) -> Exception:
     """The error for numbers of which some are outside [0, 1] or NaN: which, how many, and what they may be instead."""
-    numbers = values[~np.isnan(values)]
-    outside = numbers[(numbers < 0.0) | (numbers > 1.0)]
+    counted = values if kept is None else values[kept]
+    numbers = counted[~np.isnan(counted)]
+    bad = (values < 0.0) | (values > 1.0)
+    bad = bad if kept is None else bad & kept
+    outside = values[bad]
     seen = f"values from {numbers.min():.6g} to {numbers.max():.6g}" if numbers.size else "no numbers"
     message = (
-        f"all elements of {name} should be between 0 and 1\n{function}: {name} holds {seen}, "
-        f"{100 * outside.size / values.size:.3g} % outside [0, 1], and {values.size - numbers.size} NaN; "
-        "expected probabilities."
+        f"all elements of {name} should be between 0 and 1\n{function}: {name} holds {seen}, expected probabilities; "
     )
+    if outside.size:
+        message += _first(name, values, bad, "outside [0, 1]")
+    else:
+        message += _first(name, values, np.isnan(values) if kept is None else np.isnan(values) & kept, "NaN")
     if name == "input" and outside.size:
         message += "\nFor logits use binary_cross_entropy_with_logits, which needs no sigmoid and keeps more digits."
     elif outside.size and np.all(outside == outside[0]) and outside[0] == np.rint(outside[0]):

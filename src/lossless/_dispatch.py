@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from numpy.typing import NDArray
+
 from lossless._diagnose.watch import Sight
 from lossless._numpy.arrays import to_array
 from lossless._plan import ElementPlan, RowPlan
@@ -36,6 +38,9 @@ class Backend(Sight, Protocol):
 
         But for NaN and ignored labels.
         """
+
+    def numbers(self, a: Array, /) -> NDArray[Any]:
+        """All of them, for a message, in float64."""
 
     def softmax(self, plan: RowPlan, x: Array, temperature: float, /) -> Array: ...
 

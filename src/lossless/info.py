@@ -14,8 +14,8 @@ from lossless._check import (
     to_flag,
     to_int,
 )
-from lossless._dispatch import overridden, override, select
-from lossless._plan import plan_pair, plan_transform
+from lossless._dispatch import Backend, overridden, override, select
+from lossless._plan import RowPlan, plan_pair, plan_transform
 from lossless.errors import ParameterError
 from lossless.reference import K3
 
@@ -72,7 +72,7 @@ def entropy(
     check_choice("entropy", "kind", kind, KINDS)
     normalize, keepdim = _flags("entropy", normalize, keepdim)
     unit = _unit("entropy", base)
-    _check_numbers("entropy", "p", kind, normalize, backend.extremes, plan, p)
+    _check_numbers("entropy", "p", kind, normalize, backend, plan, p)
     return _with_dim(backend.entropy(plan, p, kind, normalize, unit), plan.dim, p.shape, keepdim)
 
 
@@ -119,7 +119,7 @@ def perplexity(
     check_has_classes("perplexity", p.shape, plan.dim, "p")
     check_choice("perplexity", "kind", kind, KINDS)
     normalize, keepdim = _flags("perplexity", normalize, keepdim)
-    _check_numbers("perplexity", "p", kind, normalize, backend.extremes, plan, p)
+    _check_numbers("perplexity", "p", kind, normalize, backend, plan, p)
     return _with_dim(backend.perplexity(plan, p, _form(kind, normalize)), plan.dim, p.shape, keepdim)
 
 
@@ -358,7 +358,7 @@ def _measure(
     for name, array, own in (("p", p, p_kind), ("q", q, q_kind)):
         chosen = kind if own is None else own
         check_choice(function, "kind" if own is None else f"{name}_kind", chosen, KINDS)
-        _check_numbers(function, name, chosen, normalize, backend.extremes, plan, array)
+        _check_numbers(function, name, chosen, normalize, backend, plan, array)
         forms.append(_form(chosen, normalize))
     return _with_dim(backend.measure(plan, p, q, forms[0], forms[1], unit), plan.dim, p.shape, keepdim)
 
@@ -380,13 +380,14 @@ def _unit(function: str, base: float | None) -> float:
 
 
 def _check_numbers(
-    function: str, name: str, kind: str, normalize: bool, extremes: Any, plan: Any, array: Array
+    function: str, name: str, kind: str, normalize: bool, backend: Backend, plan: RowPlan, array: Array
 ) -> None:
     """No probability is negative, nor above 1 unless they are still to be normalized; NaN passes."""
     if kind == "probs":
         hint = "Pass kind='logits' for scores, kind='log_probs' for log-probabilities, normalize=True for counts."
-        low, high = extremes(plan, name, array)
-        check_probabilities(function, name, low, high, hint, inf if normalize else 1.0)
+        low, high = backend.extremes(plan, name, array)
+        most = inf if normalize else 1.0
+        check_probabilities(function, name, low, high, hint, lambda: backend.numbers(array), most)
 
 
 def _with_dim(result: Array, dim: int, shape: tuple[int, ...], keepdim: bool) -> Array:

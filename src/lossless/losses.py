@@ -5,6 +5,9 @@ from math import prod
 from numbers import Real
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lossless._check import (
     FLOATS,
     broadcast_shape,
@@ -262,7 +265,8 @@ def categorical_cross_entropy(
         _smoothing(function, label_smoothing), reduction, dim=to_int(function, "dim", dim),
     )  # fmt: skip
     hint = "For class numbers use sparse_categorical_cross_entropy."
-    check_probabilities(function, "target", *backend.extremes(plan, "target", target), hint)
+    low, high = backend.extremes(plan, "target", target)
+    check_probabilities(function, "target", low, high, hint, lambda: backend.numbers(target))
     return _of_probabilities_or_logits(backend, plan, input, target, from_logits)
 
 
@@ -835,11 +839,20 @@ def _of_probabilities_or_logits(
     else:
         family = "probabilities"
         hint = "For scores before softmax pass from_logits=True."
-        check_probabilities(plan.function, "input", *backend.extremes(plan, "input", input, target), hint)
+        low, high = backend.extremes(plan, "input", input, target)
+        check_probabilities(plan.function, "input", low, high, hint, lambda: _counted(backend, plan, input, target))
         loss = backend.probability_loss(plan, input, target)
     if calls := due(backend):
         _look(calls, backend, plan, input, target, family)
     return loss
+
+
+def _counted(backend: Backend, plan: RowPlan, input: Array, target: Array) -> NDArray[Any]:
+    """Its numbers, NaN where a row is ignored."""
+    numbers = backend.numbers(input).copy()
+    if plan.ignore_index is not None:
+        np.moveaxis(numbers, plan.dim, -1)[backend.numbers(target).reshape(plan.shape) == plan.ignore_index] = np.nan
+    return numbers
 
 
 def _element_options(

@@ -265,7 +265,9 @@ def inverse_softmax(input: Array, dim: int = -1, *, center: str | None = "mean")
     if not plan.rows.classes:
         return input + 0.0  # no classes, no numbers
     hint = "Log-probabilities are logits already; divide counts by their sum first."
-    check_probabilities("inverse_softmax", "input", *backend.extremes(plan, "input", input), hint)
+    check_probabilities(
+        "inverse_softmax", "input", *backend.extremes(plan, "input", input), hint, lambda: backend.numbers(input)
+    )
     return backend.inverse_softmax(plan, input, center)
 
 

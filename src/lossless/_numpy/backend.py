@@ -353,7 +353,7 @@ def _check_probabilities(function: str, kept: Array | None, **arrays: Array) -> 
     """Every number is in [0, 1]."""
     for name, a in arrays.items():
         if a.size and not (a.min() >= 0.0 and a.max() <= 1.0):
-            raise _check.probability_error(function, name, (a if kept is None else a[kept]).astype(np.float64))
+            raise _check.probability_error(function, name, a.astype(np.float64), kept)
 
 
 def _sum_to(a: Array, shape: tuple[int, ...]) -> Array:
@@ -409,6 +409,10 @@ def measure(plan: RowPlan, p: Array, q: Array, p_form: str, q_form: str, unit: f
 def inverse_softmax(plan: RowPlan, p: Array, center: str | None) -> Any:
     x = reference.inverse_softmax(_classes_last(p, plan.dim), center).astype(p.dtype)
     return np.ascontiguousarray(np.moveaxis(x, -1, plan.dim)).reshape(p.shape)[()]
+
+
+def numbers(a: Array) -> Array:
+    return a.astype(np.float64)
 
 
 @silent

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.compiler import is_compiling as is_compiling  # `_dispatch` asks it here
 from torch.nn.functional import nll_loss as torch_nll_loss  # bound now: `patch_torch` replaces it
@@ -317,8 +318,11 @@ def _check_probabilities(function: str, kept: Tensor | None, **tensors: Tensor) 
         if values_known(a) and a.numel():
             low, high = a.detach().aminmax()
             if not (low >= 0.0 and high <= 1.0):
-                seen = a.detach() if kept is None else a.detach()[kept]
-                raise _check.probability_error(function, name, np.array(seen.double().tolist()))
+                raise _check.probability_error(function, name, numbers(a), _mask(kept))
+
+
+def _mask(kept: Tensor | None) -> Any:
+    return None if kept is None else kept.cpu().numpy()
 
 
 def _as(a: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
@@ -367,6 +371,11 @@ def measure(plan: RowPlan, p: Tensor, q: Tensor, p_form: str, q_form: str, unit:
 def inverse_softmax(plan: RowPlan, p: Tensor, center: str | None) -> Tensor:
     check_supported(plan.function, input=p)
     return differentiable.inverse_softmax(_classes_last(p, plan.dim), center).movedim(-1, plan.dim).reshape(p.shape)
+
+
+def numbers(a: Tensor) -> NDArray[Any]:
+    found: NDArray[Any] = a.detach().resolve_neg().cpu().double().numpy()
+    return found
 
 
 def extremes(plan: RowPlan, name: str, a: Tensor, labels: Tensor | None = None) -> tuple[float, float]:
