@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
-PAGES = [
-    page for page in PAGES if page.stem not in ("accuracy", "performance", "transforms", "troubleshooting")
-]  # tables
+TABLES = ("accuracy", "performance", "transforms", "troubleshooting")
+PAGES = [page for page in PAGES if page.stem not in TABLES]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

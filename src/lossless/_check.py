@@ -46,18 +46,18 @@ TORCH_NAMES = {
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _TOOLS = tuple(_PACKAGE + room for room in ("_evaluate", "_report", "_accuracy", "_bench", "cli"))
-roles: dict[str, str] = {}
+_roles: dict[str, str] = {}
 
 
 def role(filename: str) -> str:
     """Whose code a file holds: "user"; "between" who calls and us, as PyTorch's modules are; or one of our "tools"."""
-    known = roles.get(filename)
+    known = _roles.get(filename)
     if known is None:
         between = filename.startswith(_PACKAGE) or os.path.join("torch", "nn", "modules", "") in filename
         known = "tools" if filename.startswith(_TOOLS) else "between" if between else "user"
-        if len(roles) > 4096:
-            roles.clear()
-        roles[filename] = known
+        if len(_roles) > 4096:
+            _roles.clear()
+        _roles[filename] = known
     return known
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from math import isfinite, prod
 from random import Random
 from sys import _getframe
+from types import FrameType
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -72,36 +73,34 @@ def _level() -> Checks:
 
 level: Checks = _level()
 
-_roles = _check.roles
 _chance = Random()  # of our own: the numbers that a script has seeded are its
 
 _findings: ContextVar[list[Finding] | None] = ContextVar("findings", default=None)
 _left: dict[int, int] = {}
-"""By the address of a call: how many of its calls are left out before the next look."""
-_looks: dict[int, tuple[int, int]] = {}
-"""By the same: how many looks there were, and how many calls at the last."""
+"""By the address of a call: how many of its calls are left out before the next look; below 0 in a go-between."""
+_next: dict[int, tuple[int, int]] = {}
+"""By the same: how many looks there were, and the number of the call that is looked at next."""
 _alarms: dict[int, int] = {}
 """By the same: how many losses were not finite."""
 _told: set[tuple[str, str, int]] = set()
 """What was said already: trouble, file and line."""
 _alarmed = False
+_stirred = 0
+"""Whether every call is to be considered: while somebody collects, and after an alarm."""
 
 
 @contextmanager
 def collecting() -> Iterator[list[Finding]]:
     """Every call is looked at, all of it, and what is seen goes to this list."""
+    global _stirred
     findings: list[Finding] = []
     token = _findings.set(findings)
+    _stirred += 1
     try:
         yield findings
     finally:
+        _stirred -= 1
         _findings.reset(token)
-
-
-def _is_alarming(site: int) -> bool:
-    """Whether there was an alarm, and this line had few before."""
-    _alarms[site] = _alarms.get(site, 0) + 1
-    return _alarms[site] <= ALARMS
 
 
 def sound(total: float, divisor: float) -> None:
@@ -113,30 +112,51 @@ def sound(total: float, divisor: float) -> None:
 
 def due(backend: Sight) -> int:
     """If the call of our caller is to be looked at: how many calls its line of code has made; else 0."""
-    if backend.is_compiling() or (level == "off" and _findings.get() is None):
+    if backend.is_compiling() or (level == "off" and not _stirred):
         return 0
     frame = _getframe(2)
-    whose = _roles.get(frame.f_code.co_filename) or _check.role(frame.f_code.co_filename)
-    if whose == "between" and frame.f_back is not None:  # one step: a patch, but of all modules of a kind the calls
-        frame = frame.f_back
     site = id(frame.f_code) + frame.f_lasti  # an address inside of the code object
     left = _left.get(site, 0)
-    if left and level == "cheap" and not (_alarmed and _is_alarming(site)) and _findings.get() is None:
+    if left < 0 and frame.f_back is not None:  # a patch has one line for all, a module one for all of its kind
+        frame = frame.f_back
+        site = id(frame.f_code) + frame.f_lasti
+        left = _left.get(site, 0)
+    if left > 0 and level == "cheap" and not (_alarmed or _stirred):
         _left[site] = left - 1
         return 0
-    return 0 if whose == "tools" else _schedule(site)
+    return _considered(frame, site, left)
 
 
-def _schedule(site: int) -> int:
-    """Leave out calls, by chance more or fewer: what takes turns at one line is all looked at in the end."""
-    if len(_looks) > 4096:
-        for memory in (_looks, _left, _alarms):
+def _considered(frame: FrameType, site: int, left: int) -> int:
+    """The same for a call that may be due."""
+    global _alarmed
+    whose = _check.role(frame.f_code.co_filename)
+    if whose == "between" and left == 0 and frame.f_back is not None:
+        _left[site] = -1
+        frame = frame.f_back
+        whose = _check.role(frame.f_code.co_filename)
+        site = id(frame.f_code) + frame.f_lasti
+        left = max(_left.get(site, 0), 0)
+    asked = _findings.get() is not None
+    if not asked and (whose == "tools" or level == "off"):
+        _alarmed = False
+        return 0
+    if len(_next) > 4096:
+        for memory in (_left, _next, _alarms):
             memory.clear()
-    looks, calls = _looks.get(site, (0, 0))
-    gap = 0 if looks + 1 < FIRST_CALLS else _chance.randrange(calls, 2 * calls)
+    looks, number = _next.get(site, (0, 1))
+    number -= left
+    if left > 0:
+        _left[site] = left - 1
+        alarming = _alarmed and _alarms.get(site, 0) < ALARMS
+        _alarms[site] = _alarms.get(site, 0) + _alarmed
+        _alarmed = alarming
+        return number if asked or alarming or level == "full" else 0
+    # By chance more or fewer are left out, so that of what takes turns at one line all is looked at in the end.
+    gap = 0 if looks + 1 < FIRST_CALLS else _chance.randrange(number, 2 * number)
     _left[site] = gap
-    _looks[site] = looks + 1, calls + 1 + gap
-    return calls + 1
+    _next[site] = looks + 1, number + 1 + gap
+    return number
 
 
 def look(
@@ -247,5 +267,5 @@ def forget() -> None:
     """As if no call had been made: for tests."""
     global _alarmed
     _alarmed = False
-    for memory in (_left, _looks, _alarms, _told):
+    for memory in (_left, _next, _alarms, _told):
         memory.clear()
