@@ -155,7 +155,7 @@ def check_labels(function: str, shape: Shape, dim: int, target_shape: Shape, tar
             f"expected target dtype to be Long or Byte, but got {_torch_name(target_dtype)}\n"
             f"{function}: target has dtype {target_dtype} and one number a row, so it is read as labels: {fix}. "
             f"Probabilities have the shape of input, {_list(shape)}."
-        )
+        ).about("float-labels" if target_dtype in FLOATS else "refused")
 
 
 def check_class_target(function: str, shape: Shape, dim: int, target_shape: Shape, target_dtype: str) -> bool:
@@ -199,7 +199,7 @@ def _labels_shape_error(function: str, shape: Shape, dim: int, target_shape: Sha
     return ShapeError(
         f"{first}\n{function}: input has shape {_list(shape)} with its classes in dimension {dim}, so target must have "
         f"shape {_list(expected)} (labels){soft}, but it has shape {_list(got)}.{fix}"
-    )
+    ).about("shape-mismatch")
 
 
 def check_has_classes(function: str, shape: Shape, dim: int, name: str = "input") -> None:
@@ -221,7 +221,7 @@ def check_class_vector(
         raise ShapeError(
             f"{name} tensor should be defined either for all {classes} classes or no classes but got {name} tensor of "
             f"shape: {_list(shape)}\n{function}: {name} must have shape [{classes}]."
-        ).about("weight-shape")
+        ).about("class-weight-shape")
     if dtype not in FLOATS and not (whole and is_whole(dtype)):
         raise TargetDtypeError(
             f"expected scalar type {' or '.join(sorted(map(_torch_name, FLOATS)))} but found {_torch_name(dtype)}\n"
@@ -309,7 +309,10 @@ def check_choice(function: str, name: str, value: Any, choices: tuple[str | None
 def check_label_smoothing(label_smoothing: float, *, strictly: bool = False) -> None:
     """At most 1, as in PyTorch, which ignores negative ones and NaN; a share, 0 to 1, if `strictly`."""
     if label_smoothing > 1.0 or (strictly and not label_smoothing >= 0.0):
-        raise ParameterError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+        raise ParameterError(
+            f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}\n"
+            f"label_smoothing got {label_smoothing!r}, a share of the target, expected 0.0 to 1.0"
+        )
 
 
 def check_positive(function: str, name: str, value: float) -> None:
@@ -379,9 +382,20 @@ def check_same_shape(function: str, target_shape: Shape, shape: Shape) -> None:
     if function == "binary_cross_entropy":
         raise ShapeError(
             f"Using a target size ({target_shape}) that is different to the input size ({shape}) is deprecated. "
-            "Please ensure they have the same size."
-        )
-    raise ShapeError(f"Target size ({target_shape}) must be the same as input size ({shape})")
+            f"Please ensure they have the same size.\n{_pairing(function, target_shape, shape)}"
+        ).about("elementwise-shape")
+    raise ShapeError(
+        f"Target size ({target_shape}) must be the same as input size ({shape})\n"
+        f"{_pairing(function, target_shape, shape)}"
+    ).about("elementwise-shape")
+
+
+def _pairing(function: str, target_shape: Shape, shape: Shape) -> str:
+    """What is wrong with the shapes of scores and of their targets, and what makes it right."""
+    fix = ""
+    if tuple(s for s in target_shape if s != 1) == tuple(s for s in shape if s != 1):
+        fix = f" Give both the same: target.reshape({tuple(shape)})."
+    return f"{function}: every score has a target of its own, so both have one shape; nothing is broadcast.{fix}"
 
 
 def check_shapes_equal(function: str, name: str, shape: Shape, other: str, other_shape: Shape) -> None:
@@ -403,7 +417,7 @@ def check_elementwise_target(function: str, dtype: str, input_dtype: str, name: 
         raise TargetDtypeError(
             f"{first}\n{function}: {name} has dtype {dtype}, expected probabilities in floating point: convert it to "
             f"{input_dtype}."
-        )
+        ).about("integer-target")
 
 
 def check_broadcasts(function: str, name: str, shape: Shape, to: Shape, dtype: str) -> None:

@@ -12,10 +12,10 @@ import numpy as np
 from lossless import losses
 from lossless._check import FLOATS, dtype_name, is_whole
 from lossless._diagnose.finding import Finding, Findings, found
-from lossless._diagnose.rules import looks_normalised
-from lossless._diagnose.watch import collecting
+from lossless._diagnose.rules import OF_CLASSES, Family, looks_normalised
+from lossless._diagnose.watch import Occasion, Site, collecting, look
 from lossless._dispatch import Backend, select
-from lossless._layout import class_dim, without_dim
+from lossless._layout import class_dim, to_dim, without_dim
 from lossless.errors import LosslessError, ParameterError, UnsupportedArrayError
 from lossless.statistics import row_statistics
 
@@ -35,13 +35,26 @@ MODULES = {
     "KLDivLoss": "kl_div",
 }
 """Modules, PyTorch's and ours, and the functions that they call."""
+FAMILIES: dict[str, Family] = {
+    **dict.fromkeys(("cross_entropy", "focal_loss", "row_statistics"), "scores"),
+    **dict.fromkeys(("categorical_cross_entropy", "sparse_categorical_cross_entropy"), "probabilities"),
+    **dict.fromkeys(("binary_cross_entropy_with_logits", "sigmoid_focal_loss"), "binary scores"),
+    **dict.fromkeys(("mse_loss", "rmse_loss"), "numbers"),
+    "nll_loss": "log-probabilities",
+    "binary_cross_entropy": "binary probabilities",
+    "kl_div": "logs",
+}
+"""What each function takes its first argument for."""
+OWNERS = ("lossless", "torch", "torchvision")
+"""Packages whose losses have the names of ours, and their meaning."""
 
 
 def diagnose(input: Array, target: Array | None = None, *, loss: Any = None) -> list[Finding]:
     """Diagnosis: everything that looks wrong with a batch and the loss it is given to.
 
-    Runs the loss on the batch, catches what it refuses, and applies every rule behind the warnings to all rows. The
-    gravest come first. docs/troubleshooting.md lists what can be found; an empty list is no proof that all is well.
+    Runs the loss on the batch, catches what it refuses, and applies every rule behind the warnings to all rows, which
+    takes several times the memory of the batch. The gravest findings come first. docs/troubleshooting.md lists what can
+    be found; an empty list is no proof that all is well.
 
     Args:
         input: the model's output, as the loss would get it. A tensor with a graph tells most: also what made it.
@@ -60,8 +73,9 @@ def diagnose(input: Array, target: Array | None = None, *, loss: Any = None) -> 
         UnsupportedArrayError: `input` is None.
 
     Edges:
-        Nothing is changed, and no gradient is recorded. Of tensors on other devices, under transforms and in compiled
-        code the numbers are not looked at, only shapes. Swapped but valid distributions cannot be seen.
+        Nothing is changed, no gradient is recorded, and saved tensors that hooks guard are left alone. Of tensors on
+        other devices, under transforms and in compiled code only shapes are looked at. Swapped but valid distributions
+        cannot be seen.
 
     Example:
         >>> p = lossless.softmax(np.array([[2.0, 0.0, 1.0], [0.0, 3.0, 1.0], [0.0, 0.0, 0.5], [1.0, 2.0, 3.0]]))
@@ -71,7 +85,7 @@ def diagnose(input: Array, target: Array | None = None, *, loss: Any = None) -> 
         warning: softmax-before-loss
           seen:  all 4 rows lie in [0, 1] and sum to 1; input[0] is 0.6652, 0.09003, 0.2447
           cause: The loss takes the softmax itself, and was given probabilities: a softmax of a softmax is nearly flat.
-          fix:   Give cross_entropy the scores before softmax or sigmoid. (Log-probabilities are fine: they are scores.)
+          fix:   Give cross_entropy the scores before softmax or sigmoid; log-probabilities are fine too. ...
         >>> [finding.name for finding in diagnose(np.log(p), np.array([1, 2, 3, 3]), loss="cross_entropy")]
         ['label-out-of-range']
     """
@@ -89,9 +103,30 @@ def diagnose(input: Array, target: Array | None = None, *, loss: Any = None) -> 
     with collecting() as findings, _no_gradient():
         try:
             call(input, target)
-        except LosslessError as error:
-            findings.append(found(error.trouble, name, str(error)))
+        except Exception as error:
+            _look_without(name, options, input, target)
+            trouble, words = getattr(error, "trouble", "refused"), str(error)
+            if not isinstance(error, LosslessError):
+                words = f"{type(error).__name__}: {words}"
+            findings.append(found(trouble, name, words, refused=True))
     return Findings(findings, subject)
+
+
+def _look_without(name: str, options: dict[str, Any], input: Array, target: Array | None) -> None:
+    """What the rules see of a call that is refused: of the target nothing where it does not fit."""
+    try:
+        backend, x, t = select(name, 1, input=input, target=target)
+        family = FAMILIES[name]
+        if family == "probabilities" and options.get("from_logits"):
+            family = "scores"
+        dim = options.get("dim")
+        if family in OF_CLASSES:
+            dim = class_dim(x.shape) if dim is None else to_dim(dim, len(x.shape))
+        known = {k: v for k, v in options.items() if k in ("ignore_index", "label_smoothing", "log_target")}
+        occasion = Occasion(Site(_look_without.__code__), False)
+        look(occasion, backend, name, family, dim if family in OF_CLASSES else None, x, t, **known)
+    except Exception:  # arrays of a kind that nobody can look at: the error says so
+        return
 
 
 def _no_gradient() -> AbstractContextManager[Any]:
@@ -109,21 +144,26 @@ def _named(loss: Any) -> tuple[str, dict[str, Any]]:
             )
         given = {**loss.keywords, **given}
         loss = loss.func
+    named = hasattr(loss, "__name__") and not isclass(loss)
     if isinstance(loss, str):
         name = MODULES.get(loss, loss)
-    elif isclass(loss) or not hasattr(loss, "__name__"):
-        kinds = (loss if isclass(loss) else type(loss)).__mro__
-        name = next((MODULES[kind.__name__] for kind in kinds if kind.__name__ in MODULES), "")
+    elif named:
+        name = loss.__name__ if _is_known(loss) else ""
     else:
-        name = loss.__name__
-    if name not in MODULES.values():
+        kinds = (loss if isclass(loss) else type(loss)).__mro__
+        name = next((MODULES[kind.__name__] for kind in kinds if kind.__name__ in MODULES and _is_known(kind)), "")
+    if name not in FAMILIES or name == "row_statistics":
         raise ParameterError(
             f"diagnose: loss got {loss!r}, expected None or a loss of this library: {', '.join(MODULES.values())}"
         )
-    if not (isinstance(loss, str) or isclass(loss) or hasattr(loss, "__name__")):
+    if not (isinstance(loss, str) or isclass(loss) or named):
         held = {k: getattr(loss, k) for k in signature(getattr(losses, name)).parameters if hasattr(loss, k)}
         given = {**held, **given}
     return name, given
+
+
+def _is_known(owned: Any) -> bool:
+    return str(owned.__module__).partition(".")[0] in OWNERS
 
 
 def _guess(input: Array, target: Array | None) -> str:

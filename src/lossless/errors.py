@@ -29,8 +29,6 @@ class LogitsDtypeError(LosslessError, NotImplementedError, TypeError):
 class TargetDtypeError(LosslessError, RuntimeError, TypeError):
     """The labels or target probabilities have a dtype that does not fit their shape."""
 
-    trouble = "float-labels"
-
 
 class TargetIndexError(LosslessError, IndexError, ValueError):
     """A label is not one of the classes."""
@@ -44,8 +42,6 @@ class DimensionError(LosslessError, IndexError, ValueError):
 
 class ShapeError(LosslessError, RuntimeError, ValueError):
     """Two shapes that do not belong together, or a shape that no loss is defined for."""
-
-    trouble = "shape-mismatch"
 
 
 class ParameterError(LosslessError, RuntimeError, ValueError):

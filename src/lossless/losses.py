@@ -26,7 +26,7 @@ from lossless._check import (
     to_temperature,
 )
 from lossless._diagnose.rules import Family
-from lossless._diagnose.watch import due, look, tell
+from lossless._diagnose.watch import Occasion, due, look, tell
 from lossless._dispatch import Backend, overridden, override, select
 from lossless._layout import class_number, to_dims
 from lossless._plan import ElementPlan, RowPlan, plan_binary, plan_class_loss, plan_divergence, plan_squared
@@ -133,8 +133,8 @@ def cross_entropy(
         label_smoothing, reduction, **options,
     )  # fmt: skip
     loss = backend.class_loss(plan, input, target, weight, sample_weight, None, divisor)
-    if calls := due(backend):
-        _look(calls, backend, plan, input, target, dim_by_rule=dim is None, label_smoothing=label_smoothing)
+    if occasion := due(backend):
+        _look(occasion, backend, plan, input, target, dim_by_rule=dim is None, label_smoothing=label_smoothing)
     return loss
 
 
@@ -370,8 +370,8 @@ def nll_loss(
         to_int("nll_loss", "ignore_index", ignore_index), 0.0, reduction,
     )  # fmt: skip
     loss = backend.nll(plan, input, target, weight)
-    if calls := due(backend):
-        _look(calls, backend, plan, input, target, "log-probabilities", dim_by_rule=True)
+    if occasion := due(backend):
+        _look(occasion, backend, plan, input, target, "log-probabilities", dim_by_rule=True)
     return loss
 
 
@@ -453,8 +453,17 @@ def binary_cross_entropy_with_logits(
         BinaryCrossEntropyWithLogits, parameters, **options,
     )  # fmt: skip
     loss = backend.pointwise(plan, input, target, weight, pos_weight, sample_weight, divisor)
-    if calls := due(backend):
-        _look(calls, backend, plan, input, target, "binary scores", pos_weight_shape=_meta(pos_weight)[0])
+    if occasion := due(backend):
+        _look(
+            occasion,
+            backend,
+            plan,
+            input,
+            target,
+            "binary scores",
+            pos_weight_shape=_meta(pos_weight)[0],
+            weighted=weight is not None,
+        )
     return loss
 
 
@@ -536,8 +545,8 @@ def binary_cross_entropy(
         BinaryCrossEntropy, (clamp == "torch", _smoothing(function, label_smoothing)), **options,
     )  # fmt: skip
     loss = backend.pointwise(plan, input, target, weight, None, sample_weight, divisor)
-    if calls := due(backend):
-        _look(calls, backend, plan, input, target, "binary probabilities")
+    if occasion := due(backend):
+        _look(occasion, backend, plan, input, target, "binary probabilities")
     return loss
 
 
@@ -597,8 +606,8 @@ def sigmoid_focal_loss(
         to_reduction(function, reduction), SigmoidFocal, (float(alpha), gamma),
     )  # fmt: skip
     loss = backend.pointwise(plan, inputs, targets)
-    if calls := due(backend):
-        _look(calls, backend, plan, inputs, targets, "binary scores")
+    if occasion := due(backend):
+        _look(occasion, backend, plan, inputs, targets, "binary scores")
     return loss
 
 
@@ -675,8 +684,8 @@ def kl_div(
         divisor = float(input.shape[0] if input.shape else 1)
         divisor *= prod(broadcast_shape("kl_div", input.shape, target.shape)) if to == "mean" else 1
     loss = backend.pointwise(plan, input, target, None, None, None, divisor)
-    if calls := due(backend):
-        _look(calls, backend, plan, input, target, "logs", log_target=log_target)
+    if occasion := due(backend):
+        _look(occasion, backend, plan, input, target, "logs", log_target=log_target)
     return loss
 
 
@@ -729,8 +738,8 @@ def mse_loss(
             f"{list(input.shape)}."
         )
     loss = backend.pointwise(plan, input, target, weight)
-    if calls := due(backend):
-        _look(calls, backend, plan, input, target, "numbers")
+    if occasion := due(backend):
+        _look(occasion, backend, plan, input, target, "numbers")
     return loss
 
 
@@ -777,8 +786,8 @@ def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int 
     ndim = len(input.shape)
     dims = tuple(range(ndim)) if dim is None else to_dims("rmse_loss", dim, ndim)
     loss = backend.root_mean_square("rmse_loss", input, target, dims, reduction)
-    if calls := due(backend):
-        _look(calls, backend, plan, input, target, "numbers")
+    if occasion := due(backend):
+        _look(occasion, backend, plan, input, target, "numbers")
     return loss
 
 
@@ -814,8 +823,8 @@ def _curved(
         alpha_shape=alpha_shape, alpha_dtype=alpha_dtype, curve=curve,
     )  # fmt: skip
     loss = backend.class_loss(plan, input, target, weight, sample_weight, vector, divisor)
-    if calls := due(backend):
-        _look(calls, backend, plan, input, target, dim_by_rule=dim is None)
+    if occasion := due(backend):
+        _look(occasion, backend, plan, input, target, dim_by_rule=dim is None)
     return loss
 
 
@@ -842,8 +851,8 @@ def _of_probabilities_or_logits(
         low, high = backend.extremes(plan, "input", input, target)
         check_probabilities(plan.function, "input", low, high, hint, lambda: _counted(backend, plan, input, target))
         loss = backend.probability_loss(plan, input, target)
-    if calls := due(backend):
-        _look(calls, backend, plan, input, target, family)
+    if occasion := due(backend):
+        _look(occasion, backend, plan, input, target, family)
     return loss
 
 
@@ -896,7 +905,7 @@ def _tell_of_broadcast(function: str, input: Array, target: Array) -> None:
 
 
 def _look(
-    calls: int,
+    occasion: Occasion,
     backend: Backend,
     plan: RowPlan | ElementPlan,
     input: Array,
@@ -904,11 +913,11 @@ def _look(
     family: Family = "scores",
     **options: Any,
 ) -> None:
-    """Whether the call looks like a mistake, for somebody who has made so many."""
+    """Whether the call looks like a mistake."""
     if plan.ignore_index is not None:
         options["ignore_index"] = plan.ignore_index
-    options |= {"reduction": plan.reduction, "denominator": plan.denominator, "target_dtype": dtype_name(target.dtype)}
-    look(calls, backend, plan.function, family, getattr(plan, "dim", None), input, target, **options)
+    options |= {"reduction": plan.reduction, "denominator": plan.denominator}
+    look(occasion, backend, plan.function, family, getattr(plan, "dim", None), input, target, **options)
 
 
 def _meta(array: Array | None) -> tuple[Any, Any]:

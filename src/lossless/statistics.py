@@ -85,7 +85,7 @@ def row_statistics(
         to_temperature("row_statistics", temperature),
     )
     statistics = RowStatistics(*backend.row_statistics(plan, input, target, prior))
-    if calls := due(backend):
+    if occasion := due(backend):
         options = {} if plan.ignore_index is None else {"ignore_index": plan.ignore_index}
-        look(calls, backend, "row_statistics", "scores", plan.dim, input, target, **options)
+        look(occasion, backend, "row_statistics", "scores", plan.dim, input, target, **options)
     return statistics

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
 from typing import Literal
 
 from .troubles import troubles
@@ -36,10 +35,10 @@ class Finding:
         return f"{self.severity}: {self.name}\n  seen:  {evidence}\n  cause: {self.cause}\n  fix:   {self.fix}"
 
 
-def found(name: str, function: str, evidence: str) -> Finding:
-    """The trouble of this name, met in a call of `function`."""
+def found(name: str, function: str, evidence: str, *, refused: bool = False) -> Finding:
+    """The trouble of this name, met in a call of `function`, or the reason why that was refused."""
     trouble = troubles()[name]
-    severity: Severity = "hint" if trouble.level == "answer" else trouble.level
+    severity: Severity = "error" if refused else "hint" if trouble.level == "answer" else trouble.level
     return Finding(
         name, severity, evidence, trouble.cause.format(function=function), trouble.fix.format(function=function)
     )
@@ -57,6 +56,8 @@ class Findings(list[Finding]):
         return "\n\n".join([self.subject, *(map(str, self) if self else [SILENCE])])
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         head = f"<p><b>{escape(self.subject)}</b></p>"
         if not self:
             return f"{head}<p>{escape(SILENCE)}</p>"

@@ -55,11 +55,11 @@ def render() -> str:
 
 
 def _row(trouble: Trouble) -> str:
-    fix = trouble.fix.format(function="the loss")
+    cause, fix = (text.format(function="the loss") for text in (trouble.cause, trouble.fix))
     lines = [
         f"### {trouble.name}\n",
         f"- **Symptom.** {trouble.symptom}",
-        f"- **Cause.** {trouble.cause.format(function='The loss')}",
+        f"- **Cause.** {cause[0].upper()}{cause[1:]}",
         f"- **Fix.** {fix}",
     ]
     if trouble.issues:

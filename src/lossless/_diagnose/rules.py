@@ -5,7 +5,7 @@ diagnosis is told of fewer.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from lossless._layout import without_dim
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Seen = Iterator[tuple[str, str]]
+"""(name of a trouble, evidence)"""
 Family = Literal[
     "scores", "log-probabilities", "probabilities", "binary scores", "binary probabilities", "numbers", "logs"
 ]
@@ -24,6 +27,8 @@ ENOUGH = 16
 """Rows of which a warning may speak."""
 FEW = 4
 """Rows that suffice where a single row is a coincidence already."""
+OFF = 1e-2
+"""How far from 1 a target may sum: bfloat16 probabilities of a thousand classes do by as much."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,20 @@ class Case:
     "(n,) their numbers among all rows."
     bad: int | None = None
     "How many of all rows are not finite, if somebody counted."
+    all_ignored: bool = False
+    "Whether all labels are the ignored one, those not seen too."
     complete: bool = False
     "Whether these are all rows there are."
     asked: bool = False
     "Whether somebody asked for a diagnosis."
-    patient: bool = False
-    "Whether a model has had time to change since the first call."
-    origin: Callable[[], str | None] = lambda: None
-    "What made the numbers that are not finite."
+    known: frozenset[str] = frozenset()
+    "Troubles that other calls of this line have shown not to be there."
+    constant_before: tuple[float, ...] | None = None
+    "What all rows were when this line was looked at before, if they were the same."
+    origin: Callable[[], str | None] | None = None
+    "What made the numbers that are not finite: None if nobody could know, an empty word if nobody found it."
+    proven: set[str] = field(default_factory=set)
+    "Troubles that this call shows not to be there."
 
     @property
     def what(self) -> str:
@@ -81,13 +92,21 @@ class Case:
         return self.number >= (1 if self.asked else rows if self.total < rows else min(rows, FEW))
 
     @property
-    def kept(self) -> NDArray[np.bool_]:
+    def kept(self) -> Flags:
         """Which of them count: not those whose target is the ignored one."""
         ignored = self.options.get("ignore_index")
         if self.t is None or self.t.ndim > 1 or ignored is None:
             return np.ones(self.number, bool)
-        kept: NDArray[np.bool_] = np.asarray(self.t != ignored)
+        kept: Flags = np.asarray(self.t != ignored)
         return kept
+
+    @property
+    def constant_row(self) -> tuple[float, ...] | None:
+        """What all rows are, if they are the same."""
+        x = self.x
+        if x is None or len(x) < ENOUGH or not np.all(x == x[0]):
+            return None
+        return tuple(np.atleast_1d(x[0]).tolist())
 
     def place(self, row: int, name: str | None = None) -> str:
         """How the caller would index this row, counted among those seen."""
@@ -96,11 +115,16 @@ class Case:
             del lead[self.dim]
         number = row if self.rows is None else int(self.rows[row])
         index: list[Any] = list(map(int, np.unravel_index(number, lead))) if lead else []
-        if self.dim is not None and lead and name != self.names[1]:
+        of_classes = name != self.names[1] or (self.t is not None and self.t.ndim > 1)
+        if self.dim is not None and lead and of_classes:
             index.insert(self.dim, ":")
             while index and index[-1] == ":":
                 index.pop()
         return f"{name or self.names[0]}[{', '.join(map(str, index))}]" if index else str(name or self.names[0])
+
+    def share(self, which: Flags) -> str:
+        """How many of the rows seen, in words."""
+        return f"{np.count_nonzero(which)} of {self.number} {self.what}{'' if self.complete else ' looked at'}"
 
     @property
     def seen(self) -> str:
@@ -110,7 +134,7 @@ class Case:
 
 class Rule(NamedTuple):
     families: tuple[Family, ...]
-    look: Callable[[Case], Iterator[tuple[str, str]]]
+    look: Callable[[Case], Seen]
     of_numbers: bool
     "Whether it needs any."
     hint: bool
@@ -119,23 +143,22 @@ class Rule(NamedTuple):
 
 RULES: list[Rule] = []
 
-SCORES: tuple[Family, ...] = ("scores",)
 OF_CLASSES: tuple[Family, ...] = ("scores", "log-probabilities", "probabilities")
 ALL: tuple[Family, ...] = (*OF_CLASSES, "binary scores", "binary probabilities", "numbers", "logs")
 
 
 def rule(*families: Family, of_numbers: bool = True, hint: bool = False) -> Callable[[Any], Any]:
-    """Register a generator of (name of a trouble, evidence) for cases of these families."""
+    """Register what looks at cases of these families."""
 
-    def register(look: Callable[[Case], Iterator[tuple[str, str]]]) -> Any:
+    def register(look: Callable[[Case], Seen]) -> Any:
         RULES.append(Rule(families, look, of_numbers, hint))
         return look
 
     return register
 
 
-def examine(case: Case) -> Iterator[tuple[str, str]]:
-    """(name of a trouble, evidence) of everything that the rules see."""
+def examine(case: Case) -> Seen:
+    """Everything that the rules see."""
     with np.errstate(all="ignore"):
         for families, look, of_numbers, hint in RULES:
             if case.family in families and (case.number or not of_numbers) and (case.asked or not hint):
@@ -145,16 +168,12 @@ def examine(case: Case) -> Iterator[tuple[str, str]]:
 # ---------------------------------------------------------------- what numbers look like
 
 
-def looks_normalised(x: Floats, dtype: str) -> NDArray[np.bool_]:
+def looks_normalised(x: Floats, dtype: str) -> Flags:
     """(n,) whether a row is one of probabilities, as far as its dtype could say."""
     inside = np.all((x >= 0.0) & (x <= 1.0 + 1e-6), axis=1)
-    normalised: NDArray[np.bool_] = inside & (np.abs(x.sum(axis=1) - 1.0) <= tolerance(dtype))
+    near = OFF if dtype in ("float16", "bfloat16") else 1e-3
+    normalised: Flags = inside & (np.abs(x.sum(axis=1) - 1.0) <= near)
     return normalised
-
-
-def tolerance(dtype: str) -> float:
-    """Of a sum of probabilities."""
-    return 1e-2 if dtype in ("float16", "bfloat16") else 1e-3
 
 
 def written(row: Floats) -> str:
@@ -163,120 +182,122 @@ def written(row: Floats) -> str:
     return f"{shown}, ..." if np.size(row) > 4 else shown
 
 
+def span(a: Floats) -> str:
+    """The smallest and the largest of some numbers, in words."""
+    low, high = a.min(), a.max()
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
 # ---------------------------------------------------------------- shapes and options
 
 
 @rule(*OF_CLASSES, of_numbers=False)
-def one_class(case: Case) -> Iterator[tuple[str, str]]:
+def one_class(case: Case) -> Seen:
     if case.dim is not None and case.shape and case.shape[case.dim] == 1:
         yield "one-class", f"input has shape {list(case.shape)}: one class in dimension {case.dim}"
 
 
 @rule("scores", "log-probabilities", of_numbers=False)
-def classes_last(case: Case) -> Iterator[tuple[str, str]]:
+def classes_last(case: Case) -> Seen:
     shape = case.shape
-    if len(shape) < 3 or shape[-1] < 2 or not case.options.get("dim_by_rule"):
+    if len(shape) < 3 or not case.options.get("dim_by_rule") or case.target_shape != (shape[0], *shape[2:]):
         return
-    if shape[:-1] == case.target_shape == (shape[0], *shape[2:]):
+    if case.target_shape != shape[:-1]:  # calls of another shape say where the classes are
+        case.proven.add("classes-last")
+    elif shape[-1] > 1 and "classes-last" not in case.known:
         yield (
             "classes-last",
-            (
-                f"input has shape {list(shape)} and target {list(case.target_shape)}: classes in dimension 1, as "
-                f"PyTorch has it, or {len(shape) - 1}"
-            ),
+            f"input has shape {list(shape)} and target {list(case.target_shape)}: dimension 1 holds the classes, "
+            f"as in PyTorch, or dimension {len(shape) - 1}",
         )
 
 
 @rule("scores", of_numbers=False)
-def negative_smoothing(case: Case) -> Iterator[tuple[str, str]]:
+def negative_smoothing(case: Case) -> Seen:
     if case.options.get("label_smoothing", 0.0) < 0.0:
         yield "negative-smoothing", f"label_smoothing is {case.options['label_smoothing']}"
 
 
 @rule("binary scores", of_numbers=False)
-def pos_weight_dimension(case: Case) -> Iterator[tuple[str, str]]:
+def pos_weight_dimension(case: Case) -> Seen:
     shape, weights = case.shape, case.options.get("pos_weight_shape")
     if len(shape) < 3 or weights is None or len(weights) != 1 or weights[0] < 2:
         return
-    if weights[0] == shape[1] == shape[-1]:
+    if weights[0] != shape[1]:  # it can only mean the last dimension
+        case.proven.add("pos-weight-dimension")
+    elif weights[0] == shape[-1] and "pos-weight-dimension" not in case.known:
         yield "pos-weight-dimension", f"pos_weight has shape {list(weights)} and input {list(shape)}"
 
 
-@rule("scores", of_numbers=False)
-def softmax_before(case: Case) -> Iterator[tuple[str, str]]:
-    if case.made_by in ("softmax", "sigmoid"):
-        yield "softmax-before-loss", f"input is the output of a {case.made_by}"
+BEFORE: dict[Family, str] = {
+    "scores": "softmax-before-loss",
+    "log-probabilities": "probabilities-in-nll-loss",
+    "binary scores": "sigmoid-before-loss",
+    "logs": "kl-of-probabilities",
+}
+"""What it is called where probabilities are given for something else."""
 
 
-@rule("log-probabilities", of_numbers=False)
-def softmax_before_nll(case: Case) -> Iterator[tuple[str, str]]:
-    if case.made_by in ("softmax", "sigmoid"):
-        yield "probabilities-in-nll-loss", f"input is the output of a {case.made_by}"
-
-
-@rule("logs", of_numbers=False)
-def softmax_before_kl(case: Case) -> Iterator[tuple[str, str]]:
-    if case.made_by in ("softmax", "sigmoid"):
-        yield "kl-of-probabilities", f"input is the output of a {case.made_by}"
-
-
-@rule("binary scores", of_numbers=False)
-def sigmoid_before(case: Case) -> Iterator[tuple[str, str]]:
-    if case.made_by in ("softmax", "sigmoid"):
-        yield "sigmoid-before-loss", f"{case.names[0]} is the output of a {case.made_by}"
+@rule(*BEFORE, of_numbers=False)
+def made_of_probabilities(case: Case) -> Seen:
+    if case.made_by is not None:
+        yield BEFORE[case.family], f"{case.names[0]} is the output of a {case.made_by}"
 
 
 # ---------------------------------------------------------------- numbers that are none
 
 
 @rule(*ALL)
-def not_finite(case: Case) -> Iterator[tuple[str, str]]:
+def not_finite(case: Case) -> Seen:
     x = case.x
     assert x is not None
-    if x.ndim > 1:
-        peak = x.max(axis=1, initial=-np.inf)
-        bad = ~np.isfinite(peak)
-    else:
-        bad = np.isnan(x) if case.family in ("binary scores", "binary probabilities", "logs") else ~np.isfinite(x)
+    if case.family == "logs":
+        bad = (np.isnan(x) | (x == np.inf)).reshape(len(x), -1).any(axis=1)
+    elif x.ndim > 1:
+        bad = ~np.isfinite(x.max(axis=1, initial=-np.inf))
+    elif case.family in ("binary scores", "binary probabilities"):
+        bad = np.isnan(x)
         if case.family == "binary scores" and case.t is not None:  # infinite on the right side costs nothing
             bad |= ((x == np.inf) & (case.t < 1.0)) | ((x == -np.inf) & (case.t > 0.0))
+    else:
+        bad = ~np.isfinite(x)
     bad &= case.kept
-    if bad.any():
-        first = int(np.argmax(bad))
-        row = np.atleast_1d(x[first])
-        if np.all(row == -np.inf):
-            what = "is -inf throughout"
-        else:
-            kind = "nan" if np.isnan(row).any() else "inf"
-            at = int(np.argmax(np.isnan(row) if kind == "nan" else row == np.inf))
-            what = f"is {row[0]}" if x.ndim == 1 else f"holds {kind} for class {at}"
-        share = _share(bad, case) if case.bad is None else f"{case.bad} of {case.total} {case.what}"
-        evidence = f"{case.place(first)} {what}; as in {share}"
-        if case.dtype == "float16" and np.isinf(x[bad]).any():
-            evidence += ". float16 ends at 65504: larger numbers became infinite"
-        if (made := case.origin()) is not None:
-            evidence += f". What made it: {made}"
-        elif bad.all() and case.number > 1:
-            evidence += ". All of them at once: most likely the weights of the model are not finite any more"
-        yield "non-finite-input", evidence
+    if not bad.any():
+        return
+    first = int(np.argmax(bad))
+    row = np.atleast_1d(x[first])
+    if x.ndim == 1:
+        what = f"is {row[0]}"
+    elif np.all(row == -np.inf):
+        what = "is -inf throughout"
+    else:
+        kind = "nan" if np.isnan(row).any() else "inf"
+        what = f"holds {kind} for class {int(np.argmax(np.isnan(row) if kind == 'nan' else row == np.inf))}"
+    share = case.share(bad) if case.bad is None else f"{case.bad} of {case.total} {case.what}"
+    evidence = f"{case.place(first)} {what}; as in {share}"
+    if case.dtype == "float16" and np.isinf(x[bad]).any():
+        evidence += ". float16 ends at 65504: larger numbers became infinite"
+    made = case.origin() if case.origin is not None else None
+    if made:
+        evidence += f". What made it: {made}"
+    elif made is None and bad.all() and case.number > 1:
+        evidence += ". All of them at once: most likely the weights of the model are not finite any more"
+    yield "non-finite-input", evidence
 
 
 @rule(*ALL)
-def target_not_finite(case: Case) -> Iterator[tuple[str, str]]:
+def target_not_finite(case: Case) -> Seen:
     if case.t is not None and case.t.dtype.kind == "f":
         t = case.t if case.t.ndim > 1 else case.t[:, None]
         bad = (np.isnan(t) if case.family == "logs" else ~np.isfinite(t)).any(axis=1) & case.kept
         if bad.any():
             first = int(np.argmax(bad))
             value = t[first][~np.isfinite(t[first])][0]
-            yield (
-                "non-finite-target",
-                f"{case.place(first, case.names[1])} holds {value}; as in {_share(bad, case)}",
-            )
+            yield "non-finite-target", f"{case.place(first, case.names[1])} holds {value}; as in {case.share(bad)}"
 
 
 @rule("scores", "log-probabilities")
-def impossible_label(case: Case) -> Iterator[tuple[str, str]]:
+def impossible_label(case: Case) -> Seen:
     x, t = case.x, case.t
     if x is None or t is None or x.ndim < 2:
         return
@@ -290,112 +311,76 @@ def impossible_label(case: Case) -> Iterator[tuple[str, str]]:
     if bad.any():
         first = int(np.argmax(bad))
         label = f"class {int(t[first])}" if t.ndim == 1 else "a class of positive probability"
-        yield (
-            "impossible-label",
-            f"{case.place(first)} is -inf for {label}, the target; as in {_share(bad, case)}",
-        )
-
-
-def _share(bad: NDArray[np.bool_], case: Case) -> str:
-    return f"{np.count_nonzero(bad)} of {case.number} {case.what}{'' if case.complete else ' looked at'}"
-
-
-@rule("scores", "log-probabilities", "binary scores", "binary probabilities")
-def all_ignored(case: Case) -> Iterator[tuple[str, str]]:
-    if case.options.get("reduction") == "mean" and case.options.get("denominator") is None:
-        kept = case.kept
-        if case.t is not None and case.t.ndim == 1 and case.enough() and not kept.any() and case.complete:
-            ignored = case.options["ignore_index"]
-            yield "all-ignored", f"all {case.number} targets are {ignored}, the ignored one: the mean is NaN"
+        yield "impossible-label", f"{case.place(first)} is -inf for {label}, the target; as in {case.share(bad)}"
 
 
 @rule("scores", "log-probabilities", "binary scores", "binary probabilities", "numbers", "logs", of_numbers=False)
-def empty(case: Case) -> Iterator[tuple[str, str]]:
-    if case.options.get("reduction") == "mean" and case.options.get("denominator") is None and 0 in case.shape:
+def nothing_counts(case: Case) -> Seen:
+    if case.options.get("reduction") != "mean" or case.options.get("denominator") is not None:
+        return
+    if 0 in case.shape:
         yield "all-ignored", f"{case.names[0]} has shape {list(case.shape)}: no elements, so the mean is NaN"
+    elif case.all_ignored and case.enough():
+        ignored = case.options["ignore_index"]
+        yield "all-ignored", f"all {case.total} targets are {ignored}, the ignored one: the mean is NaN"
 
 
 # ---------------------------------------------------------------- rows of scores
 
 
-@rule("scores")
-def probabilities_as_scores(case: Case) -> Iterator[tuple[str, str]]:
-    if case.made_by in ("softmax", "sigmoid") or not _are_probabilities(case):
-        return
-    yield "softmax-before-loss", _as_probabilities(case)
+@rule("scores", "log-probabilities", "logs")
+def looks_like_probabilities(case: Case) -> Seen:
+    if case.made_by is None and are_probabilities(case) and not _is_swapped(case):
+        yield BEFORE[case.family], f"{case.seen} lie in [0, 1] and sum to 1; {case.place(0)} is {written(case.x[0])}"  # type: ignore[index]
 
 
-@rule("log-probabilities")
-def probabilities_as_logs(case: Case) -> Iterator[tuple[str, str]]:
-    if case.made_by in ("softmax", "sigmoid"):
-        return
-    if _are_probabilities(case):
-        yield "probabilities-in-nll-loss", _as_probabilities(case)
-    elif case.enough() and case.x is not None:
-        total = np.exp(case.x).sum(axis=1)
-        off = np.abs(total - 1.0) > 1e-2
-        if off.mean() > 0.5:
-            yield (
-                "scores-in-nll-loss",
-                (f"exp of the rows sums to {total[off].min():.4g} to {total[off].max():.4g} in {_share(off, case)}"),
-            )
-
-
-def _are_probabilities(case: Case) -> bool:
+def are_probabilities(case: Case) -> bool:
     """Whether every row sums to 1, which scores do by chance once in thousands of rows of two classes."""
     x = case.x
-    return (
-        x is not None
-        and x.ndim > 1
-        and x.shape[1] > 1
-        and case.enough(FEW)
-        and bool(np.all(looks_normalised(x, case.dtype)))
-    )
+    if x is None or x.ndim < 2 or x.shape[1] < 2 or not case.enough(FEW):
+        return False
+    return bool(np.all(looks_normalised(x, case.dtype)))
 
 
-def _as_probabilities(case: Case) -> str:
-    assert case.x is not None
-    return f"{case.seen} lie in [0, 1] and sum to 1; {case.place(0)} is {written(case.x[0])}"
+@rule("log-probabilities", hint=True)
+def scores_for_logs(case: Case) -> Seen:
+    x = case.x
+    if x is None or x.ndim < 2 or case.made_by is not None or are_probabilities(case):
+        return
+    total = np.exp(x).sum(axis=1)
+    off = np.abs(total - 1.0) > OFF
+    if off.mean() > 0.5:
+        yield "scores-in-nll-loss", f"exp of the rows sums to {span(total[off])} in {case.share(off)}"
 
 
 @rule("probabilities")
-def unnormalised(case: Case) -> Iterator[tuple[str, str]]:
+def unnormalised(case: Case) -> Seen:
     x = case.x
-    if x is None or not case.enough():
+    if x is None or x.ndim < 2 or not case.enough():
         return
     total = x.sum(axis=1)
-    off = ~(np.abs(total - 1.0) <= 10 * tolerance(case.dtype)) & ~np.isnan(total)
+    off = ~(np.abs(total - 1.0) <= OFF) & ~np.isnan(total)
     if off.mean() > 0.5:
         first = int(np.argmax(off))
-        yield (
-            "unnormalised-probabilities",
-            f"{case.place(first)} sums to {total[first]:.4g}; as in {_share(off, case)}",
-        )
+        yield "unnormalised-probabilities", f"{case.place(first)} sums to {total[first]:.4g}; as in {case.share(off)}"
 
 
-@rule(*OF_CLASSES)
-def constant_rows(case: Case) -> Iterator[tuple[str, str]]:
-    x = case.x
-    if x is None or x.shape[1] < 2 or case.number < ENOUGH or not (case.asked or case.patient):
+@rule(*OF_CLASSES, "binary scores")
+def constant(case: Case) -> Seen:
+    row, t = case.constant_row, case.t
+    if row is None or t is None or not np.isfinite(row).all() or np.all(t == t[0]):
         return
-    if not np.isfinite(x).all() or not np.all(x == x[0]) or (case.t is not None and np.all(case.t == case.t[0])):
+    if case.dim is not None and len(row) < 2:
         return
-    yield "constant-input", f"{case.seen} are {written(x[0])}, though their targets differ"
-
-
-@rule("binary scores")
-def constant_scores(case: Case) -> Iterator[tuple[str, str]]:
-    x, t = case.x, case.t
-    if x is None or t is None or case.number < ENOUGH or not (case.asked or case.patient):
-        return
-    if np.all(x == x[0]) and np.isfinite(x[0]) and not np.all(t == t[0]):
-        yield "constant-input", f"{case.seen} are {x[0]:.4g}, though their targets differ"
+    # A last layer of zeros is no trouble before the first step; one that has moved, and is still the same, is.
+    if case.asked or (case.constant_before is not None and case.constant_before != row):
+        yield "constant-input", f"{case.seen} are {written(np.array(row))}, though their targets differ"
 
 
 @rule("scores", hint=True)
-def saturated_rows(case: Case) -> Iterator[tuple[str, str]]:
+def saturated_rows(case: Case) -> Seen:
     x = case.x
-    if x is None or x.shape[1] < 2 or case.number < ENOUGH:
+    if x is None or x.ndim < 2 or x.shape[1] < 2 or case.number < ENOUGH:
         return
     top = np.partition(x, -2, axis=1)[:, -2:]
     gap = top[:, 1] - top[:, 0]
@@ -404,14 +389,14 @@ def saturated_rows(case: Case) -> Iterator[tuple[str, str]]:
 
 
 @rule("binary scores", hint=True)
-def saturated_scores(case: Case) -> Iterator[tuple[str, str]]:
+def saturated_scores(case: Case) -> Seen:
     x = case.x
     if x is not None and case.number >= ENOUGH and np.isfinite(x).all() and np.abs(x).min() > 30.0:
         yield "saturated-input", f"{case.seen} are at least {np.abs(x).min():.4g} away from 0"
 
 
-@rule("scores", "probabilities", "log-probabilities", hint=True)
-def one_label(case: Case) -> Iterator[tuple[str, str]]:
+@rule(*OF_CLASSES, hint=True)
+def one_label(case: Case) -> Seen:
     t = case.t
     if t is not None and t.ndim == 1 and case.complete:
         labels = t[case.kept]
@@ -423,126 +408,132 @@ def one_label(case: Case) -> Iterator[tuple[str, str]]:
 
 
 @rule("scores", "probabilities")
-def off_the_simplex(case: Case) -> Iterator[tuple[str, str]]:
+def off_the_simplex(case: Case) -> Seen:
     t = case.t
     if t is None or t.ndim < 2 or t.shape[1] < 2 or not np.isfinite(t).all():
         return
-    total = t.sum(axis=1)
-    flags = np.all((t == 0.0) | (t == 1.0))
-    if flags and total.max() > 1.5 and case.enough(FEW):
-        first = int(np.argmax(total))
+    total, name = t.sum(axis=1), case.names[1]
+    if np.all((t == 0.0) | (t == 1.0)) and total.max() > 1.5 and case.enough(FEW):
         several = total > 1.5
-        yield (
-            "multi-hot-target",
-            (f"{case.place(first, 'target')} marks {int(total[first])} classes; {_share(several, case)} mark several"),
-        )
+        first = int(np.argmax(several))
+        marks = f"{case.place(first, name)} marks {int(total[first])} classes"
+        yield "multi-hot-target", f"{marks}; {case.share(several)} mark several"
         return
-    dtype = str(case.options.get("target_dtype", case.dtype))
     outside = (t < -1e-6) | (t > 1.0 + 1e-6)
-    off = (np.abs(total - 1.0) > tolerance(dtype)) | outside.any(axis=1)
+    off = (np.abs(total - 1.0) > OFF) | outside.any(axis=1)
+    off &= (t != 0.0).any(axis=1)  # a row of zeros is left out by whoever made it
     if off.any() and case.enough():
         first = int(np.argmax(off))
         what = f"holds {t[first][outside[first]][0]:.4g}" if outside[first].any() else f"sums to {total[first]:.4g}"
-        yield "not-a-distribution", f"{case.place(first, 'target')} {what}; as in {_share(off, case)}"
+        yield "not-a-distribution", f"{case.place(first, name)} {what}; as in {case.share(off)}"
 
 
 # ---------------------------------------------------------------- yes or no
 
 
 @rule("binary scores")
-def binary_target(case: Case) -> Iterator[tuple[str, str]]:
-    t = case.t
-    if t is None:
+def binary_target(case: Case) -> Seen:
+    if case.t is None or not case.enough(FEW):
         return
-    t = t[case.kept]
+    t = case.t[case.kept]
+    t = t[np.isfinite(t)]
     outside = (t < -1e-6) | (t > 1.0 + 1e-6)
-    if not outside.any() or not case.enough(FEW):
+    if not outside.any():
         return
-    values = np.unique(t)
-    seen = (
-        f"{case.names[1]} holds numbers from {t.min():.4g} to {t.max():.4g}, {np.count_nonzero(outside)} of {t.size} "
-        "outside [0, 1]"
-    )
-    if t.min() >= 0.0 and len(values) <= 1000 and np.array_equal(values, np.arange(values.max() + 1)):
+    values, marks = np.unique(t), np.unique(t[outside])
+    if len(marks) == 1 and (case.options.get("weighted") or case.options.get("reduction") == "none"):
+        return  # a mark, of elements that a weight or a mask leaves out
+    seen = f"{case.names[1]} holds {span(t)}; {np.count_nonzero(outside)} of {t.size} numbers are outside [0, 1]"
+    if values[0] == 0.0 and 2 < len(values) == values[-1] + 1 <= 200 and np.all(values == np.rint(values)):
         yield "class-ids-in-binary-loss", f"{seen}, all of them whole, without a gap"
     else:
-        marks = np.unique(t[outside])
         yield "target-outside-unit", seen + (f", all of them {marks[0]:.4g}" if len(marks) == 1 else "")
 
 
 @rule("binary scores", hint=True)
-def probabilities_as_binary_scores(case: Case) -> Iterator[tuple[str, str]]:
+def probabilities_as_binary_scores(case: Case) -> Seen:
     x = case.x
-    if case.made_by in ("softmax", "sigmoid") or x is None or case.number < 256:
+    if case.made_by is not None or x is None or case.number < 256:
         return
-    if x.min() > 0.0 and x.max() <= 1.0 and x.max() > 0.5:
+    if x.min() > 0.0 and 0.5 < x.max() <= 1.0:
         yield "probabilities-in-logits-loss", f"{case.seen} lie in [{x.min():.4g}, {x.max():.4g}], none is 0"
 
 
 @rule("binary probabilities")
-def hard_probabilities(case: Case) -> Iterator[tuple[str, str]]:
+def hard_probabilities(case: Case) -> Seen:
     x = case.x
     if x is not None and case.number >= ENOUGH:
-        hard = (x == 0.0) | (x == 1.0)
-        if hard.mean() > 0.5:
-            yield "saturated-probabilities", f"exactly 0 or 1 are {_share(hard, case)}"
+        ones, hard = x == 1.0, (x == 0.0) | (x == 1.0)
+        if hard.mean() > 0.5 and ones.mean() > 0.1:  # zeros alone come of a mask
+            yield "saturated-probabilities", f"exactly 0 or 1 are {case.share(hard)}"
 
 
 # ---------------------------------------------------------------- divergences
 
 
+def _is_swapped(case: Case) -> bool:
+    """Whether kl_div has the target's probabilities first and the model's logarithms second."""
+    t = case.t
+    return (
+        case.family == "logs"
+        and not case.options.get("log_target")
+        and t is not None
+        and t.ndim > 1
+        and are_probabilities(case)
+        and bool(np.all(np.abs(np.exp(t).sum(axis=1) - 1.0) <= OFF))
+    )
+
+
 @rule("logs")
-def logs_of_what(case: Case) -> Iterator[tuple[str, str]]:
-    x = case.x
-    if x is None or not case.enough(FEW):
-        return
-    if _are_probabilities(case):
-        if case.made_by not in ("softmax", "sigmoid"):
-            yield "kl-of-probabilities", _as_probabilities(case)
-    elif (positive := x > 10 * tolerance(case.dtype)).any():
-        first = int(np.argmax(positive.reshape(len(x), -1).any(axis=1)))
+def swapped(case: Case) -> Seen:
+    if _is_swapped(case):
         yield (
-            "kl-of-scores",
-            (
-                f"{case.place(first)} holds {np.max(x[first]):.4g}; {np.count_nonzero(positive)} of {x.size} numbers "
-                "are positive"
+            "kl-swapped",
+            f"the rows of input sum to 1, and the exponentials of those of target; {case.place(0)} is "
+            + (
+                written(case.x[0])  # type: ignore[index]
             ),
         )
-    elif x.ndim > 1 and case.complete:
-        yield from _not_normalised(np.exp(x), case, "exp(input)", "input")
 
 
 @rule("logs")
-def target_of_what(case: Case) -> Iterator[tuple[str, str]]:
-    t = case.t
-    if t is None or t.size == 0 or not case.enough(FEW):
+def logs_of_scores(case: Case) -> Seen:
+    x = case.x
+    if x is None or not case.enough(FEW) or case.made_by is not None or are_probabilities(case):
         return
-    dtype = str(case.options.get("target_dtype", case.dtype))
-    normalised = t.ndim > 1 and t.shape[1] > 1 and bool(np.all(looks_normalised(t, dtype)))
+    if (positive := x > 0.1).any():
+        first = int(np.argmax(positive.reshape(len(x), -1).any(axis=1)))
+        numbers = f"{np.count_nonzero(positive)} of {x.size} numbers are positive"
+        yield "kl-of-scores", f"{case.place(first)} holds {np.max(x[first]):.4g}; {numbers}"
+    elif x.ndim > 1 and case.complete and case.asked:
+        yield from _not_normalised(np.exp(x), case, "exp(input)", case.names[0])
+
+
+@rule("logs")
+def target_of_what(case: Case) -> Seen:
+    t = case.t
+    if t is None or t.size == 0 or not case.enough(FEW) or _is_swapped(case):
+        return
+    normalised = t.ndim > 1 and t.shape[1] > 1 and bool(np.all(looks_normalised(t, "bfloat16")))
     if case.options.get("log_target"):
         if normalised:
-            yield (
-                "kl-log-target-of-probabilities",
-                (f"log_target=True, and {case.seen} of target sum to 1; {case.place(0, 'target')} is {written(t[0])}"),
-            )
-        elif t.ndim > 1 and case.complete:
+            first = f"{case.place(0, 'target')} is {written(t[0])}"
+            yield "kl-log-target-of-probabilities", f"log_target=True, and {case.seen} of target sum to 1; {first}"
+        elif t.ndim > 1 and case.complete and case.asked:
             yield from _not_normalised(np.exp(t), case, "exp(target)", "target")
-    elif (t < -1e-6).any():
-        negative = t < -1e-6
-        yield (
-            "kl-target-of-logs",
-            f"target holds {t.min():.4g}; {np.count_nonzero(negative)} of {t.size} numbers are negative",
-        )
-    elif t.ndim > 1 and case.complete and not normalised:
+    elif (negative := t < -1e-6).any():
+        numbers = f"target holds {span(t)}; {np.count_nonzero(negative)} of {t.size} numbers are negative"
+        yield ("kl-target-of-scores" if (t > 0.1).any() else "kl-target-of-logs"), numbers
+    elif t.ndim > 1 and case.complete and case.asked and not normalised:
         yield from _not_normalised(t, case, "target", "target")
 
 
-def _not_normalised(p: Floats, case: Case, what: str, name: str) -> Iterator[tuple[str, str]]:
+def _not_normalised(p: Floats, case: Case, what: str, name: str) -> Seen:
     total = p.sum(axis=1)
-    off = np.abs(total - 1.0) > 1e-2
+    off = np.abs(total - 1.0) > OFF
     if off.any():
         first = int(np.argmax(off))
         yield (
             "kl-not-normalised",
-            f"{what} sums to {total[first]:.4g} in {case.place(first, name)}; as in {_share(off, case)}",
+            f"{what} sums to {total[first]:.4g} in {case.place(first, name)}; as in {case.share(off)}",
         )

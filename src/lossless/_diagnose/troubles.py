@@ -1,8 +1,7 @@
 """The table of troubles, read when the first of them is met."""
 
-import tomllib
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 Level = Literal["error", "warning", "hint", "answer"]
@@ -23,5 +22,7 @@ class Trouble(NamedTuple):
 @cache
 def troubles() -> dict[str, Trouble]:
     """By name, in the order of the table."""
-    table = tomllib.loads(files(__package__).joinpath("troubles.toml").read_text("utf-8"))
+    import tomllib
+
+    table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
     return {name: Trouble(name, **{**row, "issues": tuple(row["issues"])}) for name, row in table.items()}

@@ -12,8 +12,9 @@ from functools import partial
 from math import isfinite, prod
 from random import Random
 from sys import _getframe
-from types import FrameType
-from typing import Any, Literal, Protocol, get_args
+from threading import get_ident
+from types import CodeType, FrameType
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +30,14 @@ from .troubles import troubles
 Checks = Literal["off", "cheap", "full"]
 FIRST_CALLS = 4
 """Calls of a line of code that are all looked at, at first; then once or twice as many as there were are left out."""
-PATIENCE = 64
-"""Calls after which a model should have learnt something."""
 NUMBERS = 1 << 12
 """That a look takes at most, if that leaves a few rows."""
 SEARCHED = 1 << 24
 """Numbers among which the reason of a loss that is not finite is searched for."""
 ALARMS = 8
 """Losses of a line of code that are not finite and have their reason searched for."""
+SITES = 4096
+"""Lines of code that are remembered."""
 
 
 class Sight(Protocol):
@@ -45,8 +46,11 @@ class Sight(Protocol):
     def is_compiling(self) -> bool:
         """Whether torch.compile reads the code."""
 
+    def is_traced(self) -> bool:
+        """Whether even shapes are symbols now."""
+
     def readable(self, *arrays: Any) -> bool:
-        """Whether their numbers may be looked at, without waiting for a device."""
+        """Whether their numbers may be looked at, without waiting for a device and unseen by anybody."""
 
     def take(self, a: Any, dim: int | None, rows: NDArray[np.intp] | None, /) -> NDArray[Any]:
         """Rows by their numbers, or all of them, in float64 with the classes of `dim` last; whole numbers as they are.
@@ -61,7 +65,7 @@ class Sight(Protocol):
         """The operation that made it, past mere views and casts, as far as anybody knows."""
 
     def origin(self, a: Any, /) -> str | None:
-        """What made its numbers that are not finite, as far as anybody knows."""
+        """What made its numbers that are not finite: None if nobody could know, "" if nobody found it."""
 
 
 def _level() -> Checks:
@@ -73,33 +77,62 @@ def _level() -> Checks:
 
 level: Checks = _level()
 
-_chance = Random()  # of our own: the numbers that a script has seeded are its
+# ---------------------------------------------------------------- which calls
 
+
+class Site:
+    """A line of code that calls the library, and what was seen of its calls."""
+
+    __slots__ = ("alarms", "code", "constant", "left", "looks", "next", "proven", "steps")
+
+    def __init__(self, code: CodeType, steps: int = 0) -> None:
+        self.code = code
+        "Kept, so that no other code gets its address."
+        self.steps = steps
+        "Frames between here and the line that is meant: of a module, or of a patch."
+        self.left = 0
+        "Calls that are left out before the next look."
+        self.next = 1
+        "The number of the call that is looked at next."
+        self.looks = 0
+        self.alarms = 0
+        "Losses that were not finite."
+        self.constant: tuple[float, ...] | None = None
+        "The scores of all rows, when they were the same."
+        self.proven: set[str] = set()
+        "Troubles that a call of another shape has shown not to be there."
+
+
+class Occasion(NamedTuple):
+    """A call that is looked at."""
+
+    site: Site
+    alarmed: bool
+    "Whether its loss was not finite."
+
+
+_sites: dict[int, Site] = {}
+"""By the address of the call in the code object."""
+_chance = Random()  # of our own: the numbers that a script has seeded are its
+_told: set[tuple[str, CodeType, str, int]] = set()
+"""What was said already: trouble, code, file and line. (A line number alone is any line of an interpreter.)"""
 _findings: ContextVar[list[Finding] | None] = ContextVar("findings", default=None)
-_left: dict[int, int] = {}
-"""By the address of a call: how many of its calls are left out before the next look; below 0 in a go-between."""
-_next: dict[int, tuple[int, int]] = {}
-"""By the same: how many looks there were, and the number of the call that is looked at next."""
-_alarms: dict[int, int] = {}
-"""By the same: how many losses were not finite."""
-_told: set[tuple[str, str, int]] = set()
-"""What was said already: trouble, file and line."""
-_alarmed = False
-_stirred = 0
-"""Whether every call is to be considered: while somebody collects, and after an alarm."""
+_collectors = 0
+_alarmed = 0
+"""The thread whose last loss was not finite."""
 
 
 @contextmanager
 def collecting() -> Iterator[list[Finding]]:
     """Every call is looked at, all of it, and what is seen goes to this list."""
-    global _stirred
+    global _collectors
     findings: list[Finding] = []
     token = _findings.set(findings)
-    _stirred += 1
+    _collectors += 1
     try:
         yield findings
     finally:
-        _stirred -= 1
+        _collectors -= 1
         _findings.reset(token)
 
 
@@ -107,60 +140,64 @@ def sound(total: float, divisor: float) -> None:
     """A kernel's sum, and what divides it: if the loss is not finite, the call is looked at when it is done."""
     global _alarmed
     if not (isfinite(total + divisor) and divisor):
-        _alarmed = True
+        _alarmed = get_ident()
 
 
-def due(backend: Sight) -> int:
-    """If the call of our caller is to be looked at: how many calls its line of code has made; else 0."""
-    if backend.is_compiling() or (level == "off" and not _stirred):
-        return 0
+def due(backend: Sight) -> Occasion | None:
+    """The occasion, if the call of our caller is to be looked at."""
+    if backend.is_compiling() or (level == "off" and not _collectors):
+        return None
     frame = _getframe(2)
-    site = id(frame.f_code) + frame.f_lasti  # an address inside of the code object
-    left = _left.get(site, 0)
-    if left < 0 and frame.f_back is not None:  # a patch has one line for all, a module one for all of its kind
-        frame = frame.f_back
-        site = id(frame.f_code) + frame.f_lasti
-        left = _left.get(site, 0)
-    if left > 0 and level == "cheap" and not (_alarmed or _stirred):
-        _left[site] = left - 1
-        return 0
-    return _considered(frame, site, left)
+    site = _sites.get(id(frame.f_code) + frame.f_lasti)
+    if site is not None:
+        if site.steps:
+            for _ in range(site.steps):
+                frame = frame.f_back or frame
+            site = _sites.get(id(frame.f_code) + frame.f_lasti)
+        if site is not None and site.left and level == "cheap" and not (_alarmed or _collectors):
+            site.left -= 1
+            return None
+    return _considered(frame, site)
 
 
-def _considered(frame: FrameType, site: int, left: int) -> int:
-    """The same for a call that may be due."""
+def _considered(frame: FrameType, site: Site | None) -> Occasion | None:
+    """The same for a call that may be due, from `frame` if its site is known."""
     global _alarmed
-    whose = _check.role(frame.f_code.co_filename)
-    if whose == "between" and left == 0 and frame.f_back is not None:
-        _left[site] = -1
-        frame = frame.f_back
-        whose = _check.role(frame.f_code.co_filename)
-        site = id(frame.f_code) + frame.f_lasti
-        left = max(_left.get(site, 0), 0)
+    alarmed = _alarmed == get_ident()
+    if alarmed:
+        _alarmed = 0
     asked = _findings.get() is not None
-    if not asked and (whose == "tools" or level == "off"):
-        _alarmed = False
-        return 0
-    if len(_next) > 4096:
-        for memory in (_left, _next, _alarms):
-            memory.clear()
-    looks, number = _next.get(site, (0, 1))
-    number -= left
-    if left > 0:
-        _left[site] = left - 1
-        alarming = _alarmed and _alarms.get(site, 0) < ALARMS
-        _alarms[site] = _alarms.get(site, 0) + _alarmed
-        _alarmed = alarming
-        return number if asked or alarming or level == "full" else 0
+    if site is None:
+        if len(_sites) > SITES:
+            _sites.clear()
+        meant, steps = frame, 0
+        while (role := _check.role(meant.f_code.co_filename)) == "between" and meant.f_back is not None:
+            meant, steps = meant.f_back, steps + 1
+        if role == "tools" and not asked:
+            return None
+        if steps:
+            _sites[id(frame.f_code) + frame.f_lasti] = Site(frame.f_code, steps)
+        key = id(meant.f_code) + meant.f_lasti
+        site = _sites.get(key) or _sites.setdefault(key, Site(meant.f_code))
+    site.alarms += alarmed
+    alarmed = alarmed and site.alarms <= ALARMS
+    if site.left > 0:
+        site.left -= 1
+        return Occasion(site, alarmed) if asked or alarmed or level == "full" else None
+    if level == "off" and not asked:
+        return None
     # By chance more or fewer are left out, so that of what takes turns at one line all is looked at in the end.
-    gap = 0 if looks + 1 < FIRST_CALLS else _chance.randrange(number, 2 * number)
-    _left[site] = gap
-    _next[site] = looks + 1, number + 1 + gap
-    return number
+    number, site.looks = site.next, site.looks + 1
+    site.left = 0 if site.looks < FIRST_CALLS else _chance.randrange(number, 2 * number)
+    site.next = number + 1 + site.left
+    return Occasion(site, alarmed)
+
+
+# ---------------------------------------------------------------- the look
 
 
 def look(
-    calls: int,
+    occasion: Occasion,
     backend: Sight,
     function: str,
     family: Family,
@@ -169,17 +206,23 @@ def look(
     target: Any = None,
     **options: Any,
 ) -> None:
-    """Apply the rules to the last of so many calls of `function`, and warn of what they see, or collect it."""
-    global _alarmed
-    alarmed, _alarmed = _alarmed, False
-    into = _findings.get()
-    everything = into is not None or level == "full"
-    seen: dict[str, str] = {}
-    for way in _ways(family, dim, input.shape):
-        case = _case(backend, function, family, way, input, target, options, everything, alarmed, calls > PATIENCE)
+    """Apply the rules to a call of `function`, and warn of what they see, or collect it."""
+    if backend.is_traced():
+        return
+    into, site = _findings.get(), occasion.site
+    thorough = into is not None or level == "full"
+    ways = _ways(family, dim, tuple(input.shape))
+    seen: dict[str, dict[int | None, str]] = {}
+    for way in ways:
+        case = _case(backend, function, family, way, input, target, options, thorough, occasion)
         for name, evidence in examine(case):
-            seen.setdefault(name, evidence)
-    for name, evidence in seen.items():
+            seen.setdefault(name, {}).setdefault(way, evidence)
+        site.proven |= case.proven
+        site.constant = case.constant_row
+    for name, by_way in seen.items():
+        evidence = next(iter(by_way.values()))
+        if name == "kl-not-normalised" and len(by_way) < len(ways):
+            continue  # along another dimension they are
         if into is not None:
             into.append(found(name, function, evidence))
         elif level == "full" or troubles()[name].level == "warning":
@@ -195,46 +238,54 @@ def _ways(family: Family, dim: int | None, shape: tuple[int, ...]) -> list[int |
 
 def _case(
     backend: Sight, function: str, family: Family, dim: int | None, input: Any, target: Any, options: dict[str, Any],
-    everything: bool, alarmed: bool, patient: bool,
+    thorough: bool, occasion: Occasion,
 ) -> Case:  # fmt: skip
     shape = tuple(input.shape)
     target_shape = None if target is None else tuple(target.shape)
     case = partial(
         Case, function, family, shape, dim, options,
-        target_shape=target_shape, made_by=backend.made_by(input), dtype=_check.dtype_name(input.dtype),
-        patient=patient, names=("inputs", "targets") if function == "sigmoid_focal_loss" else ("input", "target"),
+        names=("inputs", "targets") if function == "sigmoid_focal_loss" else ("input", "target"),
+        target_shape=target_shape, made_by=backend.made_by(input), dtype=_check.dtype_name(input.dtype), asked=thorough,
+        known=frozenset(occasion.site.proven), constant_before=occasion.site.constant,
     )  # fmt: skip
-    arrays = [input] if target is None else [input, target]
-    if not backend.readable(*arrays) or 0 in shape or (dim is not None and not shape):
+    if (
+        0 in shape
+        or (dim is not None and not shape)
+        or not backend.readable(*(a for a in (input, target) if a is not None))
+    ):
         return case()
     lead = shape if dim is None else without_dim(shape, dim)
-    number, classes, bad = prod(lead), 1 if dim is None else shape[dim], None
+    number, classes, bad, all_ignored = prod(lead), 1 if dim is None else shape[dim], None, False
     of_classes = target_shape == shape and dim is not None
     pairs = target is not None and (of_classes or target_shape == lead)
+    target_dim = dim if of_classes else None
     rows = None
-    if not everything:
+    if not thorough:
         most = NUMBERS if dim is None else max(min(ENOUGH, NUMBERS // classes), FEW)
         rows = np.linspace(0, number - 1, min(number, most)).astype(np.intp)
-        if alarmed:
+        if occasion.alarmed:
             not_finite = backend.bad_rows(input, dim)
             bad = len(not_finite)
-            suspects = [not_finite, backend.bad_rows(target, dim if of_classes else None)] if pairs else [not_finite]
+            suspects = [not_finite, backend.bad_rows(target, target_dim)] if pairs else [not_finite]
             rows = np.unique(np.concatenate([*(numbers[:ENOUGH] for numbers in suspects), rows]))
-            if not any(map(len, suspects)) and number * classes <= SEARCHED:
-                rows = None
-    t = backend.take(target, dim if of_classes else None, rows) if pairs else None
-    if t is not None and not of_classes and rows is not None and np.all(t == options.get("ignore_index")):
-        whole = backend.take(target, None, None)  # all of these are ignored: are all of all?
-        rows, t = (None, whole) if np.all(whole == options["ignore_index"]) else (rows, t)
+    t = backend.take(target, target_dim, rows) if pairs else None
+    if t is not None and not of_classes and "ignore_index" in options and np.all(t == options["ignore_index"]):
+        all_ignored = rows is None or bool(np.all(backend.take(target, None, None) == options["ignore_index"]))
+    if occasion.alarmed and rows is not None and not (all_ignored or any(map(len, suspects))):
+        rows = rows if number * classes > SEARCHED else None  # what is it then? all are looked at
+        t = backend.take(target, target_dim, rows) if pairs else None
     return case(
         x=backend.take(input, dim, rows),
         t=t,
         rows=rows,
         bad=bad,
+        all_ignored=all_ignored,
         complete=rows is None or len(rows) == number,
-        asked=everything,
-        origin=partial(backend.origin, input),
+        origin=partial(backend.origin, input) if _findings.get() is not None else None,
     )
+
+
+# ---------------------------------------------------------------- what is said
 
 
 def tell(name: str, function: str, message: str, evidence: str) -> None:
@@ -249,10 +300,10 @@ def tell(name: str, function: str, message: str, evidence: str) -> None:
 def _warn(name: str, function: str, evidence: str) -> None:
     """Once for each line of code, whatever the numbers were."""
     frame = _check.caller()
-    place = name, frame.f_code.co_filename, frame.f_lineno
+    place = name, frame.f_code, frame.f_code.co_filename, frame.f_lineno
     if place in _told:
         return
-    if len(_told) > 4096:
+    if len(_told) > SITES:
         _told.clear()
     _told.add(place)
     finding = found(name, function, evidence)
@@ -266,6 +317,6 @@ def _warn(name: str, function: str, evidence: str) -> None:
 def forget() -> None:
     """As if no call had been made: for tests."""
     global _alarmed
-    _alarmed = False
-    for memory in (_left, _next, _alarms, _told):
-        memory.clear()
+    _alarmed = 0
+    _sites.clear()
+    _told.clear()

@@ -13,6 +13,7 @@ from lossless._kernels import native
 from lossless._numpy.gradients import answer, asking
 from lossless._numpy.sight import bad_rows as bad_rows
 from lossless._numpy.sight import is_compiling as is_compiling
+from lossless._numpy.sight import is_traced as is_traced
 from lossless._numpy.sight import made_by as made_by
 from lossless._numpy.sight import origin as origin
 from lossless._numpy.sight import readable as readable

@@ -24,6 +24,7 @@ from lossless._torch.modes import (
     watched,
 )
 from lossless._torch.sight import bad_rows as bad_rows
+from lossless._torch.sight import is_traced as is_traced
 from lossless._torch.sight import made_by as made_by
 from lossless._torch.sight import origin as origin
 from lossless._torch.sight import readable as readable

@@ -34,6 +34,16 @@ def watched() -> bool:
     )
 
 
+def tracing() -> bool:
+    """Whether a tracer follows, to which even sizes are symbols."""
+    return _tracing_state() is not None
+
+
+def seen_by_modes() -> bool:
+    """Whether a dispatch mode sees every operation on tensors."""
+    return bool(_dispatch_modes())
+
+
 def kernels_serve(*tensors: Tensor | None) -> bool:
     """Whether the kernels may compute with these tensors now."""
     return not (native is None or watched() or forward_ad._current_level >= 0) and _plain(tensors)

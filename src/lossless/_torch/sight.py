@@ -9,11 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossless._torch.modes import PLAIN, values_known
+from lossless._torch.modes import PLAIN, seen_by_modes, tracing, values_known
+
+
+def is_traced() -> bool:
+    return tracing()
 
 
 def readable(*arrays: Tensor) -> bool:
-    return all(a.is_cpu and a.layout is torch.strided and values_known(a) for a in arrays)
+    return not seen_by_modes() and all(a.is_cpu and a.layout is torch.strided and values_known(a) for a in arrays)
 
 
 def take(a: Tensor, dim: int | None, rows: NDArray[np.intp] | None) -> NDArray[Any]:
@@ -56,8 +60,7 @@ def made_by(a: Tensor) -> str | None:
         for maker, pattern in _MAKERS.items():
             if pattern.match(name):
                 return maker
-        functor = type(getattr(node, "functor", None)).__name__  # of our own elementwise functions
-        if functor == "Sigmoid":
+        if type(getattr(node, "functor", None)).__name__ == "Sigmoid":  # one of our own elementwise functions
             return "sigmoid"
         if not _VIEWS.fullmatch(name):
             return None
@@ -65,83 +68,116 @@ def made_by(a: Tensor) -> str | None:
     return None
 
 
-_NODES = 200
+_NODES = 300
 """Of a graph that are looked at."""
 
 
 def origin(a: Tensor) -> str | None:
-    """The first operation of the graph that made a number which is not finite from numbers that are, or a parameter."""
+    """The first operation of the graph that made a number which is not finite of numbers that are, or a parameter."""
     node: Any = a.grad_fn if type(a) in PLAIN else None
-    return None if node is None else next(_origins(node, set()), None)
+    if node is None or seen_by_modes():
+        return None
+    with torch.no_grad():
+        for before in _in_order(node):
+            if (made := _made_here(before)) is not None:
+                return made
+    return ""
 
 
-def _origins(node: Any, seen: set[int]) -> Iterator[str]:
-    """Depth first, what comes before it first."""
-    if id(node) in seen or len(seen) > _NODES:
-        return
-    seen.add(id(node))
-    variable = getattr(node, "variable", None)  # a leaf
-    if isinstance(variable, Tensor):
-        if not _finite(variable):
-            yield f"nothing in this graph: a parameter or input of shape {list(variable.shape)} holds {_odd(variable)}"
-        return
-    for before, _ in node.next_functions:
-        if before is not None:
-            yield from _origins(before, seen)
-    known = dict(_saved(node))
-    inputs = {k: t for k, t in known.items() if "result" not in k}
+def _in_order(last: Any) -> list[Any]:
+    """The nodes of a graph, each after what comes before it; of a large one those near its end."""
+    order: list[Any] = []
+    entered: set[Any] = set()
+    stack = [(last, False)]
+    while stack:
+        node, left = stack.pop()
+        if left:
+            order.append(node)
+        elif node not in entered and len(entered) < _NODES:
+            entered.add(node)
+            stack.append((node, True))
+            stack += [(before, False) for before, _ in reversed(node.next_functions) if before is not None]
+    return order
+
+
+def _made_here(node: Any) -> str | None:
+    """What is not finite from this node on, if it is not known to come from before."""
     operation = re.sub(r"Backward\d*$", "", type(node).__name__)
-    if all(map(_finite, inputs.values())) and (outcome := _outcome(operation, inputs, known.get("result"))):
-        yield f"{operation}, {outcome}"
-    for name, t in inputs.items():
-        if not _finite(t) and not t.requires_grad:
-            yield f"nothing in this graph: an input of {operation} ({name}, shape {list(t.shape)}) holds {_odd(t)}"
+    if operation == "AccumulateGrad":
+        leaf = node.variable
+        return None if _finite(leaf) else f"no operation: a leaf of shape {list(leaf.shape)} holds {_odd(leaf)}"
+    saved = dict(_saved(node))
+    result = saved.pop("result", None)
+    for name, t in saved.items():
+        if not _finite(t):
+            if t.requires_grad:
+                return None  # it was made before, and nobody saw how
+            return f"no operation: what {operation} is given ({name}, of shape {list(t.shape)}) holds {_odd(t)}"
+    return _outcome(operation, node, saved, result)
 
 
 def _saved(node: Any) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that an operation keeps for its backward pass."""
+    """The tensors that an operation keeps for its backward pass, but for those that somebody else keeps for it."""
     for name in dir(node):
-        if name.startswith("_saved_"):
-            try:
-                value = getattr(node, name)
-            except RuntimeError:  # freed already
-                continue
-            if isinstance(value, Tensor) and value.is_floating_point():
-                yield name.removeprefix("_saved_"), value
+        if name.startswith("_raw_saved_"):
+            raw = getattr(node, name)
+            if isinstance(raw, torch._C._autograd.SavedTensor) and raw.unpack_hook is None:
+                try:
+                    value = getattr(node, name.removeprefix("_raw"))
+                except RuntimeError:  # it was freed, or changed since: then it tells nothing
+                    continue
+                if isinstance(value, Tensor) and value.is_floating_point() and value.layout is torch.strided:
+                    yield name.removeprefix("_raw_saved_"), value
 
 
 _FACTORS = {"Mul": ("self", "other"), "Mm": ("self", "mat2"), "Bmm": ("self", "mat2"), "Addmm": ("mat1", "mat2")}
+_LOGARITHMS = {"Log": 0.0, "Log2": 0.0, "Log10": 0.0, "Log1P": -1.0}
+"""Logarithms, and where they end."""
 
 
-def _outcome(operation: str, inputs: dict[str, Tensor], result: Tensor | None) -> str | None:
-    """Why an operation on finite numbers has a result that is not, if it has."""
-    a = inputs["self"].detach() if "self" in inputs else None
-    if operation in _FACTORS and all(name in inputs for name in _FACTORS[operation]):
-        one, other = (inputs[name].detach().double() for name in _FACTORS[operation])
+def _outcome(operation: str, node: Any, saved: dict[str, Tensor], result: Tensor | None) -> str | None:
+    """Why an operation on numbers that are finite, as far as known, has a result that is not, if it has."""
+    if operation in _FACTORS and all(name in saved for name in _FACTORS[operation]):
+        one, other = (saved[name] for name in _FACTORS[operation])
         product = one * other if operation == "Mul" else one @ other
-        dtype = next(iter(inputs.values())).dtype
-        if not _finite(product.to(dtype)):
-            return f"whose products reach {product.abs().max().item():.4g}, more than {_name(dtype)} holds"
-    elif operation == "Div" and "other" in inputs and (inputs["other"] == 0).any():
-        return f"by 0, {int((inputs['other'] == 0).sum())} times"
-    elif a is not None and operation in ("Log", "Log2", "Log10", "Log1P", "Pow"):
-        a = a + 1 if operation == "Log1P" else a
-        if (a <= 0).any():
-            return f"of numbers down to {a.min().item():.4g}"
+        if not _finite(product):
+            return f"{operation}, of numbers up to {_most(one)} and {_most(other)}: more than {_name(product)} holds"
+    elif operation == "Div" and "other" in saved:
+        if zeros := int((saved["other"] == 0).sum()):
+            return f"Div, by 0, {zeros} times"
+    elif operation in _LOGARITHMS and "self" in saved:
+        if saved["self"].numel() and saved["self"].min() <= _LOGARITHMS[operation]:
+            return f"{operation}, of numbers down to {saved['self'].min().item():.4g}"
+    elif (
+        operation == "Pow"
+        and "self" in saved
+        and isinstance(exponent := getattr(node, "_saved_exponent", None), float | int)
+    ):
+        if not _finite(saved["self"].pow(exponent)):
+            low = saved["self"].min().item()
+            return f"Pow, of numbers from {low:.4g} to {saved['self'].max().item():.4g} to the power of {exponent:.4g}"
     elif result is not None and not _finite(result):
         if operation in ("Sqrt", "Rsqrt", "Reciprocal"):
-            return "of 0 or of negative numbers"
-        return f"whose result is more than {_name(result.dtype)} holds"
+            return f"{operation}, of 0 or of negative numbers"
+        if operation in ("Softmax", "LogSoftmax", "SafeSoftmax"):
+            return f"{operation}, of a row of nothing but -inf, or with NaN or inf"
+        if result.isnan().any():
+            return f"{operation}, which gave NaN"
+        return f"{operation}, whose result is more than {_name(result)} holds"
     return None
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _finite(t: Tensor) -> bool:
-    return bool(t.detach().isfinite().all())
+    return t.layout is not torch.strided or t.is_meta or bool(t.isfinite().all())
 
 
 def _odd(t: Tensor) -> str:
-    return "NaN" if bool(t.detach().isnan().any()) else "infinities"
+    return "NaN" if bool(t.isnan().any()) else "infinities"
+
+
+def _most(t: Tensor) -> str:
+    return f"{t.abs().max().item():.4g}"
+
+
+def _name(t: Tensor) -> str:
+    return str(t.dtype).removeprefix("torch.")
