@@ -389,7 +389,7 @@ def half(*shape):
 
 MADE = {
     "log of zero": (lambda: torch.log(torch.relu(parameter(64, 10, value=-1.0))) * 0, "Log, of numbers down to 0"),
-    "division by zero": (lambda: parameter(64, 10) / (parameter(64, 1) - 1), "Div, by 0, 64 times"),
+    "division by zero": (lambda: parameter(64, 10) / (parameter(64, 1) - 1), "Div, by 64 zeros"),
     "root of a negative number": (lambda: (parameter(64, 10) - 3).sqrt(), "Sqrt, of 0 or of negative numbers"),
     "exponential": (lambda: (1e3 * parameter(64, 10)).exp(), "Exp, whose result is more than float32 holds"),
     "weights": (lambda: torch.ones(64, 3) @ parameter(3, 10, value=torch.nan), r"a leaf of shape \[3, 10\] holds NaN"),

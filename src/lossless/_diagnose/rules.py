@@ -280,7 +280,7 @@ def not_finite(case: Case) -> Seen:
     made = case.origin() if case.origin is not None else None
     if made:
         evidence += f". What made it: {made}"
-    elif made is None and bad.all() and case.number > 1:
+    elif case.origin is not None and made is None and bad.all() and case.number > 1:
         evidence += ". All of them at once: most likely the weights of the model are not finite any more"
     yield "non-finite-input", evidence
 

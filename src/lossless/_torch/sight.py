@@ -144,7 +144,7 @@ def _outcome(operation: str, node: Any, saved: dict[str, Tensor], result: Tensor
             return f"{operation}, of numbers up to {_most(one)} and {_most(other)}: more than {_name(product)} holds"
     elif operation == "Div" and "other" in saved:
         if zeros := int((saved["other"] == 0).sum()):
-            return f"Div, by 0, {zeros} times"
+            return f"Div, by {zeros} zeros" if zeros > 1 else "Div, by 0"
     elif operation in _LOGARITHMS and "self" in saved:
         if saved["self"].numel() and saved["self"].min() <= _LOGARITHMS[operation]:
             return f"{operation}, of numbers down to {saved['self'].min().item():.4g}"
