@@ -434,7 +434,7 @@ def test_warnings_name_the_line_of_the_caller():
             warnings.simplefilter("always")
             F.mse_loss(X, T[0])
             torch.nn.KLDivLoss()(X, T)
-        return [(w.filename, w.lineno, str(w.message)) for w in found]
+        return [(w.filename, w.lineno, str(w.message).splitlines()[0]) for w in found]
 
     theirs = seen()
     with lossless.patch_torch():
