@@ -138,14 +138,17 @@ def evaluate(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Loss, accuracy, entropy and calibration of predictions saved in Parquet or NPZ files, larger than memory or not.
+    """Loss, accuracy, entropy and calibration of saved predictions, larger than memory or not.
 
         nll = mean_i -log p_i[y_i],   brier = mean_i sum_j (p_ij - [j = y_i])^2,   p = softmax(logits)
 
     Args:
-        files: a path, or several whose rows are taken together.
+        files: a path, or several whose rows are taken together: Parquet, Arrow or Feather, CSV or TSV (also packed by
+            gzip), NPZ.
         logits, probs, log_probs: the column of scores, which also says what they are. By default it is found by name
-            and checked against its values. In Parquet a column of lists or the prefix of one column per class.
+            and checked against its values. In tables a column of lists, or one column per class: their common prefix
+            (prob for prob_0, prob_1, ... or prob_cat, prob_dog, ...), or the first and last of columns that are called
+            after their classes (cat..owl).
         label: the column of true classes: 0..C-1, class names, or the values of an NPZ array `classes`, one for each
             score, as scikit-learn's models have it.
         class_names: names of the classes in score order.
@@ -332,9 +335,9 @@ def _with_details(plan: Plan, ranked: Sequence[RankedRow]) -> tuple[SurprisingRo
     if plan.columns.details:
         for file in {r.file for r in ranked}:
             reader = open_reader(plan.paths[file], file)
-            rows = next(c.rows for c in reader.table.scores if c.name == plan.columns.scores.name)
-            here = [name for name in plan.columns.details if name in detail_columns(reader.table, rows)]
             with about(reader.path):
+                rows = next(c.rows for c in reader.table.scores if c.name == plan.columns.scores.name)
+                here = [name for name in plan.columns.details if name in detail_columns(reader.table, rows)]
                 values = reader.details(sorted(r.row for r in ranked if r.file == file), here) if here else {}
             for row, found in values.items():
                 details[file, row] = {name: safe(str(value)[:_MAX_DETAIL]) for name, value in found.items()}

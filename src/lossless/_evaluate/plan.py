@@ -60,7 +60,7 @@ def make_plan(
     """Open the files, choose the columns, decide what the scores are, and cut the input into partitions."""
     if not paths:
         raise EvaluationError("no file to evaluate")
-    readers = [open_reader(os.fspath(path), number) for number, path in enumerate(paths)]
+    readers = [_opened(os.fspath(path), number) for number, path in enumerate(paths)]
     first = readers[0]
     with about(first.path):
         columns = choose_columns(first.table, request)
@@ -76,7 +76,7 @@ def make_plan(
         _check_alike(first, reader, columns, classes if held else None, given_names=class_names is not None)
     notes = list(dict.fromkeys(note for reader in readers for note in reader.notes(columns)))
     given = None if class_names is None else tuple(safe(name) for name in class_names)
-    names = first.table.names_of(columns.label) if given is None else given
+    names = first.table.names_of(columns.scores, columns.label) if given is None else given
     if names is not None and (len(names) != classes or len(set(names)) != classes):
         what = f"{len(names)} class names ({len(set(names))} different) for {classes} scores per row"
         if given is not None or columns.label.text:
@@ -104,6 +104,14 @@ def make_plan(
         ignore_index=ignore_index,
         surprising=surprising,
     )
+
+
+def _opened(path: str, file: int) -> Reader:
+    """A reader that has looked at its columns."""
+    reader = open_reader(path, file)
+    with about(path):
+        _ = reader.table
+    return reader
 
 
 def _rows(first: Reader, other: Reader, columns: Columns) -> int:
@@ -152,7 +160,7 @@ def _check_alike(first: Reader, other: Reader, columns: Columns, classes: int | 
         and label.text == columns.label.text
         and label.holds is not Holds.OTHER
         and (classes is None or other.classes(scores) == classes)
-        and (not by_name or other.table.names_of(label) == first.table.names_of(columns.label))
+        and (not by_name or other.table.names_of(scores, label) == first.table.names_of(columns.scores, columns.label))
         and other.table.class_values == columns.class_values
     )
     if not alike:

@@ -45,7 +45,8 @@ class ScoreColumn:
     members: tuple[str, ...]  # columns to read, in class order
     type: str  # as the file says it, for messages
     rows: int
-    unnamed: bool = False  # columns called 0, 1, ... and nothing else
+    unnamed: bool = False  # columns called 0, 1, ... or after their classes, and nothing else
+    class_names: tuple[str, ...] | None = None  # in score order, if the columns are called after them
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,10 @@ class Table:
         columns: list[ScoreColumn | ValueColumn] = [*self.scores, *self.values]
         return enumerated([f"{shown(c.name)} ({shown(c.type)})" for c in columns]) or "none"
 
-    def names_of(self, label: ValueColumn) -> tuple[str, ...] | None:
+    def names_of(self, scores: ScoreColumn, label: ValueColumn) -> tuple[str, ...] | None:
         """Names of the classes in score order, if the file has them."""
+        if scores.class_names is not None:
+            return scores.class_names
         if self.class_names is None and label.class_names is None and self.class_values is not None:
             return tuple(str(value) for value in self.class_values)
         return self.class_names or label.class_names
@@ -143,6 +146,13 @@ def kind_by_name(name: str) -> Kind | None:
     return None
 
 
+def class_prefix(name: str) -> str | None:
+    """The beginning of a name like prob_cat that says what the column holds of a class."""
+    return next(
+        (name[: m.start()] for m in re.finditer(r"[^a-zA-Z0-9]", name[:-1]) if kind_by_name(name[: m.start()])), None
+    )
+
+
 def choose_scores(table: Table, request: Request) -> ScoreColumn:
     """The score column: the one named, else the only candidate with the name of scores."""
     named = request.scores()
@@ -156,19 +166,20 @@ def choose_scores(table: Table, request: Request) -> ScoreColumn:
             f"({shown(name)}_0, {shown(name)}_1, ...).{_no_scores(table, lambda other: other in (name, name + '_'))} "
             f"Columns: {table.describe()}"
         )
-    known = [c for c in table.scores if _promises_scores(c.name)] or [c for c in table.scores if c.unnamed]
+    known = [c for c in table.scores if promises_scores(c.name)] or [c for c in table.scores if c.unnamed]
     if len(known) == 1:
         return known[0]
     fix = "name it by --logits, --probs or --log-probs"
     if not known:
         raise EvaluationError(
             f"found no column named like scores (logits, log_probs, probs, scores, ...) with a float per class; {fix}."
-            f"{_no_scores(table, _promises_scores)} Columns: {table.describe()}"
+            f"{_no_scores(table, promises_scores)} Columns: {table.describe()}"
         )
     raise EvaluationError(f"several columns are named like scores: {quoted([c.name for c in known])}; {fix}")
 
 
-def _promises_scores(name: str) -> bool:
+def promises_scores(name: str) -> bool:
+    """Whether a column of this name should hold scores."""
     return kind_by_name(name) is not None or _NEUTRAL_NAMES.fullmatch(_plain(name)) is not None
 
 
@@ -280,11 +291,11 @@ def choose_label(table: Table, request: Request) -> ValueColumn:
             f"--label names '{shown(request.label)}', expected a column of one integer (or class name) per row."
             f"{_no_label(table, lambda name: name == request.label)} Columns: {table.describe()}"
         )
-    known = [c for c in usable if _promises_truth(c.name)]
+    known = [c for c in usable if promises_truth(c.name)]
     if not known:
         raise EvaluationError(
             "found no column named like a true label (label, target, y_true, ...); name it by --label, and never a "
-            f"column of predictions.{_no_label(table, _promises_truth)} Columns: {table.describe()}"
+            f"column of predictions.{_no_label(table, promises_truth)} Columns: {table.describe()}"
         )
     if len(known) > 1:
         names = quoted([c.name for c in known])
@@ -299,7 +310,8 @@ def choose_label(table: Table, request: Request) -> ValueColumn:
     return column
 
 
-def _promises_truth(name: str) -> bool:
+def promises_truth(name: str) -> bool:
+    """Whether a column of this name should hold true labels."""
     return _TRUTH.fullmatch(_plain(name)) is not None
 
 
@@ -323,6 +335,12 @@ def choose_columns(table: Table, request: Request, details: int = 3) -> Columns:
     for name in (*scores.members, label.name):
         if names[name] > 1:
             raise EvaluationError(f"two columns are called '{shown(name)}'; write the file with different names")
+    if scores.class_names is not None and not label.text and request.scores() is None:
+        raise EvaluationError(
+            f"the columns of '{shown(scores.name)}' are called after their classes ({quoted(scores.class_names)}), and "
+            f"label column '{shown(label.name)}' holds {shown(label.type)}: nothing says which number is which class. "
+            f"If the labels count these columns from 0, name them by --logits, --probs or --log-probs"
+        )
     others = [name for name in detail_columns(table, scores.rows) if names[name] == 1 and name != label.name]
     return Columns(scores, label, tuple(others[:details]), class_values=table.class_values)
 

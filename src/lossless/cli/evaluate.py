@@ -19,7 +19,12 @@ _CELL = 60  # characters of a cell; texts of the data may be long
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files, how to read them, and where the results go."""
-    parser.add_argument("files", metavar="FILE", nargs="+", help="Parquet or NPZ; several files are taken together")
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="Parquet, Arrow or Feather, CSV or TSV (also .gz), NPZ; several files are taken together",
+    )
     scores = parser.add_mutually_exclusive_group()
     column = "NAME", "of a column of lists, of a 2-d array, or the prefix of one column per class"
     scores.add_argument("--logits", metavar=column[0], help=f"the scores are logits: name {column[1]}")

@@ -6,6 +6,8 @@ bounded memory. A format is added by writing a `Reader` and naming it in `_FORMA
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -55,12 +57,28 @@ class Reader(Protocol):
 _BATCH_SCORES = 1 << 20  # scores per batch: 4 MB in float32
 _BATCH_BYTES = 1 << 22  # of other columns, whose rows may be long texts
 
-# (first bytes, module, class)
+_HEAD = 1 << 16  # bytes of a file that say what it is
+
+# (first bytes, module, class); text is told apart by `_text_format`
 _FORMATS = (
     (b"PAR1", "parquet", "ParquetReader"),
+    (b"ARROW1", "ipc", "IpcReader"),
+    (b"\xff\xff\xff\xff", "ipc", "IpcStreamReader"),
     (b"PK", "npz", "NpzReader"),
 )
-_PICKLE = b"\x80"
+_SAVE = "numpy.savez('predictions.npz', logits=..., label=...)"
+_REFUSED = (
+    (
+        b"\x80",
+        "a pickle, and reading a pickle runs what is in it. Load it where you trust it and save arrays: " + _SAVE,
+    ),
+    (b"FEA1", "Feather of version 1. Write it anew by pyarrow.feather.write_feather(pyarrow.feather.read_table(...))"),
+    (b"\xff\xfe", "text in UTF-16, expected UTF-8"),
+    (b"\xfe\xff", "text in UTF-16, expected UTF-8"),
+    (b"\x1f\x8b", "compressed by gzip, which is read here if CSV is inside. Unpack it first"),
+)
+_GZIP = b"\x1f\x8b"
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 def batch_rows(classes: int, other_bytes: float = 0) -> int:
@@ -73,25 +91,42 @@ def open_reader(path: str, file: int) -> Reader:
     with about(path):
         try:
             with Path(path).open("rb") as stream:
-                head = stream.read(8)
+                head = stream.read(_HEAD)
         except OSError as error:
             raise EvaluationError(error.strerror or str(error)) from None
-        for magic, module, name in _FORMATS:
-            if head.startswith(magic):
-                try:
-                    reader = getattr(import_module(f"{__name__}.{module}"), name)
-                except ModuleNotFoundError as error:
-                    raise MissingExtraError(error.name or module, "evaluate") from None
-                opened: Reader = reader(path, file)
-                return opened
         if not head:
             raise EvaluationError("the file is empty")
-        if head.startswith(_PICKLE):
-            raise EvaluationError(
-                "a pickle, and reading a pickle runs what is in it. Load it where you trust it and save arrays: "
-                "numpy.savez('predictions.npz', logits=..., label=...)"
-            )
+        for magic, module, name in _FORMATS:
+            if head.startswith(magic):
+                return _reader(module, name, path, file)
+        text = _unpacked(head) if head.startswith(_GZIP) else head
+        if text and not _NO_TEXT.search(text):
+            return _reader(*_text_format(text), path, file)
+        for magic, why in _REFUSED:
+            if head.startswith(magic):
+                raise EvaluationError(why)
         raise EvaluationError(
-            "neither Parquet nor NPZ. Convert it, e.g. by pandas.read_csv(...).to_parquet('predictions.parquet') "
-            "or numpy.savez('predictions.npz', logits=..., label=...)"
+            "none of the formats that are read here: Parquet, Arrow or Feather, CSV or TSV, NPZ. "
+            f"Convert it, e.g. by DataFrame.to_parquet('predictions.parquet') or {_SAVE}"
         )
+
+
+def _reader(module: str, name: str, path: str, file: int) -> Reader:
+    try:
+        reader = getattr(import_module(f"{__name__}.{module}"), name)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or module, "evaluate") from None
+    opened: Reader = reader(path, file)
+    return opened
+
+
+def _unpacked(head: bytes) -> bytes:
+    """The beginning of what gzip packed, as far as there is any."""
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, _HEAD)
+    except zlib.error:
+        return b""
+
+
+def _text_format(text: bytes) -> tuple[str, str]:
+    return "csv", "CsvReader"

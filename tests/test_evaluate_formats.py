@@ -1,0 +1,380 @@
+"""Formats: the same numbers give the same figures whatever file holds them, and no file makes a reader fail badly."""
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import time
+
+import numpy as np
+import pytest
+
+from lossless._evaluate import evaluate
+from lossless._evaluate.readers import csv as csv_reader
+from lossless.cli import main
+from lossless.errors import EvaluationError, LosslessError
+
+pa = pytest.importorskip("pyarrow")
+feather = pytest.importorskip("pyarrow.feather")
+pq = pytest.importorskip("pyarrow.parquet")
+
+ROWS, CLASSES = 157, 4  # rows that no batch size divides
+NAMES = ("cat", "dog", "owl", "yak")
+RNG = np.random.default_rng(5)
+LABELS = RNG.integers(0, CLASSES, ROWS)
+SCORES = RNG.normal(size=(ROWS, CLASSES)) * 3
+PROBS = np.exp(SCORES) / np.exp(SCORES).sum(1, keepdims=True)
+TEXTS = [f'row {i}, "so"' for i in range(ROWS)]
+
+
+def fixed(scores):
+    return pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), scores.shape[1])
+
+
+def table(scores=SCORES, labels=LABELS):
+    return pa.table({"logits": fixed(scores), "label": labels, "text": TEXTS})
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The evaluation of the same data in Parquet."""
+    path = tmp_path_factory.mktemp("expected") / "p.parquet"
+    pq.write_table(table(), path)
+    return evaluate(path)
+
+
+def same(found, expected):
+    assert found.scalars() == expected.scalars()
+    assert [(r.row, r.nll, r.details) for r in found.surprising] == [
+        (r.row, r.nll, r.details) for r in expected.surprising
+    ]
+
+
+def refused(path, *parts, **options):
+    with pytest.raises(EvaluationError) as error:
+        evaluate(path, **options)
+    for part in parts:
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------- Arrow
+
+
+def arrow_file(path, data, rows=20, **options):
+    with pa.ipc.new_file(path, data.schema, **options) as writer:
+        writer.write_table(data, max_chunksize=rows)
+    return path
+
+
+def arrow_stream(path, data, rows=20, **options):
+    with pa.ipc.new_stream(path, data.schema, **options) as writer:
+        writer.write_table(data, max_chunksize=rows)
+    return path
+
+
+def write_feather(path, data, rows=20, compression="lz4"):
+    feather.write_feather(data, str(path), chunksize=rows, compression=compression)
+    return path
+
+
+ARROW = {
+    "file": arrow_file,
+    "stream": arrow_stream,
+    "feather": write_feather,
+    "feather, zstd": lambda path, data: write_feather(path, data, compression="zstd"),
+    "one batch": lambda path, data: arrow_file(path, data, 10_000),
+}
+
+
+@pytest.mark.parametrize("form", ARROW)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_arrow(tmp_path, expected, form, workers, monkeypatch):
+    monkeypatch.setattr("lossless._evaluate.readers.arrow._PART_SCORES", 50 * CLASSES)
+    found = evaluate(ARROW[form](tmp_path / "p", table()), workers=workers)
+    same(found, expected)
+    assert found.source.format == ("Arrow stream" if form == "stream" else "Arrow")
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+def test_arrow_columns(tmp_path, expected, form):
+    names = {"class_names": json.dumps(NAMES)}
+    columns = {
+        "prob": pa.array(PROBS.tolist(), pa.large_list(pa.float64())),
+        "text": pa.array(TEXTS).dictionary_encode(),
+        "label": pa.array(NAMES).take(pa.array(LABELS)).dictionary_encode(),
+    }
+    data = pa.table(columns).replace_schema_metadata(names)
+    pq.write_table(data, tmp_path / "p.parquet")
+    found = evaluate(ARROW[form](tmp_path / "p.arrow", data))
+    same(found, evaluate(tmp_path / "p.parquet"))
+    assert found.source.class_names == NAMES
+    wide = pa.table({"label": LABELS, "text": TEXTS, **{f"logit_{j}": SCORES[:, j] for j in range(CLASSES)}})
+    same(evaluate(ARROW[form](tmp_path / "w.arrow", wide)), expected)
+
+
+def test_nulls_in_arrow_files_are_left_out(tmp_path):
+    scores, labels = SCORES.tolist(), LABELS.tolist()
+    scores[30], labels[31] = None, None
+    data = pa.table({"logits": pa.array(scores, pa.list_(pa.float64(), CLASSES)), "label": labels})
+    for form in ("file", "stream"):
+        assert evaluate(ARROW[form](tmp_path / "p.arrow", data)).left_out["missing"] == 2
+
+
+def test_a_stream_without_an_end_is_said_to_be(tmp_path, expected):
+    path = arrow_stream(tmp_path / "p.arrow", table())
+    assert not evaluate(path).notes
+    path.write_bytes(path.read_bytes()[:-8])
+    found = evaluate(path)
+    assert any("p.arrow lacks the mark at the end" in note for note in found.notes)
+    same(found, expected)
+
+
+def test_offsets_that_lie_are_noticed(tmp_path):
+    offsets = pa.array(np.arange(ROWS + 1, dtype=np.int32) * CLASSES)
+    column = pa.ListArray.from_arrays(offsets, pa.array(SCORES.ravel()))
+    path = arrow_file(tmp_path / "p.arrow", pa.table({"logits": column, "label": LABELS}), 1000)
+    content = path.read_bytes()
+    assert content.count(np.array([8, 12, 16, 20], np.int32).tobytes()) == 1
+    lie = np.array([8, 12, 1 << 30, 20], np.int32).tobytes()
+    path.write_bytes(content.replace(np.array([8, 12, 16, 20], np.int32).tobytes(), lie))
+    refused(path, "p.arrow: cannot be read as Arrow")
+
+
+def test_feather_of_old(tmp_path):
+    (tmp_path / "p.feather").write_bytes(b"FEA1" + bytes(100))
+    refused(tmp_path / "p.feather", "Feather of version 1", "write_feather")
+
+
+# ---------------------------------------------------------------- CSV
+
+
+def numbers(scores):
+    return [[repr(float(x)) for x in row] for row in scores]
+
+
+def write_csv(path, header, rows, delimiter=",", **options):
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n", **options)
+    writer.writerow(header)
+    writer.writerows(rows)
+    content = text.getvalue().encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def columns(scores=SCORES, labels=LABELS):
+    """One column per class, a label and a text."""
+    return [[*row, y, text] for row, y, text in zip(numbers(scores), labels, TEXTS, strict=True)]
+
+
+WIDE = [*(f"logit_{j}" for j in range(CLASSES)), "label", "text"]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+@pytest.mark.parametrize("name", ["p.csv", "p.csv.gz"])
+def test_csv(tmp_path, expected, delimiter, name, monkeypatch):
+    path = write_csv(tmp_path / name, WIDE, columns(), delimiter)
+    same(evaluate(path), expected)
+    assert evaluate(path).source.format == "CSV"
+    monkeypatch.setattr(csv_reader, "_BLOCKS", (4096,))  # several blocks
+    same(evaluate([path]), expected)
+
+
+def cells(separator, opened="[", closed="]"):
+    return [opened + separator.join(row) + closed for row in numbers(SCORES)]
+
+
+CELLS = {
+    "JSON": [json.dumps(row.tolist()) for row in SCORES],
+    "NumPy": cells(" "),
+    "lines": cells("\n  ", "[ ", " ]"),
+    "1 x C": cells(", ", "[[", "]]"),
+}
+
+
+@pytest.mark.parametrize("form", CELLS)
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_cells_of_lists(tmp_path, expected, form, delimiter):
+    rows = zip(TEXTS, CELLS[form], LABELS, strict=True)
+    same(evaluate(write_csv(tmp_path / "p.csv", ["text", "logits", "label"], rows, delimiter)), expected)
+
+
+def test_what_numpy_prints_is_read(tmp_path):
+    with np.printoptions(linewidth=40, precision=17, floatmode="maxprec"):
+        rows = [(str(row), y) for row, y in zip(PROBS, LABELS, strict=True)]
+    assert "\n" in rows[0][0]
+    found = evaluate(write_csv(tmp_path / "p.csv", ["prob", "label"], rows))
+    np.savez(tmp_path / "p.npz", prob=PROBS, label=LABELS)
+    assert found.nll == pytest.approx(evaluate(tmp_path / "p.npz").nll, rel=1e-12)
+    rows[3] = ("[0.1 0.2 ... 0.3 0.4]", 0)
+    write_csv(tmp_path / "p.csv", ["prob", "label"], rows)
+    refused(tmp_path / "p.csv", "at row 3", "NumPy has left out the middle", "numpy.savez")
+
+
+def test_lists_that_are_none(tmp_path):
+    rows = list(zip(CELLS["JSON"], LABELS, strict=True))
+    for cell, message in (
+        ("[1, 2, 3]", "3 scores at row 70"),
+        ("nothing", "'nothing' at row 70"),
+        ("[1.5, x, 2, 3]", "'[1.5, x, 2, 3]' at row 70"),
+        ("[1.5, ., 2, 3]", "'[1.5, ., 2, 3]' at row 70"),
+        ("[]", "'[]' at row 70"),
+    ):
+        refused(
+            write_csv(tmp_path / "p.csv", ["logits", "label"], [*rows[:70], (cell, 0), *rows[70:]]), "p.csv", message
+        )
+    for cell, reason in (
+        ("", "missing"),
+        ("[1, NaN, 2, 3]", "no_distribution"),
+        ("[1, null, 2, 3]", "no_distribution"),
+    ):
+        path = write_csv(tmp_path / "p.csv", ["logits", "label"], [*rows[:70], (cell, 0), *rows[70:]])
+        assert evaluate(path).left_out[reason] == 1
+
+
+def test_names_of_classes_in_the_header(tmp_path):
+    np.savez(tmp_path / "p.npz", prob=PROBS, label=LABELS)
+    plain = evaluate(tmp_path / "p.npz").scalars()
+    text = [[i, *row, NAMES[y]] for i, (row, y) in enumerate(zip(numbers(PROBS), LABELS, strict=True))]
+    for header in (["id", *NAMES, "label"], ["id", *(f"prob_{n}" for n in NAMES), "label"]):
+        found = evaluate(write_csv(tmp_path / "p.csv", header, text))
+        assert found.scalars() == plain
+        assert found.source.class_names == NAMES
+        assert found.surprising[0].details == {"id": str(found.surprising[0].row)}
+    number = [[i, *row, y] for i, (row, y) in enumerate(zip(numbers(PROBS), LABELS, strict=True))]
+    path = write_csv(tmp_path / "p.csv", ["id", *NAMES, "label"], number)
+    refused(path, "called after their classes", "nothing says which number is which class", "--probs")
+    found = evaluate(path, probs="cat..yak")
+    assert (found.scalars(), found.source.class_names) == (plain, NAMES)
+    other = write_csv(tmp_path / "p.csv", ["id", "x", "y1", "z", "w", "label"], text)
+    refused(other, "none of the 4 class names")
+
+
+def test_whole_numbers_may_be_scores(tmp_path, monkeypatch):
+    scores = np.rint(SCORES)
+    scores[100:] = SCORES[100:]
+    np.savez(tmp_path / "p.npz", logits=scores, label=LABELS)
+    rows = [
+        [*(repr(x) if i >= 100 else int(x) for x in row.tolist()), y]
+        for i, (row, y) in enumerate(zip(scores, LABELS, strict=True))
+    ]
+    path = write_csv(tmp_path / "p.csv", WIDE[:-1], rows)
+    monkeypatch.setattr(csv_reader, "_BLOCKS", (512,))  # the first rows alone look whole
+    assert evaluate(path).scalars() == evaluate(tmp_path / "p.npz").scalars()
+
+
+def test_details_whose_first_values_are_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_reader, "_BLOCKS", (512,))
+    rows = [[*row, y, i if i < 50 else f"x{i}"] for i, (row, y) in enumerate(zip(numbers(SCORES), LABELS, strict=True))]
+    found = evaluate(write_csv(tmp_path / "p.csv", [*WIDE[:-1], "id"], rows), surprising=ROWS)
+    assert all(r.details == {"id": str(r.row) if r.row < 50 else f"x{r.row}"} for r in found.surprising)
+
+
+def test_missing_and_infinite_values(tmp_path):
+    rows = columns()
+    rows[3][1], rows[4][1], rows[5][1], rows[6][4] = "", "nan", "-inf", ""
+    found = evaluate(write_csv(tmp_path / "p.csv", WIDE, rows))
+    assert (found.left_out["missing"], found.left_out["no_distribution"]) == (1, 2)
+    rows = [[*row, NAMES[y] if i else ""] for i, (row, y) in enumerate(zip(numbers(SCORES), LABELS, strict=True))]
+    assert evaluate(write_csv(tmp_path / "p.csv", WIDE[:-1], rows), class_names=NAMES).left_out["missing"] == 1
+
+
+def test_what_timm_writes_as_csv_is_its_prediction(tmp_path):
+    rows = [(f"{i}.jpg", NAMES[y], str(p)) for i, (y, p) in enumerate(zip(PROBS.argmax(1), PROBS, strict=True))]
+    refused(write_csv(tmp_path / "p.csv", ["filename", "label", "prob"], rows), "timm", "prediction")
+
+
+def test_byte_order_marks_and_line_ends(tmp_path, expected):
+    path = write_csv(tmp_path / "p.csv", WIDE, columns())
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    same(evaluate(path), expected)
+
+
+def test_long_rows(tmp_path, expected, monkeypatch):
+    monkeypatch.setattr(csv_reader, "_BLOCKS", (64, 128, 4096))
+    rows = columns()
+    same(evaluate(write_csv(tmp_path / "p.csv", WIDE, rows)), expected)
+    rows[100][-1] = "long" * 4000
+    refused(write_csv(tmp_path / "q.csv", WIDE, rows), "q.csv: holds a row of more than 128 bytes", "not closed")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"hello\nworld\n", "without a comma, tab or semicolon in its first line"),
+        (b"\n\n", "without a comma"),
+        (b"logit_0,logit_1,label", "p.csv"),
+        (b"logit_0,logit_1,label\n", "holds no rows"),
+        (b"0.5,0.5,1\n0.1,0.9,0\n", "first line of the table holds numbers"),
+        (b"logit_0,logit_1,label\n0.5,1.5,0\n0.5,1\n", "Expected 3 columns, got 2"),
+        (b"logit_0,logit_1,label\n0.5,1.5,0\n0.5,x,1\n", "p.csv"),
+        (b"logit_0,logit_1,label\n0.5,1.5,0.5\n", "expected whole numbers"),
+        (b"logit_0,logit_0,label\n0.5,1.5,0\n", "p.csv"),
+        (b"logit_0,logit_1,label,label\n0.5,1.5,0,1\n", "label"),
+        (b'logit_0,logit_1,label\n0.5,1.5,"0\n', "p.csv"),
+        ("logit_0,label\n".encode("utf-16"), "UTF-16"),
+        (b"a,b\x00\n", "none of the formats"),
+        (gzip.compress(b"\x00\x01\x02"), "Unpack it first"),
+        (b"\x1f\x8bnothing", "compressed by gzip"),
+        (b"id,a,b\n1,0.5,0.5\n", "no column named like a true label"),
+    ],
+)
+def test_tables_that_are_none(tmp_path, content, message, capsys):
+    (tmp_path / "p.csv").write_bytes(content)
+    refused(tmp_path / "p.csv", "p.csv: ", message)
+    assert main(["evaluate", str(tmp_path / "p.csv")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# ---------------------------------------------------------------- damage
+
+WRITERS = {
+    "arrow": lambda path: arrow_file(path, table()),
+    "stream": lambda path: arrow_stream(path, table()),
+    "feather": lambda path: write_feather(path, table()),
+    "csv": lambda path: write_csv(path, WIDE, columns()),
+    "csv.gz": lambda path: write_csv(path.with_suffix(".gz"), WIDE, columns()),
+    "cells": lambda path: write_csv(path, ["logits", "label", "text"], zip(CELLS["NumPy"], LABELS, TEXTS, strict=True)),
+}
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_files_cut_short(tmp_path, form):
+    path = WRITERS[form](tmp_path / "p")
+    content = path.read_bytes()
+    for size in [*range(1, 40), *np.linspace(40, len(content) - 1, 40).astype(int)]:
+        path.write_bytes(content[:size])
+        try:
+            found = evaluate(path)
+        except LosslessError:
+            continue
+        # a text may end at any line, and a stream at any record batch
+        assert form in ("csv", "cells", "stream")
+        assert found.source.rows < ROWS or form == "stream" or size > len(content) - len(TEXTS[0])
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_damaged_files_end_in_an_error_or_in_figures(tmp_path, form):
+    path = WRITERS[form](tmp_path / "p")
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    started = time.monotonic()
+    for _ in range(100):
+        damaged = bytearray(content)
+        for position in rng.integers(0, len(content), rng.integers(1, 4)):
+            damaged[position] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(EvaluationError):
+            evaluate(path)
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("magic", [b"", b"ARROW1\0\0", b"\xff\xff\xff\xff", b"a,label\n", b"\x1f\x8b\x08\0"])
+def test_noise_is_refused(tmp_path, magic):
+    rng = np.random.default_rng(1)
+    for size in rng.integers(1, 3000, 60):
+        (tmp_path / "p").write_bytes(magic + rng.bytes(int(size)))
+        with pytest.raises(EvaluationError):
+            evaluate(tmp_path / "p")
