@@ -328,6 +328,77 @@ def test_tables_that_are_none(tmp_path, content, message, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+# ---------------------------------------------------------------- patterns and directories
+
+
+def halves(folder, write, suffix):
+    folder.mkdir(exist_ok=True)
+    for name, rows in (("part-1", slice(80, None)), ("part-0", slice(None, 80))):
+        data = table().slice(rows.start or 0, (rows.stop or ROWS) - (rows.start or 0))
+        write(folder / (name + suffix), data)
+    return folder
+
+
+def test_patterns_and_directories(tmp_path, expected):
+    folder = halves(tmp_path / "d", lambda path, data: pq.write_table(data, path), ".parquet")
+    for name in ("_SUCCESS", ".part-0.parquet.crc", "_metadata"):
+        (folder / name).write_bytes(b"")
+    for given in (folder, str(folder) + "/", f"{folder}/*", str(folder / "part-*.parquet"), f"{tmp_path}/**/*.parquet"):
+        found = evaluate(given)
+        assert found.scalars() == expected.scalars()
+        assert not found.notes
+        assert [f[-14:] for f in found.source.files] == ["part-0.parquet", "part-1.parquet"]
+    (folder / "state.json").write_text("{}")
+    assert any("1 other files" in n and "'state.json'" in n for n in evaluate(folder).notes)
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_name(tmp_path, expected):
+    path = tmp_path / "p[1].parquet"
+    pq.write_table(table(), path)
+    same(evaluate(path), expected)
+
+
+def test_patterns_and_directories_without_data(tmp_path):
+    refused(f"{tmp_path}/*.parquet", "*.parquet: no file matches")
+    (tmp_path / "epoch=1").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    refused(tmp_path, "a directory without a file of predictions", "'notes.txt'", "'epoch=1'", "**/*.parquet", "*.csv")
+    halves(tmp_path, arrow_file, ".arrow")
+    write_csv(tmp_path / "p.csv", WIDE, columns())
+    refused(tmp_path, "a directory of several formats (2 of Arrow, 1 of CSV), expected one", "'*.csv'")
+    refused([tmp_path / "p.csv", f"{tmp_path}/*.npz"], "*.npz: no file matches")
+
+
+def test_files_of_several_formats_are_taken_together(tmp_path, expected):
+    pq.write_table(table().slice(0, 50), tmp_path / "a.parquet")
+    arrow_file(tmp_path / "b.arrow", table().slice(50, 40))
+    np.savez(tmp_path / "c.npz", logits=SCORES[90:], label=LABELS[90:], text=TEXTS[90:])
+    same_figures = evaluate([tmp_path / "a.parquet", tmp_path / "b.arrow", tmp_path / "c.npz"])
+    assert same_figures.scalars() == expected.scalars()
+
+
+def test_more_files_than_may_be_open(tmp_path, expected):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for i in range(ROWS):
+        ARROW["file"](tmp_path / f"{i:03}.arrow", table().slice(i, 1))
+        pq.write_table(table().slice(i, 1), tmp_path / f"{i:03}.parquet")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (120, limits[1]))
+        for suffix in ("arrow", "parquet"):
+            assert evaluate(f"{tmp_path}/*.{suffix}").scalars() == expected.scalars()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_result_does_not_take_the_place_of_an_input(tmp_path, capsys):
+    pq.write_table(table(), tmp_path / "a.parquet")
+    pattern = str(tmp_path / "*.parquet")
+    assert main(["evaluate", pattern, "--json", str(tmp_path / "a.parquet")]) == 2
+    assert "is an input and would be overwritten" in capsys.readouterr().err
+    assert main(["evaluate", pattern, "--json", str(tmp_path / "e.json")]) == 0
+
+
 # ---------------------------------------------------------------- damage
 
 WRITERS = {

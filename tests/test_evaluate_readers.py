@@ -325,7 +325,7 @@ def test_nothing_to_score(tmp_path):
 
 def test_files_of_other_kinds(tmp_path):
     refused(tmp_path / "missing.parquet", "No such file")
-    refused(tmp_path, "Is a directory")
+    refused(tmp_path, "a directory without a file of predictions")
     for name, content, message in (
         ("empty", b"", "is empty"),
         ("p.xls", b"\xd0\xcf\x11\xe0", "none of the formats that are read here"),

@@ -13,6 +13,7 @@ from lossless._diagnose.rules import Case, examine
 from lossless.errors import EvaluationError
 
 from .errors import about
+from .inputs import find_files
 from .readers import Part, Reader, open_reader
 from .roles import SAMPLE_ROWS, Columns, Holds, Request, choose_columns, decide_kind
 from .rows import SUM_TOLERANCE, Kind, RawBatch
@@ -60,7 +61,8 @@ def make_plan(
     """Open the files, choose the columns, decide what the scores are, and cut the input into partitions."""
     if not paths:
         raise EvaluationError("no file to evaluate")
-    readers = [_opened(os.fspath(path), number) for number, path in enumerate(paths)]
+    files, skipped = find_files(paths)
+    readers = [_opened(path, number) for number, path in enumerate(files)]
     first = readers[0]
     with about(first.path):
         columns = choose_columns(first.table, request)
@@ -74,7 +76,7 @@ def make_plan(
         _check_classes(columns, classes)
     for reader, held in zip(readers[1:], rows[1:], strict=True):
         _check_alike(first, reader, columns, classes if held else None, given_names=class_names is not None)
-    notes = list(dict.fromkeys(note for reader in readers for note in reader.notes(columns)))
+    notes = skipped + list(dict.fromkeys(note for reader in readers for note in reader.notes(columns)))
     given = None if class_names is None else tuple(safe(name) for name in class_names)
     names = first.table.names_of(columns.scores, columns.label) if given is None else given
     if names is not None and (len(names) != classes or len(set(names)) != classes):

@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         metavar="FILE",
         nargs="+",
-        help="Parquet, Arrow or Feather, CSV or TSV (also .gz), NPZ; several files are taken together",
+        help="Parquet, Arrow or Feather, CSV or TSV (also .gz), NPZ; a pattern or a directory stands for its "
+        "files, and several files are taken together",
     )
     scores = parser.add_mutually_exclusive_group()
     column = "NAME", "of a column of lists, of a 2-d array, or the prefix of one column per class"
@@ -61,6 +62,7 @@ def _positive(text: str) -> int:
 def run(args: argparse.Namespace) -> None:
     """Evaluate the files and show, write or print the figures."""
     from lossless._evaluate import evaluate
+    from lossless._evaluate.inputs import find_files
 
     from ._console import Output, progress
     from ._files import UsageError, check_outputs, write_text
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         from lossless._report import build_page
         from lossless._report.page import render
     to_stdout = args.json == "-"
-    check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, args.files)
+    check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, find_files(args.files)[0])
     with progress("rows") as bar:
         evaluation = evaluate(
             args.files,
