@@ -328,6 +328,147 @@ def test_tables_that_are_none(tmp_path, content, message, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+# ---------------------------------------------------------------- NPY, and targets of their own
+
+
+def npy(path, array, order="C"):
+    np.save(path, np.asarray(array, order=order))
+    return path
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("name", ["logits.npy", "x.npy", "predictions_3.npy"])
+def test_npy(tmp_path, expected, order, name, monkeypatch):
+    monkeypatch.setattr("lossless._evaluate.readers.npy._PART_SCORES", 50 * CLASSES)
+    path, labels = npy(tmp_path / name, SCORES, order), npy(tmp_path / "y.npy", LABELS[:, None])
+    found = evaluate(path, targets=labels, workers=2)
+    assert found.scalars() == expected.scalars()
+    assert found.source.format == "NPY"
+    assert any("joined by the order of the rows" in note for note in found.notes)
+    (tmp_path / "big").mkdir()
+    big = npy(tmp_path / "big" / name, SCORES.astype(">f8")), npy(tmp_path / "big" / "y.npy", LABELS.astype(">i2"))
+    assert evaluate(big[0], targets=big[1]).scalars() == expected.scalars()
+
+
+def test_several_files_and_their_targets(tmp_path, expected):
+    npy(tmp_path / "logits_0.npy", SCORES[:60])
+    npy(tmp_path / "logits_1.npy", SCORES[60:])
+    pq.write_table(pa.table({"id": TEXTS, "y_true": LABELS}), tmp_path / "targets.parquet")
+    for workers in (1, 2):
+        found = evaluate(f"{tmp_path}/logits_?.npy", targets=tmp_path / "targets.parquet", workers=workers)
+        assert found.scalars() == expected.scalars()
+    npy(tmp_path / "names.npy", np.array(NAMES)[LABELS])
+    found = evaluate(f"{tmp_path}/logits_?.npy", targets=tmp_path / "names.npy", class_names=NAMES)
+    assert found.scalars() == expected.scalars()
+
+
+def test_npy_that_cannot_be_used(tmp_path):
+    path, labels = npy(tmp_path / "logits.npy", SCORES), npy(tmp_path / "y.npy", LABELS)
+    refused(path, "logits.npy: ", "--targets")
+    refused(npy(tmp_path / "fewer.npy", SCORES[1:]), "y.npy: 157 labels for 156 rows", "--on", targets=labels)
+    refused(
+        path, "no column named like a true label", "--label", targets=npy(tmp_path / "one_hot.npy", np.eye(4)[LABELS])
+    )
+    refused(path, "expected one label per row", targets=npy(tmp_path / "one_hot.npy", np.eye(4, dtype=int)[LABELS]))
+    refused(path, "missing.npy: No such file", targets=tmp_path / "missing.npy")
+    refused(path, "expected whole numbers", targets=npy(tmp_path / "half.npy", LABELS + 0.5))
+    refused(path, "--on names 'id'", targets=labels, on="id")
+    refused(path, "--on", "--targets", on="id")
+    np.save(tmp_path / "objects.npy", np.array([{}] * ROWS), allow_pickle=True)
+    refused(path, "pickled", targets=tmp_path / "objects.npy")
+    refused(tmp_path / "objects.npy", "pickled", targets=labels)
+    path.write_bytes(path.read_bytes()[:-1])
+    refused(path, "cut short or damaged", targets=labels)
+
+
+KEYS = {"texts": [f"id-{i}" for i in range(ROWS)], "numbers": np.arange(ROWS) * 7 - 300}
+SHUFFLED = RNG.permutation(ROWS)
+
+
+def joined(folder, kind, keep=SHUFFLED):
+    """Scores with keys, and targets in another order."""
+    keys = pa.array(KEYS[kind])
+    data = {"id": keys, "logits": fixed(SCORES), "label": (LABELS + 1) % CLASSES, "text": TEXTS}
+    pq.write_table(pa.table(data), folder / "p.parquet", row_group_size=50)
+    rows = list(zip(keys.take(pa.array(keep)).to_pylist(), LABELS[keep], strict=True))
+    return folder / "p.parquet", write_csv(folder / "targets.csv", ["id", "target"], rows)
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_targets_joined_by_a_key(tmp_path, expected, kind, monkeypatch):
+    path, targets = joined(tmp_path, kind)
+    found = evaluate(path, targets=targets, on="id", workers=2)
+    assert found.scalars() == expected.scalars()
+    assert [r.row for r in found.surprising] == [r.row for r in expected.surprising]
+    assert found.source.label == "target"
+    assert any("'target' of" in note and "joined by 'id'" in note for note in found.notes)
+    assert found.left_out["unmatched"] == 0
+    monkeypatch.setattr(csv_reader, "_BLOCKS", (256,))
+    assert evaluate(path, targets=str(targets), on="id").scalars() == expected.scalars()
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_keys_that_are_missing(tmp_path, kind):
+    path, targets = joined(tmp_path, kind, SHUFFLED[:100])
+    found = evaluate(path, targets=targets, on="id")
+    np.savez(tmp_path / "kept.npz", logits=SCORES[np.sort(SHUFFLED[:100])], label=LABELS[np.sort(SHUFFLED[:100])])
+    assert found.scalars() == evaluate(tmp_path / "kept.npz").scalars()
+    assert (found.left_out["unmatched"], found.left_out["missing"]) == (57, 0)
+    assert any("57 rows have a key that is not among the targets" in note for note in found.notes)
+
+
+def test_targets_without_scores_are_counted(tmp_path):
+    path, targets = joined(tmp_path, "numbers")
+    pq.write_table(pq.read_table(path).slice(0, 100), path)
+    assert any(
+        "at least 57 of the 157 targets have no scores" in n for n in evaluate(path, targets=targets, on="id").notes
+    )
+
+
+def test_nulls_among_the_keys(tmp_path):
+    path, targets = joined(tmp_path, "texts")
+    keys = [None, *KEYS["texts"][1:]]
+    pq.write_table(pa.table({"id": keys, "logits": fixed(SCORES)}), path)
+    found = evaluate(path, targets=targets, on="id")
+    assert (found.left_out["missing"], found.left_out["unmatched"], found.rows) == (1, 0, ROWS - 1)
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_keys_that_cannot_be_used(tmp_path, kind):
+    path, targets = joined(tmp_path, kind, np.append(SHUFFLED, SHUFFLED[3]))
+    refused(
+        path, f"targets.csv: column 'id' holds '{KEYS[kind][SHUFFLED[3]]}' at rows 3 and 157", targets=targets, on="id"
+    )
+    refused(path, "targets.csv: --on names 'text'", targets=targets, on="text")
+    refused(path, "p.parquet: --on names 'target'", targets=targets, on="target")
+    path, targets = joined(tmp_path, kind)
+    write_csv(targets, ["id", "target"], [(i if kind == "texts" else f"x{i}", 0) for i in range(ROWS)])
+    refused(path, "'id' holds", "expected texts in both or whole numbers in both", targets=targets, on="id")
+    write_csv(targets, ["id", "target"], [(f"y{i}" if kind == "texts" else 9**6 + i, 0) for i in range(ROWS)])
+    refused(path, "none of the 157 rows can be scored: 157 rows have a key", targets=targets, on="id")
+    write_csv(targets, ["id", "pred"], [(i, 0) for i in range(ROWS)])
+    refused(path, "targets.csv: found no column named like a true label", targets=targets, on="id")
+
+
+def test_targets_of_a_competition(tmp_path):
+    """Scores by class name in one file, the names of the true classes in another."""
+    rows = [[i, *row] for i, row in enumerate(numbers(PROBS))]
+    path = write_csv(tmp_path / "submission.csv", ["id", *NAMES], rows)
+    targets = write_csv(tmp_path / "truth.csv", ["id", "label"], [(i, NAMES[LABELS[i]]) for i in SHUFFLED])
+    found = evaluate(path, targets=targets, on="id")
+    np.savez(tmp_path / "p.npz", prob=PROBS, label=LABELS)
+    assert found.scalars() == evaluate(tmp_path / "p.npz").scalars()
+    assert found.source.class_names == NAMES
+
+
+def test_targets_on_the_command_line(tmp_path, capsys):
+    path, targets = joined(tmp_path, "texts")
+    assert main(["evaluate", str(path), "--targets", str(targets), "--on", "id"]) == 0
+    assert "joined by 'id'" in capsys.readouterr().out
+    assert main(["evaluate", str(path), "--targets", str(targets), "--on", "id", "--json", str(targets)]) == 2
+    assert "is an input" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- patterns and directories
 
 
@@ -402,6 +543,7 @@ def test_a_result_does_not_take_the_place_of_an_input(tmp_path, capsys):
 # ---------------------------------------------------------------- damage
 
 WRITERS = {
+    "npy": lambda path: npy(path.with_suffix(".npy"), SCORES),
     "arrow": lambda path: arrow_file(path, table()),
     "stream": lambda path: arrow_stream(path, table()),
     "feather": lambda path: write_feather(path, table()),
@@ -413,12 +555,13 @@ WRITERS = {
 
 @pytest.mark.parametrize("form", WRITERS)
 def test_files_cut_short(tmp_path, form):
+    targets = npy(tmp_path / "y.npy", LABELS) if form == "npy" else None
     path = WRITERS[form](tmp_path / "p")
     content = path.read_bytes()
     for size in [*range(1, 40), *np.linspace(40, len(content) - 1, 40).astype(int)]:
         path.write_bytes(content[:size])
         try:
-            found = evaluate(path)
+            found = evaluate(path, targets=targets)
         except LosslessError:
             continue
         # a text may end at any line, and a stream at any record batch
@@ -429,6 +572,7 @@ def test_files_cut_short(tmp_path, form):
 @pytest.mark.parametrize("form", WRITERS)
 def test_damaged_files_end_in_an_error_or_in_figures(tmp_path, form):
     path = WRITERS[form](tmp_path / "p")
+    targets = npy(tmp_path / "y.npy", LABELS) if form == "npy" else None
     content = path.read_bytes()
     rng = np.random.default_rng(0)
     started = time.monotonic()
@@ -438,11 +582,13 @@ def test_damaged_files_end_in_an_error_or_in_figures(tmp_path, form):
             damaged[position] = rng.integers(0, 256)
         path.write_bytes(damaged)
         with contextlib.suppress(EvaluationError):
-            evaluate(path)
+            evaluate(path, targets=targets)
     assert time.monotonic() - started < 60
 
 
-@pytest.mark.parametrize("magic", [b"", b"ARROW1\0\0", b"\xff\xff\xff\xff", b"a,label\n", b"\x1f\x8b\x08\0"])
+@pytest.mark.parametrize(
+    "magic", [b"", b"ARROW1\0\0", b"\x93NUMPY\1\0", b"\xff\xff\xff\xff", b"a,label\n", b"\x1f\x8b\x08\0"]
+)
 def test_noise_is_refused(tmp_path, magic):
     rng = np.random.default_rng(1)
     for size in rng.integers(1, 3000, 60):

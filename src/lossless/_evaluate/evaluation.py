@@ -19,6 +19,7 @@ from .readers import open_reader
 from .roles import Request, detail_columns
 from .rows import Kind
 from .strict_json import dumps, plain
+from .targets import load_labels
 from .text import enumerated, safe, shown
 
 SCHEMA = "lossless.evaluation/1"
@@ -132,6 +133,8 @@ def evaluate(
     probs: str | None = None,
     log_probs: str | None = None,
     label: str | None = None,
+    targets: str | os.PathLike[str] | None = None,
+    on: str | None = None,
     class_names: Sequence[str] | None = None,
     ignore_index: int | None = -100,
     surprising: int = 20,
@@ -151,6 +154,10 @@ def evaluate(
             after their classes (cat..owl).
         label: the column of true classes: 0..C-1, class names, or the values of an NPZ array `classes`, one for each
             score, as scikit-learn's models have it.
+        targets: a file with the labels, where they are not beside the scores: of any format, or an .npy array. They are
+            held in memory.
+        on: the column of texts or whole numbers by which `targets` are joined to the scores; by default its rows are
+            those of the files, in their order.
         class_names: names of the classes in score order.
         ignore_index: rows with this label are left out; None if no label means that.
         surprising: how many of the rows of largest loss to keep.
@@ -185,7 +192,15 @@ def evaluate(
         raise ParameterError(f"evaluate: workers got {workers}, expected 1 or more")
     paths = [files] if isinstance(files, str | os.PathLike) else list(files)
     request = Request(logits, probs, log_probs, label)
-    plan = make_plan(paths, request, class_names=class_names, ignore_index=ignore_index, surprising=surprising)
+    plan = make_plan(
+        paths,
+        request,
+        targets=targets,
+        on=on,
+        class_names=class_names,
+        ignore_index=ignore_index,
+        surprising=surprising,
+    )
     return evaluate_plan(plan, workers=workers, progress=progress)[0]
 
 
@@ -265,11 +280,12 @@ def _evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Eva
         surprising=_with_details(plan, results["surprising"]),
         left_out={
             "missing": partial.screening.no_value.rows,
+            **({} if plan.columns.key is None else {"unmatched": partial.screening.unmatched.rows}),
             "ignored": partial.screening.ignored.rows,
             "no_distribution": partial.screening.no_distribution.rows,
         },
         infinite=results["peculiar"].infinite.rows,
-        notes=(*plan.notes, *left_out, *_notes(plan, results)),
+        notes=(*plan.notes, *left_out, *_unused_targets(plan, partial.screening), *_notes(plan, results)),
         findings=plan.findings,
     )
 
@@ -295,6 +311,7 @@ def _first(plan: Plan, count: Count) -> str:
 def _left_out_notes(plan: Plan, screening: Screening) -> list[str]:
     reasons = (
         (screening.no_value, "have no scores or no label"),
+        (screening.unmatched, "have a key that is not among the targets"),
         (screening.ignored, f"have the ignored label {plan.ignore_index}"),
         (screening.no_distribution, "have scores that give no distribution (NaN, several +inf, or nothing but -inf)"),
     )
@@ -303,6 +320,16 @@ def _left_out_notes(plan: Plan, screening: Screening) -> list[str]:
         for count, reason in reasons
         if count.rows
     ]
+
+
+def _unused_targets(plan: Plan, screening: Screening) -> list[str]:
+    """How many targets have no scores; more, if several rows have the same key."""
+    columns = plan.columns
+    if columns.targets is None or columns.key is None:
+        return []
+    targets = len(load_labels(columns.targets, columns.label, columns.class_names).labels)
+    unused = targets - (plan.rows - screening.no_value.rows - screening.unmatched.rows)
+    return [f"at least {unused} of the {targets} targets have no scores"] if unused > 0 else []
 
 
 def _notes(plan: Plan, results: Mapping[str, Any]) -> list[str]:

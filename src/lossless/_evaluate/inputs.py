@@ -18,6 +18,7 @@ _FORMATS = {
     "Arrow": (".arrow", ".feather", ".ipc"),
     "CSV": (".csv", ".tsv"),
     "NPZ": (".npz",),
+    "NPY": (".npy",),
 }
 _BY_SUFFIX = {suffix: format for format, suffixes in _FORMATS.items() for suffix in suffixes}
 

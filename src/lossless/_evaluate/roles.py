@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lossless.errors import EvaluationError
 
-from .rows import SUM_TOLERANCE, Kind
+from .rows import SUM_TOLERANCE, Kind, Values
 from .text import enumerated, quoted, shown
 
 SAMPLE_ROWS = 1024
@@ -112,14 +112,31 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Targets:
+    """A file of labels, and how its rows are joined to those of the scores."""
+
+    path: str
+    stamp: tuple[int, int]  # size and time of change
+    key: ValueColumn | None = None  # its column of keys
+    starts: tuple[int, ...] = ()  # without keys: its row for the first row of each file of scores
+
+
+@dataclass(frozen=True)
 class Columns:
     """The columns that were chosen."""
 
     scores: ScoreColumn
-    label: ValueColumn
+    label: ValueColumn  # of the targets, if there are any
     details: tuple[str, ...] = ()  # shown with the most surprising rows
     class_names: tuple[str, ...] | None = None  # in score order
     class_values: tuple[int, ...] | None = None  # the label of each score; None for 0..C-1
+    targets: Targets | None = None
+    key: ValueColumn | None = None  # what is read beside the scores to join them to the targets
+
+    @property
+    def beside(self) -> ValueColumn | None:
+        """What is read of a file of scores besides them."""
+        return self.label if self.targets is None else self.key
 
 
 # ---------------------------------------------------------------- scores
@@ -294,8 +311,8 @@ def choose_label(table: Table, request: Request) -> ValueColumn:
     known = [c for c in usable if promises_truth(c.name)]
     if not known:
         raise EvaluationError(
-            "found no column named like a true label (label, target, y_true, ...); name it by --label, and never a "
-            f"column of predictions.{_no_label(table, promises_truth)} Columns: {table.describe()}"
+            "found no column named like a true label (label, target, y_true, ...); name it by --label, or a file that has "
+            f"it by --targets, and never predictions.{_no_label(table, promises_truth)} Columns: {table.describe()}"
         )
     if len(known) > 1:
         names = quoted([c.name for c in known])
@@ -328,11 +345,17 @@ def _looks_written_by_timm(table: Table) -> bool:
     return "filename" in names and any(c.name in ("prob", "logit") for c in table.scores)
 
 
-def choose_columns(table: Table, request: Request, details: int = 3) -> Columns:
-    """The columns to read; `details` other columns of text or integers go with the most surprising rows."""
-    scores, label = choose_scores(table, request), choose_label(table, request)
+def choose_columns(table: Table, label: ValueColumn | None, request: Request, details: int = 3) -> Columns:
+    """The columns to read; `details` other columns of text or integers go with the most surprising rows.
+
+    The label is that of another file, or else chosen here.
+    """
+    scores = choose_scores(table, request)
+    own = choose_label(table, request) if label is None else None
+    label = label or own
+    assert label is not None
     names = Counter([*(c.name for c in table.scores if len(c.members) == 1), *(c.name for c in table.values)])
-    for name in (*scores.members, label.name):
+    for name in (*scores.members, *([own.name] if own else [])):
         if names[name] > 1:
             raise EvaluationError(f"two columns are called '{shown(name)}'; write the file with different names")
     if scores.class_names is not None and not label.text and request.scores() is None:
@@ -341,7 +364,9 @@ def choose_columns(table: Table, request: Request, details: int = 3) -> Columns:
             f"label column '{shown(label.name)}' holds {shown(label.type)}: nothing says which number is which class. "
             f"If the labels count these columns from 0, name them by --logits, --probs or --log-probs"
         )
-    others = [name for name in detail_columns(table, scores.rows) if names[name] == 1 and name != label.name]
+    others = [
+        name for name in detail_columns(table, scores.rows) if names[name] == 1 and (own is None or name != own.name)
+    ]
     return Columns(scores, label, tuple(others[:details]), class_values=table.class_values)
 
 
@@ -353,7 +378,18 @@ def detail_columns(table: Table, rows: int) -> list[str]:
 # ---------------------------------------------------------------- values of the label column
 
 
-def label_indices(values: NDArray[Any], column: str, first_row: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def indices(
+    values: Values, column: ValueColumn, first_row: int, class_names: tuple[str, ...] | None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Labels as a reader yields them as indices, and which are missing."""
+    if column.text:
+        return name_indices(list(values), column.name, first_row, class_names)
+    return label_indices(np.asarray(values), column.name, first_row)
+
+
+def label_indices(
+    values: NDArray[Any], column: str, first_row: int, role: str = "label"
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Integer labels as int64, and which are missing; floats are taken if they are whole numbers, NaN is no label."""
     missing = np.zeros(len(values), bool)
     unfit = missing
@@ -367,11 +403,12 @@ def label_indices(values: NDArray[Any], column: str, first_row: int) -> tuple[ND
         i = int(np.flatnonzero(unfit)[0])
         regression = (
             ""
-            if values.dtype.kind == "u"
+            if values.dtype.kind == "u" or role != "label"
             else (". If it is a regression target, this command does not evaluate it yet")
         )
         raise EvaluationError(
-            f"label column '{shown(column)}' holds {values[i]!s} at row {first_row + i}, expected whole numbers 0..C-1"
+            f"{role} column '{shown(column)}' holds {values[i]!s} at row {first_row + i}, expected whole numbers"
+            f"{' 0..C-1' if role == 'label' else ''}"
             f"{regression}"
         )
     return values.astype(np.int64), missing

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         metavar="FILE",
         nargs="+",
-        help="Parquet, Arrow or Feather, CSV or TSV (also .gz), NPZ; a pattern or a directory stands for its "
+        help="Parquet, Arrow or Feather, CSV or TSV (also .gz), NPZ, NPY; a pattern or a directory stands for its "
         "files, and several files are taken together",
     )
     scores = parser.add_mutually_exclusive_group()
@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scores.add_argument("--probs", metavar=column[0], help="the scores are probabilities")
     scores.add_argument("--log-probs", metavar=column[0], help="the scores are log-probabilities")
     parser.add_argument("--label", metavar="COL", help="the column of true classes, 0..C-1 or class names")
+    parser.add_argument("--targets", metavar="FILE", help="the file with the true classes, if it is another one")
+    parser.add_argument(
+        "--on", metavar="COL", help="join the targets by this column (default: by the order of the rows)"
+    )
     parser.add_argument(
         "--ignore-index", metavar="N", type=int, default=-100, help="leave out rows with this label (default: -100)"
     )
@@ -73,7 +77,8 @@ def run(args: argparse.Namespace) -> None:
         from lossless._report import build_page
         from lossless._report.page import render
     to_stdout = args.json == "-"
-    check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, find_files(args.files)[0])
+    inputs = find_files(args.files)[0] + ([] if args.targets is None else [args.targets])
+    check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, inputs)
     with progress("rows") as bar:
         evaluation = evaluate(
             args.files,
@@ -81,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
             probs=args.probs,
             log_probs=args.log_probs,
             label=args.label,
+            targets=args.targets,
+            on=args.on,
             ignore_index=args.ignore_index,
             surprising=args.surprising,
             workers=args.workers,

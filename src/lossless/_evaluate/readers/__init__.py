@@ -14,11 +14,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lossless.errors import EvaluationError, MissingExtraError
 
 from ..errors import about
-from ..roles import Columns, ScoreColumn, Table
-from ..rows import RawBatch
+from ..roles import Columns, ScoreColumn, Table, ValueColumn
+from ..rows import RawBatch, Values
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,14 @@ class Reader(Protocol):
     def parts(self, columns: Columns, classes: int) -> Sequence[Part]:
         """The rows of these columns cut into parts, the same whoever asks."""
 
-    def notes(self, columns: Columns) -> list[str]:
-        """What the reader does to these columns that their owner should know."""
+    def notes(self, value: ValueColumn | None) -> list[str]:
+        """What the reader does to its file and to a column of labels or keys that their owner should know."""
 
     def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
         """The rows of a part, in order, a few megabytes at a time."""
+
+    def values(self, column: ValueColumn) -> Iterator[tuple[Values, NDArray[np.bool_]]]:
+        """One column of the whole file in blocks, and which of its values are null."""
 
     def details(self, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
         """Values of further columns for a few rows: {row: {column: value}}."""
@@ -65,6 +71,7 @@ _FORMATS = (
     (b"ARROW1", "ipc", "IpcReader"),
     (b"\xff\xff\xff\xff", "ipc", "IpcStreamReader"),
     (b"PK", "npz", "NpzReader"),
+    (b"\x93NUMPY", "npy", "NpyReader"),
 )
 _SAVE = "numpy.savez('predictions.npz', logits=..., label=...)"
 _REFUSED = (
@@ -106,7 +113,7 @@ def open_reader(path: str, file: int) -> Reader:
             if head.startswith(magic):
                 raise EvaluationError(why)
         raise EvaluationError(
-            "none of the formats that are read here: Parquet, Arrow or Feather, CSV or TSV, NPZ. "
+            "none of the formats that are read here: Parquet, Arrow or Feather, CSV or TSV, NPZ, NPY. "
             f"Convert it, e.g. by DataFrame.to_parquet('predictions.parquet') or {_SAVE}"
         )
 

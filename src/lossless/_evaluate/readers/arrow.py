@@ -23,11 +23,9 @@ from ..roles import (
     Table,
     ValueColumn,
     class_prefix,
-    label_indices,
-    name_indices,
     promises_truth,
 )
-from ..rows import RawBatch
+from ..rows import RawBatch, Values
 from ..text import safe, shown
 from . import Part, batch_rows
 
@@ -104,23 +102,31 @@ class ArrowReader:
                 return int(lengths[0].as_py())
         raise EvaluationError(f"column '{shown(scores.name)}' holds no scores")
 
-    def notes(self, columns: Columns) -> list[str]:
+    def notes(self, value: ValueColumn | None) -> list[str]:
         """Labels in lists of one are squeezed."""
-        if is_list(self._schema.field(columns.label.name).type):
-            name = shown(columns.label.name)
-            return [f"label column '{name}' holds lists of one value (shape (N, 1)); they were squeezed"]
+        if value is not None and is_list(self._schema.field(value.name).type):
+            return [f"label column '{shown(value.name)}' holds lists of one value (shape (N, 1)); they were squeezed"]
         return []
 
     def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
-        """Scores and labels of the units of a part."""
-        row = part.first_row
-        names = [*columns.scores.members, columns.label.name]
+        """Scores and labels (or keys) of the units of a part."""
+        row, beside = part.first_row, columns.beside
+        names = [*columns.scores.members, *([] if beside is None else [beside.name])]
         for batch in self._read(part.selection, names, batch_rows(classes)):
             by_name = {name: batch.column(batch.schema.get_field_index(name)) for name in names}
-            scores, no_scores = self._scores([by_name[m] for m in columns.scores.members], columns, classes, row)
-            labels, no_label = self._labels(by_name[columns.label.name], columns, row)
-            missing = no_scores | no_label
-            yield RawBatch(self.file, row, scores, labels, missing if missing.any() else None)
+            scores, missing = self._scores([by_name[m] for m in columns.scores.members], columns, classes, row)
+            values: Values = []
+            if beside is not None:
+                values, nulls = _plain(by_name[beside.name], beside, row)
+                missing = missing | nulls
+            yield RawBatch(self.file, row, scores, values, missing if missing.any() else None)
+            row += batch.num_rows
+
+    def values(self, column: ValueColumn) -> Iterator[tuple[Values, NDArray[np.bool_]]]:
+        """One column of the whole file, and which of its values are null."""
+        row = 0
+        for batch in self._read(range(len(self._sizes())), [column.name], batch_rows(1)):
+            yield _plain(batch.column(0), column, row)
             row += batch.num_rows
 
     def _scores(
@@ -145,22 +151,21 @@ class ArrowReader:
         scores[~missing] = present
         return scores, missing
 
-    def _labels(self, array: pa.Array, columns: Columns, row: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """(n,) labels, and which rows have none."""
-        name = columns.label.name
-        if is_list(array.type):
-            array = _squeeze(array, name, row)
-        missing = _nulls(array)
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
-        if columns.label.text:
-            return name_indices(values_of(array), name, row, columns.class_names)
-        if pa.types.is_boolean(array.type):
-            array = array.cast(pa.int8())
-        if array.null_count:
-            array = array.fill_null(0)
-        labels, undefined = label_indices(array.to_numpy(zero_copy_only=False), name, row)
-        return labels, missing | undefined
+
+def _plain(array: pa.Array, column: ValueColumn, row: int) -> tuple[Values, NDArray[np.bool_]]:
+    """(n,) values, numbers in an array and texts in a list, and which are null."""
+    if is_list(array.type):
+        array = _squeeze(array, column.name, row)
+    missing = _nulls(array)
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if column.text:
+        return values_of(array), missing
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.int8())
+    if array.null_count:
+        array = array.fill_null(0)
+    return array.to_numpy(zero_copy_only=False), missing
 
 
 @contextmanager
