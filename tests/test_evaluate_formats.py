@@ -5,7 +5,9 @@ import csv
 import gzip
 import io
 import json
+import pickle
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -328,6 +330,104 @@ def test_tables_that_are_none(tmp_path, content, message, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+# ---------------------------------------------------------------- JSON lines
+
+
+def write_jsonl(path, rows):
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def objects():
+    return [{"logits": x.tolist(), "label": int(y), "text": t} for x, y, t in zip(SCORES, LABELS, TEXTS, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.jsonl.gz"])
+def test_json_lines(tmp_path, expected, name):
+    path = write_jsonl(tmp_path / name, objects())
+    same(evaluate(path), expected)
+    assert evaluate(path).source.format == "JSON lines"
+    other = [{f"logit_{j}": v for j, v in enumerate(row.pop("logits"))} | row | {"extra": {}} for row in objects()]
+    same(evaluate(write_jsonl(tmp_path / name, other)), expected)
+    text = write_jsonl(tmp_path / "q.jsonl", objects()).read_text()
+    (tmp_path / "q.jsonl").write_text("\ufeff\r\n" + text.replace("\n", "\r\n\n").rstrip())
+    same(evaluate(tmp_path / "q.jsonl"), expected)
+
+
+def test_json_values_of_all_kinds(tmp_path):
+    rows = objects()
+    rows[0]["logits"] = [1, 2, 3, 4]  # whole numbers may be scores
+    rows[1]["logits"] = None
+    rows[2].pop("label")
+    rows[3]["logits"] = [1.0, float("nan"), 0.0, 0.0]
+    rows[4]["logits"] = [1.0, float("-inf"), 0.0, 0.0]
+    rows[5]["logits"][2] = None
+    rows[6]["text"] = {"not": "text"}
+    rows[7]["text"] = "\ud800"
+    found = evaluate(write_jsonl(tmp_path / "p.jsonl", rows), surprising=ROWS)
+    assert (found.left_out["missing"], found.left_out["no_distribution"]) == (2, 2)
+    details = {r.row: r.details for r in found.surprising}
+    assert len(details) == ROWS - 4
+    found.to_json().encode()
+    named = [row | {"label": NAMES[row["label"]]} for row in objects()]
+    assert evaluate(write_jsonl(tmp_path / "p.jsonl", named), class_names=NAMES).rows == ROWS
+
+
+def samples(least=2):
+    """What lm-eval writes: log-likelihoods as texts, and a number of choices that differs by row."""
+    for i, (row, y) in enumerate(zip(SCORES, LABELS, strict=True)):
+        choices = [[repr(float(x) - 20), str(x == row.max())] for x in row[: max(least, int(y) + 1)]]
+        yield {"doc_id": i, "doc": {"query": TEXTS[i]}, "target": int(y), "filtered_resps": choices, "acc": 1.0}
+
+
+def test_samples_of_lm_eval(tmp_path):
+    path = write_jsonl(tmp_path / "samples_task.jsonl", samples())
+    found = evaluate(path)
+    scores = np.full_like(SCORES, -np.inf)
+    for i, y in enumerate(LABELS):
+        scores[i, : max(2, y + 1)] = SCORES[i, : max(2, y + 1)] - 20
+    np.savez(tmp_path / "p.npz", logits=scores, label=LABELS)
+    assert found.scalars() == evaluate(tmp_path / "p.npz").scalars()
+    assert found.source.scores == "filtered_resps"
+    assert any("rows have 2 to 4 choices" in note for note in found.notes)
+    assert not evaluate(write_jsonl(path, samples(4))).notes
+    rows = list(samples())
+    rows[30]["filtered_resps"] = [["x", "False"]]
+    refused(write_jsonl(path, rows), "at row 30", "log-likelihood")
+    texts = [row | {"filtered_resps": ["yes"]} for row in samples()]
+    refused(write_jsonl(path, texts), "'filtered_resps' holds list")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[1, 2]", "a JSON array"),
+        (b"{\n", "line 1 is no JSON"),
+        (b'{"logits": [1.5, 2.5], "label": 0}\n7\n', "line 2 holds '7', expected an object"),
+        (b'{"logits": [1.5, 2.5], "label": 0}\n\n{"logits": [1.5, 2', "line 3 is no JSON"),
+        (b'{"logits": [1.5, 2.5], "label": 0}\n{"logits": [1.5], "label": 0}', "1 scores at row 1, expected 2"),
+        (b'{"logits": [1.5, 2.5], "label": 0}\n{"logits": [1.5, "a"], "label": 0}', "holds list"),
+        (b'{"logits": [1.5, 2.5], "label": 123456789012345678901234567890}', "at row 0"),
+        (
+            b'{"logits": [1.5, 2.5], "label": 0}' + b'\n{"logits": [1.5, 2.5], "label": 0}' * 300 + b'\n{"label": "x"}',
+            "at row 301",
+        ),
+        (b'{"logits": ' + b"[" * 100000, "line 1 is no JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "line 1 is no JSON"),
+        (b"{}\n", "no column named like scores"),
+        (b'{"logits": [], "label": 0}', "p.jsonl: "),
+        (b'{"logits": [1.5, 2.5], "pred": 0}', "no column named like a true label"),
+        (gzip.compress(b'{"logits": [1.5, 2.5], "label": 0}' * 9)[:-9], "p.jsonl: "),
+    ],
+)
+def test_json_lines_that_are_none(tmp_path, content, message, capsys):
+    (tmp_path / "p.jsonl").write_bytes(content)
+    refused(tmp_path / "p.jsonl", "p.jsonl: ", message)
+    assert main(["evaluate", str(tmp_path / "p.jsonl")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 # ---------------------------------------------------------------- NPY, and targets of their own
 
 
@@ -540,9 +640,34 @@ def test_a_result_does_not_take_the_place_of_an_input(tmp_path, capsys):
     assert main(["evaluate", pattern, "--json", str(tmp_path / "e.json")]) == 0
 
 
+# ---------------------------------------------------------------- pickles
+
+
+class Bomb:
+    def __reduce__(self):
+        return pytest.fail, ("unpickled",)
+
+
+@pytest.mark.parametrize("name", ["p.pkl", "p.pickle", "p.joblib", "p.pt", "p"])
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+@pytest.mark.parametrize("packed", [bytes, gzip.compress, zlib.compress])
+def test_pickles_are_refused(tmp_path, name, protocol, packed, capsys):
+    path = tmp_path / name
+    path.write_bytes(packed(pickle.dumps({"logits": Bomb()}, protocol)))
+    if name in ("p.pt", "p") and (protocol == 0 or packed is not bytes):
+        refused(path, name)
+    else:
+        refused(path, "a pickle", "numpy.savez('predictions.npz', logits=..., label=...)")
+    assert main(["evaluate", str(path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 # ---------------------------------------------------------------- damage
 
 WRITERS = {
+    "jsonl": lambda path: write_jsonl(path, objects()),
+    "jsonl.gz": lambda path: write_jsonl(path.with_suffix(".gz"), objects()),
+    "samples": lambda path: write_jsonl(path, samples()),
     "npy": lambda path: npy(path.with_suffix(".npy"), SCORES),
     "arrow": lambda path: arrow_file(path, table()),
     "stream": lambda path: arrow_stream(path, table()),
@@ -565,7 +690,7 @@ def test_files_cut_short(tmp_path, form):
         except LosslessError:
             continue
         # a text may end at any line, and a stream at any record batch
-        assert form in ("csv", "cells", "stream")
+        assert form in ("csv", "cells", "jsonl", "samples", "stream")
         assert found.source.rows < ROWS or form == "stream" or size > len(content) - len(TEXTS[0])
 
 
@@ -587,7 +712,7 @@ def test_damaged_files_end_in_an_error_or_in_figures(tmp_path, form):
 
 
 @pytest.mark.parametrize(
-    "magic", [b"", b"ARROW1\0\0", b"\x93NUMPY\1\0", b"\xff\xff\xff\xff", b"a,label\n", b"\x1f\x8b\x08\0"]
+    "magic", [b"", b"ARROW1\0\0", b"\x93NUMPY\1\0", b"\xff\xff\xff\xff", b"a,label\n", b"{", b"\x1f\x8b\x08\0"]
 )
 def test_noise_is_refused(tmp_path, magic):
     rng = np.random.default_rng(1)

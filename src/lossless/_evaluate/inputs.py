@@ -17,6 +17,7 @@ _FORMATS = {
     "Parquet": (".parquet", ".pq"),
     "Arrow": (".arrow", ".feather", ".ipc"),
     "CSV": (".csv", ".tsv"),
+    "JSON lines": (".jsonl", ".ndjson"),
     "NPZ": (".npz",),
     "NPY": (".npy",),
 }

@@ -14,7 +14,7 @@ from lossless.errors import EvaluationError
 
 from .errors import about
 from .inputs import find_files
-from .readers import Part, Reader, open_reader
+from .readers import Part, Reader, open_reader, stamp
 from .roles import (
     SAMPLE_ROWS,
     Columns,
@@ -27,7 +27,7 @@ from .roles import (
     decide_kind,
 )
 from .rows import SUM_TOLERANCE, Batch, Kind
-from .targets import key_column, labelled, load_labels, stamp
+from .targets import key_column, labelled, load_labels
 from .text import quoted, safe, shown
 
 MOST_CLASSES = 1 << 24  # a row of float64 numbers is then 128 MiB, and a run holds several
@@ -95,7 +95,7 @@ def make_plan(
         _check_classes(columns, classes)
     for reader, held in zip(readers[1:], rows[1:], strict=True):
         _check_alike(first, reader, columns, classes if held else None, given_names=class_names is not None)
-    notes = skipped + list(dict.fromkeys(note for reader in readers for note in reader.notes(columns.beside)))
+    notes = skipped + list(dict.fromkeys(note for reader in readers for note in reader.notes(columns)))
     given = None if class_names is None else tuple(safe(name) for name in class_names)
     names = (_names(first, truth, columns)) if given is None else given
     if names is not None and (len(names) != classes or len(set(names)) != classes):

@@ -147,7 +147,7 @@ _KIND_NAMES = {  # tried in this order, since log_probs are also something_probs
     Kind.LOGITS: re.compile(r"(\w+_)?(logits?|raw_?scores?|decision_function)(_\w+)?"),
     Kind.PROBS: re.compile(r"(\w+_)?(probs?|probabilit(y|ies)|proba|softmax)"),
 }
-_NEUTRAL_NAMES = re.compile(r"(\w+_)?(scores?|outputs?|predictions?|preds?)")
+_NEUTRAL_NAMES = re.compile(r"(\w+_)?(scores?|outputs?|predictions?|preds?)|filtered_resps")  # the last is lm-eval's
 
 
 def _plain(name: str) -> str:
@@ -311,8 +311,8 @@ def choose_label(table: Table, request: Request) -> ValueColumn:
     known = [c for c in usable if promises_truth(c.name)]
     if not known:
         raise EvaluationError(
-            "found no column named like a true label (label, target, y_true, ...); name it by --label, or a file that has "
-            f"it by --targets, and never predictions.{_no_label(table, promises_truth)} Columns: {table.describe()}"
+            "found no column named like a true label (label, target, y_true, ...); name it by --label (or by "
+            f"--targets, if it is in another file), and never predictions.{_no_label(table, promises_truth)} Columns: {table.describe()}"
         )
     if len(known) > 1:
         names = quoted([c.name for c in known])

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +27,6 @@ def key_column(table: Table, name: str) -> ValueColumn:
     raise EvaluationError(
         f"--on names '{shown(name)}', expected a column of texts or whole numbers. Columns: {table.describe()}"
     )
-
-
-def stamp(path: str) -> tuple[int, int]:
-    """Size and time of change of a file, which tell a copy in memory from another file of that name."""
-    status = Path(path).stat()
-    return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)

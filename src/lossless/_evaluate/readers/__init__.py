@@ -47,8 +47,8 @@ class Reader(Protocol):
     def parts(self, columns: Columns, classes: int) -> Sequence[Part]:
         """The rows of these columns cut into parts, the same whoever asks."""
 
-    def notes(self, value: ValueColumn | None) -> list[str]:
-        """What the reader does to its file and to a column of labels or keys that their owner should know."""
+    def notes(self, columns: Columns) -> list[str]:
+        """What the reader does to these columns that their owner should know."""
 
     def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
         """The rows of a part, in order, a few megabytes at a time."""
@@ -74,15 +74,14 @@ _FORMATS = (
     (b"\x93NUMPY", "npy", "NpyReader"),
 )
 _SAVE = "numpy.savez('predictions.npz', logits=..., label=...)"
+_PICKLE = "a pickle, and reading a pickle runs what is in it. Load it where you trust it and save arrays: " + _SAVE
+_PICKLES = (".pkl", ".pickle", ".joblib")  # they may be packed, or text
 _REFUSED = (
-    (
-        b"\x80",
-        "a pickle, and reading a pickle runs what is in it. Load it where you trust it and save arrays: " + _SAVE,
-    ),
+    (b"\x80", _PICKLE),
     (b"FEA1", "Feather of version 1. Write it anew by pyarrow.feather.write_feather(pyarrow.feather.read_table(...))"),
     (b"\xff\xfe", "text in UTF-16, expected UTF-8"),
     (b"\xfe\xff", "text in UTF-16, expected UTF-8"),
-    (b"\x1f\x8b", "compressed by gzip, which is read here if CSV is inside. Unpack it first"),
+    (b"\x1f\x8b", "compressed by gzip, which is read here if CSV or JSON lines are inside. Unpack it first"),
 )
 _GZIP = b"\x1f\x8b"
 _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
@@ -91,6 +90,12 @@ _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 def batch_rows(classes: int, other_bytes: float = 0) -> int:
     """How many rows a reader reads at once: of so many scores, and of other columns that take so many bytes a row."""
     return int(max(1, min(_BATCH_SCORES // max(classes, 1), _BATCH_BYTES // max(other_bytes, 1))))
+
+
+def stamp(path: str) -> tuple[int, int]:
+    """Size and time of change of a file, which tell a copy in memory from another file of that name."""
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def open_reader(path: str, file: int) -> Reader:
@@ -106,6 +111,8 @@ def open_reader(path: str, file: int) -> Reader:
         for magic, module, name in _FORMATS:
             if head.startswith(magic):
                 return _reader(module, name, path, file)
+        if Path(path.lower().removesuffix(".gz")).suffix in _PICKLES:
+            raise EvaluationError(_PICKLE)
         text = _unpacked(head) if head.startswith(_GZIP) else head
         if text and not _NO_TEXT.search(text):
             return _reader(*_text_format(text), path, file)
@@ -113,7 +120,7 @@ def open_reader(path: str, file: int) -> Reader:
             if head.startswith(magic):
                 raise EvaluationError(why)
         raise EvaluationError(
-            "none of the formats that are read here: Parquet, Arrow or Feather, CSV or TSV, NPZ, NPY. "
+            "none of the formats that are read here: Parquet, Arrow or Feather, CSV or TSV, JSON lines, NPZ, NPY. "
             f"Convert it, e.g. by DataFrame.to_parquet('predictions.parquet') or {_SAVE}"
         )
 
@@ -136,4 +143,9 @@ def _unpacked(head: bytes) -> bytes:
 
 
 def _text_format(text: bytes) -> tuple[str, str]:
-    return "csv", "CsvReader"
+    begins = text.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if begins == b"[":
+        raise EvaluationError(
+            "a JSON array, which cannot be read row by row. Expected JSON lines, an object in each, as jq -c '.[]' writes"
+        )
+    return ("jsonl", "JsonLinesReader") if begins == b"{" else ("csv", "CsvReader")

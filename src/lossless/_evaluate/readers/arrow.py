@@ -23,6 +23,7 @@ from ..roles import (
     Table,
     ValueColumn,
     class_prefix,
+    promises_scores,
     promises_truth,
 )
 from ..rows import RawBatch, Values
@@ -102,8 +103,9 @@ class ArrowReader:
                 return int(lengths[0].as_py())
         raise EvaluationError(f"column '{shown(scores.name)}' holds no scores")
 
-    def notes(self, value: ValueColumn | None) -> list[str]:
+    def notes(self, columns: Columns) -> list[str]:
         """Labels in lists of one are squeezed."""
+        value = columns.beside
         if value is not None and is_list(self._schema.field(value.name).type):
             return [f"label column '{shown(value.name)}' holds lists of one value (shape (N, 1)); they were squeezed"]
         return []
@@ -299,6 +301,22 @@ def _named_by_class(schema: pa.Schema, floats: Sequence[str], rows: int, taken: 
     if len(alone) > 1 and not taken:
         type, name = f"{len(alone)} columns of {schema.field(alone[0]).type}", f"{alone[0]}..{alone[-1]}"
         yield ScoreColumn(name, tuple(alone), type, rows, unnamed=True, class_names=tuple(alone))
+
+
+def whole_as_floats(schema: pa.Schema) -> pa.Schema:
+    """Whole numbers as floats where a column is one of several per class that hold floats or promise scores."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, field in enumerate(schema):
+        prefix = numbered(field.name)
+        if prefix is None:
+            prefix = class_prefix(field.name)
+        if prefix is not None and (pa.types.is_integer(field.type) or field.type in (pa.float64(), pa.null())):
+            groups[prefix].append(i)
+    for prefix, members in groups.items():
+        if len(members) > 1 and (promises_scores(prefix) or any(schema.field(i).type == pa.float64() for i in members)):
+            for i in members:
+                schema = schema.set(i, schema.field(i).with_type(pa.float64()))
+    return schema
 
 
 def numbered(name: str) -> str | None:

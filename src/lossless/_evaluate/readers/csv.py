@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,9 +16,10 @@ import pyarrow.csv as pacsv
 
 from lossless.errors import EvaluationError
 
-from ..roles import Table, class_prefix, promises_scores
+from ..roles import Table
 from ..text import shown
-from .arrow import ArrowReader, describe, faults, is_list, numbered, values_of
+from . import stamp
+from .arrow import ArrowReader, describe, faults, is_list, values_of, whole_as_floats
 
 _BLOCKS = (1 << 20, 1 << 22, 1 << 24, 1 << 26)  # bytes that are parsed at once: the least that hold a row
 _DELIMITERS = ",\t;"
@@ -54,7 +53,7 @@ class CsvReader(ArrowReader):
             types = [pa.float64()] * len(names)
         else:
             types = [_list_type(array) if pa.types.is_string(array.type) else array.type for array in first.columns]
-        self._schema = _numbers(pa.schema(list(zip(names, types, strict=True))))
+        self._schema = whole_as_floats(pa.schema(list(zip(names, types, strict=True))))
 
     @cached_property
     def table(self) -> Table:
@@ -63,9 +62,8 @@ class CsvReader(ArrowReader):
             return describe(self._schema, sum(self._sizes()))
 
     def _sizes(self) -> list[int]:
-        status = Path(self.path).stat()
         first = self._schema.names[0]
-        return [_count(self.path, self._delimiter, self._block, first, status.st_size, status.st_mtime_ns)]
+        return [_count(self.path, self._delimiter, self._block, first, stamp(self.path))]
 
     def _open(self, types: Mapping[str, pa.DataType]) -> AbstractContextManager[Any]:
         return _open(self.path, self._delimiter, self._block, types)
@@ -169,7 +167,7 @@ def _cut(line: str, delimiter: str) -> list[str]:
 
 
 @lru_cache(maxsize=4096)
-def _count(path: str, delimiter: str, block: int, column: str, size: int, changed: int) -> int:
+def _count(path: str, delimiter: str, block: int, column: str, _stamp: tuple[int, int]) -> int:
     """The rows of a file, which is read for it; of this size and time of change, it is not read again."""
     with _open(path, delimiter, block, {column: pa.string()}) as blocks:
         return sum(block.num_rows for block in blocks)
@@ -184,22 +182,6 @@ def _list_type(array: pa.StringArray) -> pa.DataType:
     if not cells or not all(_LIST.fullmatch(cell) for cell in cells):
         return array.type
     return pa.list_(pa.float64() if any(_NOT_WHOLE.search(cell) for cell in cells) else pa.int64())
-
-
-def _numbers(schema: pa.Schema) -> pa.Schema:
-    """Whole numbers as floats where a column is one of several per class that hold floats or promise scores."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for i, field in enumerate(schema):
-        prefix = numbered(field.name)
-        if prefix is None:
-            prefix = class_prefix(field.name)
-        if prefix is not None and (pa.types.is_integer(field.type) or field.type in (pa.float64(), pa.null())):
-            groups[prefix].append(i)
-    for prefix, members in groups.items():
-        if len(members) > 1 and (promises_scores(prefix) or any(schema.field(i).type == pa.float64() for i in members)):
-            for i in members:
-                schema = schema.set(i, schema.field(i).with_type(pa.float64()))
-    return schema
 
 
 def _typed(array: pa.Array, type: pa.DataType, column: str, row: int) -> pa.Array:

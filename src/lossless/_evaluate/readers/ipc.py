@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..roles import Table, ValueColumn
+from ..roles import Columns, Table
 from ..text import shown
 from .arrow import ArrowReader, describe, faults
 
@@ -74,13 +74,13 @@ class IpcStreamReader(IpcReader):
 
     format = "Arrow stream"
 
-    def notes(self, value: ValueColumn | None) -> list[str]:
+    def notes(self, columns: Columns) -> list[str]:
         """A stream that was cut between two record batches looks whole but for its end."""
         with Path(self.path).open("rb") as stream:
             stream.seek(-min(len(_END), Path(self.path).stat().st_size), 2)
             ended = stream.read() == _END
         unended = [f"{shown(self.path)} lacks the mark at the end of an Arrow stream: rows may be missing"]
-        return super().notes(value) + ([] if ended else unended)
+        return super().notes(columns) + ([] if ended else unended)
 
     def _count(self, batches: Any) -> list[int]:
         return [sum(batch.num_rows for batch in batches)]

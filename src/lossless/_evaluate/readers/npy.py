@@ -17,7 +17,7 @@ from ..roles import Columns, ScoreColumn, Table, ValueColumn
 from ..rows import RawBatch, Values
 from ..text import shown
 from . import Part, batch_rows
-from .arrays import check_labels, native, read_header, squeezed, values_of
+from .arrays import check_labels, native, read_header, values_of
 
 _PART_SCORES = 1 << 22  # scores that are read by one task
 
@@ -49,9 +49,9 @@ class NpyReader:
         rows, step = self._array.rows, max(1, _PART_SCORES // classes)
         return [Part(first, min(step, rows - first)) for first in range(0, rows, step)]
 
-    def notes(self, value: ValueColumn | None) -> list[str]:
-        """(N, 1) labels are squeezed."""
-        return [] if value is None else squeezed(self._array)
+    def notes(self, columns: Columns) -> list[str]:
+        """Nothing."""
+        return []
 
     def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
         """Scores alone."""

@@ -54,9 +54,9 @@ class NpzReader:
         rows = self._members[columns.scores.name].rows
         return [Part(0, rows)] if rows else []
 
-    def notes(self, value: ValueColumn | None) -> list[str]:
+    def notes(self, columns: Columns) -> list[str]:
         """(N, 1) labels are squeezed."""
-        return [] if value is None else squeezed(self._members[value.name])
+        return [] if columns.beside is None else squeezed(self._members[columns.beside.name])
 
     def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
         """Scores and labels (or keys) in step."""
