@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import pickle
+import sys
 import time
 import zlib
 
@@ -439,7 +440,7 @@ def npy(path, array, order="C"):
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("name", ["logits.npy", "x.npy", "predictions_3.npy"])
 def test_npy(tmp_path, expected, order, name, monkeypatch):
-    monkeypatch.setattr("lossless._evaluate.readers.npy._PART_SCORES", 50 * CLASSES)
+    monkeypatch.setattr("lossless._evaluate.readers.mapped._PART_SCORES", 50 * CLASSES)
     path, labels = npy(tmp_path / name, SCORES, order), npy(tmp_path / "y.npy", LABELS[:, None])
     found = evaluate(path, targets=labels, workers=2)
     assert found.scalars() == expected.scalars()
@@ -479,6 +480,13 @@ def test_npy_that_cannot_be_used(tmp_path):
     refused(tmp_path / "objects.npy", "pickled", targets=labels)
     path.write_bytes(path.read_bytes()[:-1])
     refused(path, "cut short or damaged", targets=labels)
+
+
+@pytest.mark.parametrize("header", [b"(157, 4  ", b"(157, 4]", b"(1 7, 4)", b"(True, 4)"])
+def test_headers_that_are_no_python(tmp_path, header):
+    path, labels = npy(tmp_path / "logits.npy", SCORES), npy(tmp_path / "y.npy", LABELS)
+    path.write_bytes(path.read_bytes().replace(b"(157, 4)", header[:8]))
+    refused(path, "logits.npy: array 'logits'", targets=labels)
 
 
 KEYS = {"texts": [f"id-{i}" for i in range(ROWS)], "numbers": np.arange(ROWS) * 7 - 300}
@@ -640,12 +648,130 @@ def test_a_result_does_not_take_the_place_of_an_input(tmp_path, capsys):
     assert main(["evaluate", pattern, "--json", str(tmp_path / "e.json")]) == 0
 
 
-# ---------------------------------------------------------------- pickles
+# ---------------------------------------------------------------- safetensors
+
+
+def write_safetensors(path, entries, metadata=None):
+    """Entries by name: (dtype, array)."""
+    contents, data = {} if metadata is None else {"__metadata__": metadata}, b""
+    for name, (dtype, array) in entries.items():
+        content = np.ascontiguousarray(array).tobytes()
+        contents[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    header = json.dumps(contents).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    return path
+
+
+def tensors(labels=LABELS):
+    return {"logits": ("F64", SCORES), "label": ("I64", labels), "id": ("I32", np.arange(ROWS, dtype=np.int32))}
+
+
+def test_safetensors(tmp_path, expected, monkeypatch):
+    monkeypatch.setattr("lossless._evaluate.readers.mapped._PART_SCORES", 50 * CLASSES)
+    path = write_safetensors(tmp_path / "p.safetensors", tensors(), {"format": "pt"})
+    for workers in (1, 2):
+        found = evaluate(path, workers=workers)
+        assert found.scalars() == expected.scalars()
+        assert all(r.details == {"id": str(r.row)} for r in found.surprising)
+    assert found.source.format == "safetensors"
+    found = evaluate(write_safetensors(path, tensors(LABELS[:, None]) | {"odd": ("F8_E4M3", LABELS)}))
+    assert found.scalars() == expected.scalars()
+    assert any("squeezed" in note for note in found.notes)
+    alone = write_safetensors(tmp_path / "s.safetensors", {"tensor": ("F64", SCORES)})
+    assert evaluate(alone, targets=npy(tmp_path / "y.npy", LABELS)).scalars() == expected.scalars()
+
+
+def test_brain_floats_are_float32(tmp_path):
+    bits = (SCORES.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    path = write_safetensors(
+        tmp_path / "p.safetensors", {"logits": ("BF16", bits), "label": ("U8", LABELS.astype("u1"))}
+    )
+    np.savez(tmp_path / "p.npz", logits=(bits.astype(np.uint32) << 16).view(np.float32), label=LABELS)
+    assert evaluate(path).scalars() == evaluate(tmp_path / "p.npz").scalars()
+
+
+def test_safetensors_that_lie(tmp_path):
+    path = write_safetensors(tmp_path / "p.safetensors", tensors() | {"label": ("I64", LABELS[1:])})
+    refused(path, "157 rows of scores but 156 labels")
+    good = write_safetensors(path, tensors()).read_bytes()
+    for old, new, message in (
+        (b"[157, 4]", b"[157, 5]", "'logits' is cut short or damaged"),
+        (b"[157, 4]", b"[-57, 4]", "'logits' has the shape"),
+        (b"[157, 4]", b"[1e9, 4]", "'logits' has the shape"),
+        (b'"dtype"', b'"dtypo"', "no table of contents that can be read"),
+        (b'"logits": {', b'"logits": [', "no table of contents that can be read"),
+    ):
+        path.write_bytes(good.replace(old, new))
+        refused(path, "p.safetensors: ", message)
+    path.write_bytes(b"\0\0\0\1\0\0\0\0{" + good[9:])
+    refused(path, "cut short or damaged")
+
+
+# ---------------------------------------------------------------- what torch.save writes
 
 
 class Bomb:
     def __reduce__(self):
         return pytest.fail, ("unpickled",)
+
+
+def write_pt(path, found):
+    torch = pytest.importorskip("torch")
+    torch.save(found, path)
+    return path
+
+
+def batches(names=("logits", "label")):
+    torch = pytest.importorskip("torch")
+    parts = [slice(i, i + 40) for i in range(0, ROWS, 40)]
+    return [{n: torch.tensor(a[part]) for n, a in zip(names, (SCORES, LABELS), strict=True)} for part in parts]
+
+
+def test_batches_that_torch_saved(tmp_path, expected, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr("lossless._evaluate.readers.mapped._PART_SCORES", 50 * CLASSES)
+    path = write_pt(tmp_path / "predictions.pt", batches())
+    for workers in (1, 2):
+        assert evaluate(path, workers=workers).scalars() == expected.scalars()
+    assert evaluate(path).source.format == "PyTorch"
+    labels = npy(tmp_path / "y.npy", LABELS)
+    for found in ([b["logits"] for b in batches()], torch.tensor(SCORES), {"p": torch.tensor(SCORES).requires_grad_()}):
+        assert evaluate(write_pt(path, found), targets=labels).scalars() == expected.scalars()
+    whole = {"logits": torch.tensor(SCORES).T.contiguous().T, "label": torch.tensor(LABELS)[:, None].to(torch.uint8)}
+    assert evaluate(write_pt(path, whole)).scalars() == expected.scalars()
+    brain = torch.tensor(SCORES).bfloat16()
+    np.savez(tmp_path / "p.npz", logits=brain.double().numpy(), label=LABELS)
+    found = evaluate(write_pt(path, {"logits": brain, "label": torch.tensor(LABELS)}))
+    assert found.scalars() == evaluate(tmp_path / "p.npz").scalars()
+
+
+def test_what_torch_saved_and_cannot_be_used(tmp_path):
+    torch = pytest.importorskip("torch")
+    path, labels = tmp_path / "p.pt", npy(tmp_path / "y.npy", LABELS)
+    for found, message in (
+        ({"logits": Bomb()}, "nothing but tensors"),
+        ([], "no column named like scores"),
+        ([[torch.tensor(SCORES)]], "holds a list of length 1 with a list of length 1, expected a tensor"),
+        ({"logits": 3}, "'logits' is a int, expected a tensor"),
+        ([torch.zeros(3, 4), torch.zeros(3, 5)], "differ"),
+        ([batches()[0], {"logits": torch.zeros(3, 4)}], "with a dict of length 1"),
+        (torch.zeros(1, 4).expand(10**12, 4), "bytes, in a file of"),
+        (torch.eye(4).to_sparse(), "expected a dense one"),
+        (torch.tensor(1.5), "no column named like scores"),
+    ):
+        refused(write_pt(path, found), "p.pt: ", message, targets=labels)
+
+
+def test_torch_is_imported_for_nothing_else(tmp_path, monkeypatch, expected):
+    pq.write_table(table(), tmp_path / "p.parquet")
+    path = write_pt(tmp_path / "p.pt", batches())
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert evaluate(tmp_path / "p.parquet").scalars() == expected.scalars()
+    refused(path, "written by torch.save, and PyTorch is not installed", "numpy.savez")
+
+
+# ---------------------------------------------------------------- pickles
 
 
 @pytest.mark.parametrize("name", ["p.pkl", "p.pickle", "p.joblib", "p.pt", "p"])
@@ -665,6 +791,8 @@ def test_pickles_are_refused(tmp_path, name, protocol, packed, capsys):
 # ---------------------------------------------------------------- damage
 
 WRITERS = {
+    "pt": lambda path: write_pt(path, batches()),
+    "safetensors": lambda path: write_safetensors(path, tensors()),
     "jsonl": lambda path: write_jsonl(path, objects()),
     "jsonl.gz": lambda path: write_jsonl(path.with_suffix(".gz"), objects()),
     "samples": lambda path: write_jsonl(path, samples()),
@@ -712,7 +840,17 @@ def test_damaged_files_end_in_an_error_or_in_figures(tmp_path, form):
 
 
 @pytest.mark.parametrize(
-    "magic", [b"", b"ARROW1\0\0", b"\x93NUMPY\1\0", b"\xff\xff\xff\xff", b"a,label\n", b"{", b"\x1f\x8b\x08\0"]
+    "magic",
+    [
+        b"",
+        b"ARROW1\0\0",
+        b"\x93NUMPY\1\0",
+        b"\xff\xff\xff\xff",
+        b"a,label\n",
+        b"{",
+        b"\x40\0\0\0\0\0\0\0{",
+        b"\x1f\x8b\x08\0",
+    ],
 )
 def test_noise_is_refused(tmp_path, magic):
     rng = np.random.default_rng(1)

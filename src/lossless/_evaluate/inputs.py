@@ -20,6 +20,8 @@ _FORMATS = {
     "JSON lines": (".jsonl", ".ndjson"),
     "NPZ": (".npz",),
     "NPY": (".npy",),
+    "safetensors": (".safetensors",),
+    "PyTorch": (".pt", ".pth"),
 }
 _BY_SUFFIX = {suffix: format for format, suffixes in _FORMATS.items() for suffix in suffixes}
 

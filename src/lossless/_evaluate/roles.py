@@ -311,8 +311,9 @@ def choose_label(table: Table, request: Request) -> ValueColumn:
     known = [c for c in usable if promises_truth(c.name)]
     if not known:
         raise EvaluationError(
-            "found no column named like a true label (label, target, y_true, ...); name it by --label (or by "
-            f"--targets, if it is in another file), and never predictions.{_no_label(table, promises_truth)} Columns: {table.describe()}"
+            "found no column named like a true label (label, target, y_true, ...); name it by --label, never a "
+            "column of predictions, or give the file that has it by --targets."
+            f"{_no_label(table, promises_truth)} Columns: {table.describe()}"
         )
     if len(known) > 1:
         names = quoted([c.name for c in known])

@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         metavar="FILE",
         nargs="+",
-        help="Parquet, Arrow or Feather, CSV, TSV or JSON lines (also .gz), NPZ, NPY; a pattern or a directory stands for "
-        "its files, and several files are taken together",
+        help="Parquet, Arrow or Feather, CSV, TSV or JSON lines (also .gz), NPZ, NPY, safetensors, .pt; a pattern or a "
+        "directory stands for its files, and several files are taken together",
     )
     scores = parser.add_mutually_exclusive_group()
     column = "NAME", "of a column of lists, of a 2-d array, or the prefix of one column per class"

@@ -71,7 +71,7 @@ _FORMATS = (
     (b"ARROW1", "ipc", "IpcReader"),
     (b"\xff\xff\xff\xff", "ipc", "IpcStreamReader"),
     (b"PK", "npz", "NpzReader"),
-    (b"\x93NUMPY", "npy", "NpyReader"),
+    (b"\x93NUMPY", "mapped", "NpyReader"),
 )
 _SAVE = "numpy.savez('predictions.npz', logits=..., label=...)"
 _PICKLE = "a pickle, and reading a pickle runs what is in it. Load it where you trust it and save arrays: " + _SAVE
@@ -83,6 +83,8 @@ _REFUSED = (
     (b"\xfe\xff", "text in UTF-16, expected UTF-8"),
     (b"\x1f\x8b", "compressed by gzip, which is read here if CSV or JSON lines are inside. Unpack it first"),
 )
+_SAFETENSORS = re.compile(rb"[\s\S]{3,5}\0{3,5}\{")  # the length of a table of contents in 8 bytes, and the table
+_NAME = 1 << 10  # bytes that hold the first name in a zip file
 _GZIP = b"\x1f\x8b"
 _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
@@ -108,6 +110,10 @@ def open_reader(path: str, file: int) -> Reader:
             raise EvaluationError(error.strerror or str(error)) from None
         if not head:
             raise EvaluationError("the file is empty")
+        if _SAFETENSORS.match(head):
+            return _reader("mapped", "SafetensorsReader", path, file)
+        if head.startswith(b"PK") and b"/data.pkl" in head[:_NAME]:
+            return _reader("pt", "PtReader", path, file)
         for magic, module, name in _FORMATS:
             if head.startswith(magic):
                 return _reader(module, name, path, file)
@@ -120,7 +126,8 @@ def open_reader(path: str, file: int) -> Reader:
             if head.startswith(magic):
                 raise EvaluationError(why)
         raise EvaluationError(
-            "none of the formats that are read here: Parquet, Arrow or Feather, CSV or TSV, JSON lines, NPZ, NPY. "
+            "none of the formats that are read here: Parquet, Arrow or Feather, CSV or TSV, JSON lines, NPZ, NPY, "
+            "safetensors, .pt. "
             f"Convert it, e.g. by DataFrame.to_parquet('predictions.parquet') or {_SAVE}"
         )
 
@@ -146,6 +153,6 @@ def _text_format(text: bytes) -> tuple[str, str]:
     begins = text.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if begins == b"[":
         raise EvaluationError(
-            "a JSON array, which cannot be read row by row. Expected JSON lines, an object in each, as jq -c '.[]' writes"
+            "a JSON array, which cannot be read row by row. Expected JSON lines: an object in each, by jq -c '.[]'"
         )
     return ("jsonl", "JsonLinesReader") if begins == b"{" else ("csv", "CsvReader")

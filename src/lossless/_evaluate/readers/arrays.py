@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -17,6 +18,8 @@ from ..roles import Holds, ScoreColumn, ValueColumn
 from ..rows import Values
 from ..text import safe, shown
 
+# NumPy parses the header as Python, and lets through what the parser raises
+_NO_HEADER = (ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
 _MAX_HEADER = 1 << 16  # bytes of a header; those of plain arrays have a hundred
 
 
@@ -29,6 +32,7 @@ class Member:
     fortran: bool
     dtype: np.dtype[Any]
     header: int  # bytes before the data
+    brain: bool = False  # stored as bfloat16, read as float32
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -78,7 +82,7 @@ def read_header(stream: IO[bytes], name: str, size: int) -> Member:
         version = npy.read_magic(start)
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         shape, fortran, dtype = read(start)
-    except (ValueError, KeyError, RecursionError, MemoryError) as error:
+    except _NO_HEADER as error:
         why = str(error).partition("\n")[0]
         raise EvaluationError(f"array '{shown(name)}' has no header that can be read: {shown(why)}") from None
     member = Member(safe(name), shape, fortran, dtype, start.tell())
@@ -97,6 +101,16 @@ def check_labels(member: Member) -> None:
         raise EvaluationError(
             f"label array '{shown(member.name)}' is {member}, expected one label per row; "
             "a one-hot or soft target is not a label, save its argmax"
+        )
+
+
+def check_lengths(scores: Member, labels: Member) -> None:
+    """Raise if there is no one label for each row of scores."""
+    check_labels(labels)
+    if labels.rows != scores.rows:
+        raise EvaluationError(
+            f"'{shown(scores.name)}' is {scores} and '{shown(labels.name)}' is {labels}: {scores.rows} rows of scores "
+            f"but {labels.rows} labels"
         )
 
 

@@ -19,7 +19,7 @@ from ..roles import Columns, ScoreColumn, Table, ValueColumn, label_indices
 from ..rows import RawBatch, Values
 from ..text import shown
 from . import Part, batch_rows
-from .arrays import Member, check_labels, native, read_header, squeezed, texts_of, values_of
+from .arrays import Member, check_labels, check_lengths, native, read_header, squeezed, texts_of, values_of
 
 _NAMES = ("class_names", "classes")
 _MAX_NAMES = 1 << 24  # bytes of class names that are read
@@ -67,12 +67,7 @@ class NpzReader:
             if label is None:
                 streams: Iterator[tuple[NDArray[Any], Values]] = ((x, []) for x in _stream(archive, scores, rows))
             else:
-                check_labels(label)
-                if label.rows != scores.rows:
-                    raise EvaluationError(
-                        f"'{shown(scores.name)}' is {scores} and '{shown(label.name)}' is {label}: {scores.rows} rows "
-                        f"of scores but {label.rows} labels"
-                    )
+                check_lengths(scores, label)
                 values = map(values_of, _stream(archive, label, rows))
                 streams = zip(_stream(archive, scores, rows), values, strict=True)
             row = part.first_row
