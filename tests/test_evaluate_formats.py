@@ -255,6 +255,15 @@ def test_names_of_classes_in_the_header(tmp_path):
     refused(other, "none of the 4 class names")
 
 
+def test_a_column_that_is_no_class_is_not_taken_for_one(tmp_path):
+    rows = [[*row, "1.25", NAMES[y]] for row, y in zip(numbers(PROBS), LABELS, strict=True)]
+    refused(write_csv(tmp_path / "p.csv", [*NAMES, "loss", "label"], rows), "'loss'", "--logits cat..loss")
+    rows = [[*row, NAMES[y]] for row, y in zip(numbers(SCORES), LABELS, strict=True)]
+    path = write_csv(tmp_path / "p.csv", [*NAMES, "label"], rows)
+    refused(path, "columns without a name for scores", "--logits cat..yak")
+    assert evaluate(path, logits="cat..yak").source.class_names == NAMES
+
+
 def test_whole_numbers_may_be_scores(tmp_path, monkeypatch):
     scores = np.rint(SCORES)
     scores[100:] = SCORES[100:]
@@ -480,6 +489,13 @@ def test_npy_that_cannot_be_used(tmp_path):
     refused(tmp_path / "objects.npy", "pickled", targets=labels)
     path.write_bytes(path.read_bytes()[:-1])
     refused(path, "cut short or damaged", targets=labels)
+
+
+def test_names_in_an_archive_that_are_no_text(tmp_path):
+    np.savez(tmp_path / "p.npz", logits=SCORES, label=LABELS, **{"\u00e9": LABELS})
+    content = (tmp_path / "p.npz").read_bytes()
+    (tmp_path / "p.npz").write_bytes(content.replace("\u00e9".encode(), b"\xff\xff"))
+    refused(tmp_path / "p.npz", "p.npz: cannot be read as NPZ")
 
 
 @pytest.mark.parametrize("header", [b"(157, 4  ", b"(157, 4]", b"(1 7, 4)", b"(True, 4)"])

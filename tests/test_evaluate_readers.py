@@ -435,7 +435,7 @@ def peak(path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-@pytest.mark.parametrize("form", ["parquet", "npz", "feather", "csv"])
+@pytest.mark.parametrize("form", ["parquet", "npz", "feather", "csv", "jsonl"])
 def test_memory_does_not_grow_with_the_file(tmp_path, form):
     def write(rows):
         path = str(tmp_path / f"{rows}.{form}")
@@ -452,6 +452,11 @@ def test_memory_does_not_grow_with_the_file(tmp_path, form):
                 print(*(f"logit_{j}" for j in range(100)), "label", sep=",", file=file)
                 lines = [",".join(map(str, row)) for row in scores[:50].tolist()]
                 file.writelines(f"{lines[i % 50]},{y}\n" for i, y in enumerate(labels))
+        elif form == "jsonl":
+            rows //= 3  # 19 MiB more, of 30 thousand and 10 thousand rows, since it is slow
+            with open(path, "w") as file:
+                lines = [f'{{"logits": {row}, "doc": "{"long " * 300}"' for row in scores[:50].tolist()]
+                file.writelines(f'{lines[i % 50]}, "label": {y}}}\n' for i, y in enumerate(labels[:rows]))
         else:  # one row group: the hard case
             parquet(path, {"logits": fixed(scores), "label": labels}, group=rows)
         return path

@@ -147,7 +147,8 @@ def evaluate(
 
     Args:
         files: a path, or several whose rows are taken together: Parquet, Arrow or Feather, CSV, TSV or JSON lines (also
-            packed by gzip), NPZ. A pattern (`preds/*.parquet`) or a directory stands for its files, by name.
+            packed by gzip), NPZ, NPY, safetensors, or tensors by torch.save. A pattern (`preds/*.parquet`) or a
+            directory stands for its files, by name.
         logits, probs, log_probs: the column of scores, which also says what they are. By default it is found by name
             and checked against its values. In tables a column of lists, or one column per class: their common prefix
             (prob for prob_0, prob_1, ... or prob_cat, prob_dog, ...), or the first and last of columns that are called

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -182,7 +183,7 @@ def _by_order(readers: Sequence[Reader], truth: Reader, columns: Columns, rows: 
                 f"{f' and {len(readers) - 1} more' if len(readers) > 1 else ''}, expected one for each. "
                 "If both files have a column that says which row is which, name it by --on"
             )
-    starts = tuple(sum(rows[:i]) for i in range(len(rows)))
+    starts = tuple(itertools.accumulate(rows, initial=0))
     return replace(columns, targets=replace(columns.targets, starts=starts))
 
 

@@ -258,6 +258,12 @@ def decide_kind(column: ScoreColumn, sample: NDArray[Any], request: Request) -> 
         )
     if _look_like_log_probs(x):
         return Kind.LOG_PROBS, "because the exponentials of its rows sum to 1"
+    if column.class_names is not None:
+        # Nothing but its type says that each of these columns is a class: one that is none would go unnoticed.
+        raise EvaluationError(
+            f"'{name}' are columns without a name for scores ({quoted(column.class_names)}), and {_why_not_probs(x)}. "
+            f"If each of them is the score of a class, say what they hold: --logits {name}; or leave out the others"
+        )
     return Kind.LOGITS, "by its values"
 
 

@@ -22,6 +22,8 @@ from . import Part, batch_rows
 from .arrays import Member, check_labels, check_lengths, native, read_header, squeezed, texts_of, values_of
 
 _NAMES = ("class_names", "classes")
+# RuntimeError: encrypted; NotImplementedError: an unknown compression; UnicodeDecodeError: names that are no text
+_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, UnicodeDecodeError)
 _MAX_NAMES = 1 << 24  # bytes of class names that are read
 
 
@@ -103,8 +105,7 @@ class NpzReader:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 yield archive
-        # RuntimeError: encrypted; NotImplementedError: an unknown compression
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        except _FAULTS as error:
             raise EvaluationError(f"cannot be read as NPZ: {error}") from None
 
     def _class_names(self, archive: zipfile.ZipFile) -> tuple[str, ...] | None:
