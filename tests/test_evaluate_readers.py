@@ -15,6 +15,7 @@ from lossless._evaluate import evaluate, readers
 from lossless.errors import LosslessError
 
 pa = pytest.importorskip("pyarrow")
+feather = pytest.importorskip("pyarrow.feather")
 pq = pytest.importorskip("pyarrow.parquet")
 
 ROWS, CLASSES = 57, 5  # neither a multiple of the row groups below
@@ -324,10 +325,10 @@ def test_nothing_to_score(tmp_path):
 
 def test_files_of_other_kinds(tmp_path):
     refused(tmp_path / "missing.parquet", "No such file")
-    refused(tmp_path, "Is a directory")
+    refused(tmp_path, "a directory without a file of predictions")
     for name, content, message in (
         ("empty", b"", "is empty"),
-        ("p.csv", b"a,b\n1,2\n", "neither Parquet nor NPZ"),
+        ("p.xls", b"\xd0\xcf\x11\xe0", "none of the formats that are read here"),
         ("p.pkl", b"\x80\x04\x95", "a pickle"),
         ("p.parquet", b"PAR1 and nothing else", "as Parquet"),
         ("p.npz", b"PK\x03\x04 and nothing else", "as NPZ"),
@@ -434,7 +435,7 @@ def peak(path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-@pytest.mark.parametrize("form", ["parquet", "npz"])
+@pytest.mark.parametrize("form", ["parquet", "npz", "feather", "csv", "jsonl"])
 def test_memory_does_not_grow_with_the_file(tmp_path, form):
     def write(rows):
         path = str(tmp_path / f"{rows}.{form}")
@@ -444,6 +445,18 @@ def test_memory_does_not_grow_with_the_file(tmp_path, form):
         labels = rng.integers(0, 100, rows)
         if form == "npz":
             np.savez_compressed(path, logits=scores, label=labels)
+        elif form == "feather":
+            feather.write_feather(pa.table({"logits": fixed(scores), "label": labels}), path, chunksize=2000)
+        elif form == "csv":
+            with open(path, "w") as file:
+                print(*(f"logit_{j}" for j in range(100)), "label", sep=",", file=file)
+                lines = [",".join(map(str, row)) for row in scores[:50].tolist()]
+                file.writelines(f"{lines[i % 50]},{y}\n" for i, y in enumerate(labels))
+        elif form == "jsonl":
+            rows //= 3  # 19 MiB more, of 30 thousand and 10 thousand rows, since it is slow
+            with open(path, "w") as file:
+                lines = [f'{{"logits": {row}, "doc": "{"long " * 300}"' for row in scores[:50].tolist()]
+                file.writelines(f'{lines[i % 50]}, "label": {y}}}\n' for i, y in enumerate(labels[:rows]))
         else:  # one row group: the hard case
             parquet(path, {"logits": fixed(scores), "label": labels}, group=rows)
         return path

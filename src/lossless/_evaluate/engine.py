@@ -19,7 +19,8 @@ from .accumulators import Accumulator, Count, standard
 from .errors import about
 from .plan import Partition, Plan
 from .readers import open_reader
-from .rows import Integers, RawBatch, ScoredRows, block_rows, score_rows
+from .rows import Batch, Integers, ScoredRows, block_rows, score_rows
+from .targets import labelled
 
 Factories = Mapping[str, Callable[[], Accumulator]]
 Progress = Callable[[int, int], None]
@@ -30,6 +31,7 @@ class Screening:
     """Rows that cannot be scored, counted by reason."""
 
     no_value: Count = field(default_factory=Count)  # a null in the file
+    unmatched: Count = field(default_factory=Count)  # a key that is not among the targets
     ignored: Count = field(default_factory=Count)  # label == ignore_index
     outside: Count = field(default_factory=Count)  # label not in 0..C-1
     no_distribution: Count = field(default_factory=Count)  # NaN, several +inf, or nothing but -inf
@@ -41,16 +43,19 @@ class Screening:
         """Join the counts of the rows that follow."""
         if not self.outside.rows:
             self.outside_label = other.outside_label
-        for name in ("no_value", "ignored", "outside", "no_distribution"):
+        for name in ("no_value", "unmatched", "ignored", "outside", "no_distribution"):
             getattr(self, name).merge(getattr(other, name))
         self.least = min((v for v in (self.least, other.least) if v is not None), default=None)
         self.greatest = max((v for v in (self.greatest, other.greatest) if v is not None), default=None)
 
-    def labels(self, batch: RawBatch, plan: Plan) -> tuple[Integers, NDArray[np.bool_]]:
+    def labels(self, batch: Batch, plan: Plan) -> tuple[Integers, NDArray[np.bool_]]:
         """Count what is wrong with the labels of a batch; their class indices, and which rows can be scored."""
         row = batch.first_row + np.arange(len(batch.labels))
         present = np.ones(len(row), bool) if batch.missing is None else ~batch.missing
         self.no_value.add(batch.file, row[~present])
+        if batch.unmatched is not None:
+            self.unmatched.add(batch.file, row[batch.unmatched])
+            present &= ~batch.unmatched
         if plan.ignore_index is not None:
             ignored = present & (batch.labels == plan.ignore_index)
             self.ignored.add(batch.file, row[ignored])
@@ -118,7 +123,7 @@ def run_partition(plan: Plan, partition: Partition, extra: Factories, tick: Call
     step = block_rows(plan.classes)
     reader = open_reader(partition.path, partition.file)
     with about(partition.path):
-        for batch in reader.batches(partition.part, plan.columns, plan.classes):
+        for batch in labelled(reader.batches(partition.part, plan.columns, plan.classes), plan.columns):
             labels, usable = screening.labels(batch, plan)
             row, scores = batch.first_row + np.arange(len(usable)), batch.scores
             if not usable.all():

@@ -19,6 +19,7 @@ from .readers import open_reader
 from .roles import Request, detail_columns
 from .rows import Kind
 from .strict_json import dumps, plain
+from .targets import load_labels
 from .text import enumerated, safe, shown
 
 SCHEMA = "lossless.evaluation/1"
@@ -132,22 +133,32 @@ def evaluate(
     probs: str | None = None,
     log_probs: str | None = None,
     label: str | None = None,
+    targets: str | os.PathLike[str] | None = None,
+    on: str | None = None,
     class_names: Sequence[str] | None = None,
     ignore_index: int | None = -100,
     surprising: int = 20,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Loss, accuracy, entropy and calibration of predictions saved in Parquet or NPZ files, larger than memory or not.
+    """Loss, accuracy, entropy and calibration of saved predictions, larger than memory or not.
 
         nll = mean_i -log p_i[y_i],   brier = mean_i sum_j (p_ij - [j = y_i])^2,   p = softmax(logits)
 
     Args:
-        files: a path, or several whose rows are taken together.
+        files: a path, or several whose rows are taken together: Parquet, Arrow or Feather, CSV, TSV or JSON lines (also
+            packed by gzip), NPZ, NPY, safetensors, or tensors by torch.save. A pattern (`preds/*.parquet`) or a
+            directory stands for its files, by name.
         logits, probs, log_probs: the column of scores, which also says what they are. By default it is found by name
-            and checked against its values. In Parquet a column of lists or the prefix of one column per class.
+            and checked against its values. In tables a column of lists, or one column per class: their common prefix
+            (prob for prob_0, prob_1, ... or prob_cat, prob_dog, ...), or the first and last of columns that are called
+            after their classes (cat..owl).
         label: the column of true classes: 0..C-1, class names, or the values of an NPZ array `classes`, one for each
             score, as scikit-learn's models have it.
+        targets: a file with the labels, where they are not beside the scores: of any format, or an .npy array. They are
+            held in memory.
+        on: the column of texts or whole numbers by which `targets` are joined to the scores; by default its rows are
+            those of the files, in their order.
         class_names: names of the classes in score order.
         ignore_index: rows with this label are left out; None if no label means that.
         surprising: how many of the rows of largest loss to keep.
@@ -182,7 +193,15 @@ def evaluate(
         raise ParameterError(f"evaluate: workers got {workers}, expected 1 or more")
     paths = [files] if isinstance(files, str | os.PathLike) else list(files)
     request = Request(logits, probs, log_probs, label)
-    plan = make_plan(paths, request, class_names=class_names, ignore_index=ignore_index, surprising=surprising)
+    plan = make_plan(
+        paths,
+        request,
+        targets=targets,
+        on=on,
+        class_names=class_names,
+        ignore_index=ignore_index,
+        surprising=surprising,
+    )
     return evaluate_plan(plan, workers=workers, progress=progress)[0]
 
 
@@ -262,11 +281,12 @@ def _evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Eva
         surprising=_with_details(plan, results["surprising"]),
         left_out={
             "missing": partial.screening.no_value.rows,
+            **({} if plan.columns.key is None else {"unmatched": partial.screening.unmatched.rows}),
             "ignored": partial.screening.ignored.rows,
             "no_distribution": partial.screening.no_distribution.rows,
         },
         infinite=results["peculiar"].infinite.rows,
-        notes=(*plan.notes, *left_out, *_notes(plan, results)),
+        notes=(*plan.notes, *left_out, *_unused_targets(plan, partial.screening), *_notes(plan, results)),
         findings=plan.findings,
     )
 
@@ -292,6 +312,7 @@ def _first(plan: Plan, count: Count) -> str:
 def _left_out_notes(plan: Plan, screening: Screening) -> list[str]:
     reasons = (
         (screening.no_value, "have no scores or no label"),
+        (screening.unmatched, "have a key that is not among the targets"),
         (screening.ignored, f"have the ignored label {plan.ignore_index}"),
         (screening.no_distribution, "have scores that give no distribution (NaN, several +inf, or nothing but -inf)"),
     )
@@ -300,6 +321,16 @@ def _left_out_notes(plan: Plan, screening: Screening) -> list[str]:
         for count, reason in reasons
         if count.rows
     ]
+
+
+def _unused_targets(plan: Plan, screening: Screening) -> list[str]:
+    """How many targets have no scores; more, if several rows have the same key."""
+    columns = plan.columns
+    if columns.targets is None or columns.key is None:
+        return []
+    targets = len(load_labels(columns.targets, columns.label, columns.class_names).labels)
+    unused = targets - (plan.rows - screening.no_value.rows - screening.unmatched.rows)
+    return [f"at least {unused} of the {targets} targets have no scores"] if unused > 0 else []
 
 
 def _notes(plan: Plan, results: Mapping[str, Any]) -> list[str]:
@@ -332,9 +363,9 @@ def _with_details(plan: Plan, ranked: Sequence[RankedRow]) -> tuple[SurprisingRo
     if plan.columns.details:
         for file in {r.file for r in ranked}:
             reader = open_reader(plan.paths[file], file)
-            rows = next(c.rows for c in reader.table.scores if c.name == plan.columns.scores.name)
-            here = [name for name in plan.columns.details if name in detail_columns(reader.table, rows)]
             with about(reader.path):
+                rows = next(c.rows for c in reader.table.scores if c.name == plan.columns.scores.name)
+                here = [name for name in plan.columns.details if name in detail_columns(reader.table, rows)]
                 values = reader.details(sorted(r.row for r in ranked if r.file == file), here) if here else {}
             for row, found in values.items():
                 details[file, row] = {name: safe(str(value)[:_MAX_DETAIL]) for name, value in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +14,22 @@ from lossless._diagnose.rules import Case, examine
 from lossless.errors import EvaluationError
 
 from .errors import about
-from .readers import Part, Reader, open_reader
-from .roles import SAMPLE_ROWS, Columns, Holds, Request, choose_columns, decide_kind
-from .rows import SUM_TOLERANCE, Kind, RawBatch
-from .text import safe, shown
+from .inputs import find_files
+from .readers import Part, Reader, open_reader, stamp
+from .roles import (
+    SAMPLE_ROWS,
+    Columns,
+    Holds,
+    Request,
+    Targets,
+    ValueColumn,
+    choose_columns,
+    choose_label,
+    decide_kind,
+)
+from .rows import SUM_TOLERANCE, Batch, Kind
+from .targets import key_column, labelled, load_labels
+from .text import quoted, safe, shown
 
 MOST_CLASSES = 1 << 24  # a row of float64 numbers is then 128 MiB, and a run holds several
 
@@ -53,6 +66,8 @@ def make_plan(
     paths: Sequence[str | os.PathLike[str]],
     request: Request,
     *,
+    targets: str | os.PathLike[str] | None = None,
+    on: str | None = None,
     class_names: Sequence[str] | None = None,
     ignore_index: int | None = -100,
     surprising: int = 20,
@@ -60,10 +75,17 @@ def make_plan(
     """Open the files, choose the columns, decide what the scores are, and cut the input into partitions."""
     if not paths:
         raise EvaluationError("no file to evaluate")
-    readers = [open_reader(os.fspath(path), number) for number, path in enumerate(paths)]
+    files, skipped = find_files(paths)
+    readers = [_opened(path, number) for number, path in enumerate(files)]
     first = readers[0]
+    truth = None if targets is None else _opened(os.fspath(targets), 0)
+    label = None if truth is None else _label(truth, request)
     with about(first.path):
-        columns = choose_columns(first.table, request)
+        if truth is None and on is not None:
+            raise EvaluationError("--on names the column that joins scores and --targets, which are not given")
+        columns = choose_columns(first.table, label, request)
+    if truth is not None:
+        columns = _joined(first, truth, columns, on)
     rows = [_rows(first, reader, columns) for reader in readers]
     filled = next((reader for reader, held in zip(readers, rows, strict=True) if held), None)
     if filled is None:
@@ -74,9 +96,9 @@ def make_plan(
         _check_classes(columns, classes)
     for reader, held in zip(readers[1:], rows[1:], strict=True):
         _check_alike(first, reader, columns, classes if held else None, given_names=class_names is not None)
-    notes = list(dict.fromkeys(note for reader in readers for note in reader.notes(columns)))
+    notes = skipped + list(dict.fromkeys(note for reader in readers for note in reader.notes(columns)))
     given = None if class_names is None else tuple(safe(name) for name in class_names)
-    names = first.table.names_of(columns.label) if given is None else given
+    names = (_names(first, truth, columns)) if given is None else given
     if names is not None and (len(names) != classes or len(set(names)) != classes):
         what = f"{len(names)} class names ({len(set(names))} different) for {classes} scores per row"
         if given is not None or columns.label.text:
@@ -85,6 +107,10 @@ def make_plan(
         notes.append(f"the file has {what}; its names are not used")
         names = None
     columns = replace(columns, class_names=names)
+    if truth is not None:
+        columns = _by_order(readers, truth, columns, rows) if on is None else columns
+        how = "by the order of the rows" if on is None else f"by '{shown(on)}'"
+        notes = [f"labels are '{shown(columns.label.name)}' of {shown(truth.path)}, joined {how}", *notes]
     sample = _sample(readers, columns, classes)
     with about(filled.path):
         kind, reason = decide_kind(columns.scores, sample.scores, request)
@@ -106,15 +132,71 @@ def make_plan(
     )
 
 
+def _opened(path: str, file: int) -> Reader:
+    """A reader that has looked at its columns."""
+    reader = open_reader(path, file)
+    with about(path):
+        _ = reader.table
+    return reader
+
+
+def _label(truth: Reader, request: Request) -> ValueColumn:
+    """The labels in a file of targets; the array of an .npy file has no name but the file's."""
+    with about(truth.path):
+        if truth.format == "NPY" and request.label is None and truth.table.values:
+            request = replace(request, label=truth.table.values[0].name)
+        return choose_label(truth.table, request)
+
+
+def _joined(first: Reader, truth: Reader, columns: Columns, on: str | None) -> Columns:
+    """The columns with the targets, and the key if there is one."""
+    key = there = None
+    if on is not None:
+        with about(first.path):
+            key = key_column(first.table, on)
+        with about(truth.path):
+            there = key_column(truth.table, on)
+            if there.text != key.text:
+                raise EvaluationError(
+                    f"'{shown(on)}' holds {shown(there.type)} here and {shown(key.type)} in {shown(first.path)}, "
+                    "expected texts in both or whole numbers in both"
+                )
+            if on == columns.label.name:
+                raise EvaluationError(f"'{shown(on)}' is both the label and the key")
+    return replace(columns, targets=Targets(truth.path, stamp(truth.path), there), key=key)
+
+
+def _names(first: Reader, truth: Reader | None, columns: Columns) -> tuple[str, ...] | None:
+    """Names of the classes, of the file of scores or else of that of targets."""
+    names = first.table.names_of(columns.scores, columns.label)
+    return names if names is not None or truth is None else truth.table.names_of(columns.scores, columns.label)
+
+
+def _by_order(readers: Sequence[Reader], truth: Reader, columns: Columns, rows: Sequence[int]) -> Columns:
+    """The targets, whose rows are those of the files of scores one after another."""
+    assert columns.targets is not None
+    labels = len(load_labels(columns.targets, columns.label, columns.class_names).labels)
+    if labels != sum(rows):
+        with about(truth.path):
+            raise EvaluationError(
+                f"{labels} labels for {sum(rows)} rows of scores in {shown(readers[0].path)}"
+                f"{f' and {len(readers) - 1} more' if len(readers) > 1 else ''}, expected one for each. "
+                "If both files have a column that says which row is which, name it by --on"
+            )
+    starts = tuple(itertools.accumulate(rows, initial=0))
+    return replace(columns, targets=replace(columns.targets, starts=starts))
+
+
 def _rows(first: Reader, other: Reader, columns: Columns) -> int:
     """The rows of a file that has the columns of the first one."""
     scores = {c.name: c for c in other.table.scores}
     values = {c.name for c in other.table.values}
-    if columns.scores.name not in scores or columns.label.name not in values:
+    beside = [] if columns.beside is None else [columns.beside.name]
+    if columns.scores.name not in scores or not values.issuperset(beside):
         with about(other.path):
             raise EvaluationError(
-                f"lacks the columns of {shown(first.path)} ('{shown(columns.scores.name)}', "
-                f"'{shown(columns.label.name)}'). It has: {other.table.describe()}"
+                f"lacks the columns of {shown(first.path)} ({quoted([columns.scores.name, *beside])}). "
+                f"It has: {other.table.describe()}"
             )
     return scores[columns.scores.name].rows
 
@@ -145,14 +227,18 @@ def _check_classes(columns: Columns, classes: int) -> None:
 def _check_alike(first: Reader, other: Reader, columns: Columns, classes: int | None, *, given_names: bool) -> None:
     """Raise if the columns of another file mean something else; `classes` is None if it has no rows."""
     scores = {c.name: c for c in other.table.scores}[columns.scores.name]
-    label = {c.name: c for c in other.table.values}[columns.label.name]
-    by_name = columns.label.text and not given_names
+    beside = columns.beside
+    label = None if beside is None else {c.name: c for c in other.table.values}[beside.name]
+    by_name = columns.targets is None and columns.label.text and not given_names
     alike = (
         scores.members == columns.scores.members
-        and label.text == columns.label.text
-        and label.holds is not Holds.OTHER
+        and (label is None or beside is None or (label.text == beside.text and label.holds is not Holds.OTHER))
         and (classes is None or other.classes(scores) == classes)
-        and (not by_name or other.table.names_of(label) == first.table.names_of(columns.label))
+        and (
+            not by_name
+            or label is None
+            or other.table.names_of(scores, label) == first.table.names_of(columns.scores, columns.label)
+        )
         and other.table.class_values == columns.class_values
     )
     if not alike:
@@ -163,24 +249,26 @@ def _check_alike(first: Reader, other: Reader, columns: Columns, classes: int | 
             )
 
 
-def _sample(readers: Sequence[Reader], columns: Columns, classes: int) -> RawBatch:
+def _sample(readers: Sequence[Reader], columns: Columns, classes: int) -> Batch:
     """The first rows of the input, those without scores left out."""
     for reader in readers:
         with about(reader.path):
             for part in reader.parts(columns, classes):
-                for batch in reader.batches(part, columns, classes):
-                    kept = slice(None) if batch.missing is None else ~batch.missing
+                for batch in labelled(reader.batches(part, columns, classes), columns):
+                    kept = np.ones(len(batch.labels), bool)
+                    for lost in (batch.missing, batch.unmatched):
+                        kept &= True if lost is None else ~lost
                     scores, labels = batch.scores[kept][:SAMPLE_ROWS], batch.labels[kept][:SAMPLE_ROWS]
                     if len(scores):
-                        return RawBatch(batch.file, batch.first_row, scores, labels)
-    return RawBatch(0, 0, np.zeros((0, classes)), np.zeros(0, np.int64))
+                        return Batch(batch.file, batch.first_row, scores, labels)
+    return Batch(0, 0, np.zeros((0, classes)), np.zeros(0, np.int64))
 
 
 _SAID_ELSEWHERE = {"unnormalised-probabilities", "non-finite-input", "impossible-label", "one-label"}
 """Troubles that the figures of the whole input tell of, or that the order of a file may look like."""
 
 
-def _findings(columns: Columns, kind: Kind, sample: RawBatch, ignore_index: int | None) -> Iterator[Finding]:
+def _findings(columns: Columns, kind: Kind, sample: Batch, ignore_index: int | None) -> Iterator[Finding]:
     """What the rules of `lossless.diagnose` see in the first rows."""
     case = Case(
         "evaluate",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lossless.errors import EvaluationError
 
-from .rows import SUM_TOLERANCE, Kind
+from .rows import SUM_TOLERANCE, Kind, Values
 from .text import enumerated, quoted, shown
 
 SAMPLE_ROWS = 1024
@@ -45,7 +45,8 @@ class ScoreColumn:
     members: tuple[str, ...]  # columns to read, in class order
     type: str  # as the file says it, for messages
     rows: int
-    unnamed: bool = False  # columns called 0, 1, ... and nothing else
+    unnamed: bool = False  # columns called 0, 1, ... or after their classes, and nothing else
+    class_names: tuple[str, ...] | None = None  # in score order, if the columns are called after them
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,10 @@ class Table:
         columns: list[ScoreColumn | ValueColumn] = [*self.scores, *self.values]
         return enumerated([f"{shown(c.name)} ({shown(c.type)})" for c in columns]) or "none"
 
-    def names_of(self, label: ValueColumn) -> tuple[str, ...] | None:
+    def names_of(self, scores: ScoreColumn, label: ValueColumn) -> tuple[str, ...] | None:
         """Names of the classes in score order, if the file has them."""
+        if scores.class_names is not None:
+            return scores.class_names
         if self.class_names is None and label.class_names is None and self.class_values is not None:
             return tuple(str(value) for value in self.class_values)
         return self.class_names or label.class_names
@@ -109,14 +112,31 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Targets:
+    """A file of labels, and how its rows are joined to those of the scores."""
+
+    path: str
+    stamp: tuple[int, int]  # size and time of change
+    key: ValueColumn | None = None  # its column of keys
+    starts: tuple[int, ...] = ()  # without keys: its row for the first row of each file of scores
+
+
+@dataclass(frozen=True)
 class Columns:
     """The columns that were chosen."""
 
     scores: ScoreColumn
-    label: ValueColumn
+    label: ValueColumn  # of the targets, if there are any
     details: tuple[str, ...] = ()  # shown with the most surprising rows
     class_names: tuple[str, ...] | None = None  # in score order
     class_values: tuple[int, ...] | None = None  # the label of each score; None for 0..C-1
+    targets: Targets | None = None
+    key: ValueColumn | None = None  # what is read beside the scores to join them to the targets
+
+    @property
+    def beside(self) -> ValueColumn | None:
+        """What is read of a file of scores besides them."""
+        return self.label if self.targets is None else self.key
 
 
 # ---------------------------------------------------------------- scores
@@ -127,7 +147,7 @@ _KIND_NAMES = {  # tried in this order, since log_probs are also something_probs
     Kind.LOGITS: re.compile(r"(\w+_)?(logits?|raw_?scores?|decision_function)(_\w+)?"),
     Kind.PROBS: re.compile(r"(\w+_)?(probs?|probabilit(y|ies)|proba|softmax)"),
 }
-_NEUTRAL_NAMES = re.compile(r"(\w+_)?(scores?|outputs?|predictions?|preds?)")
+_NEUTRAL_NAMES = re.compile(r"(\w+_)?(scores?|outputs?|predictions?|preds?)|filtered_resps")  # the last is lm-eval's
 
 
 def _plain(name: str) -> str:
@@ -143,6 +163,13 @@ def kind_by_name(name: str) -> Kind | None:
     return None
 
 
+def class_prefix(name: str) -> str | None:
+    """The beginning of a name like prob_cat that says what the column holds of a class."""
+    return next(
+        (name[: m.start()] for m in re.finditer(r"[^a-zA-Z0-9]", name[:-1]) if kind_by_name(name[: m.start()])), None
+    )
+
+
 def choose_scores(table: Table, request: Request) -> ScoreColumn:
     """The score column: the one named, else the only candidate with the name of scores."""
     named = request.scores()
@@ -156,19 +183,20 @@ def choose_scores(table: Table, request: Request) -> ScoreColumn:
             f"({shown(name)}_0, {shown(name)}_1, ...).{_no_scores(table, lambda other: other in (name, name + '_'))} "
             f"Columns: {table.describe()}"
         )
-    known = [c for c in table.scores if _promises_scores(c.name)] or [c for c in table.scores if c.unnamed]
+    known = [c for c in table.scores if promises_scores(c.name)] or [c for c in table.scores if c.unnamed]
     if len(known) == 1:
         return known[0]
     fix = "name it by --logits, --probs or --log-probs"
     if not known:
         raise EvaluationError(
             f"found no column named like scores (logits, log_probs, probs, scores, ...) with a float per class; {fix}."
-            f"{_no_scores(table, _promises_scores)} Columns: {table.describe()}"
+            f"{_no_scores(table, promises_scores)} Columns: {table.describe()}"
         )
     raise EvaluationError(f"several columns are named like scores: {quoted([c.name for c in known])}; {fix}")
 
 
-def _promises_scores(name: str) -> bool:
+def promises_scores(name: str) -> bool:
+    """Whether a column of this name should hold scores."""
     return kind_by_name(name) is not None or _NEUTRAL_NAMES.fullmatch(_plain(name)) is not None
 
 
@@ -230,6 +258,12 @@ def decide_kind(column: ScoreColumn, sample: NDArray[Any], request: Request) -> 
         )
     if _look_like_log_probs(x):
         return Kind.LOG_PROBS, "because the exponentials of its rows sum to 1"
+    if column.class_names is not None:
+        # Nothing but its type says that each of these columns is a class: one that is none would go unnoticed.
+        raise EvaluationError(
+            f"'{name}' are columns without a name for scores ({quoted(column.class_names)}), and {_why_not_probs(x)}. "
+            f"If each of them is the score of a class, say what they hold: --logits {name}; or leave out the others"
+        )
     return Kind.LOGITS, "by its values"
 
 
@@ -280,11 +314,12 @@ def choose_label(table: Table, request: Request) -> ValueColumn:
             f"--label names '{shown(request.label)}', expected a column of one integer (or class name) per row."
             f"{_no_label(table, lambda name: name == request.label)} Columns: {table.describe()}"
         )
-    known = [c for c in usable if _promises_truth(c.name)]
+    known = [c for c in usable if promises_truth(c.name)]
     if not known:
         raise EvaluationError(
-            "found no column named like a true label (label, target, y_true, ...); name it by --label, and never a "
-            f"column of predictions.{_no_label(table, _promises_truth)} Columns: {table.describe()}"
+            "found no column named like a true label (label, target, y_true, ...); name it by --label, never a "
+            "column of predictions, or give the file that has it by --targets."
+            f"{_no_label(table, promises_truth)} Columns: {table.describe()}"
         )
     if len(known) > 1:
         names = quoted([c.name for c in known])
@@ -299,7 +334,8 @@ def choose_label(table: Table, request: Request) -> ValueColumn:
     return column
 
 
-def _promises_truth(name: str) -> bool:
+def promises_truth(name: str) -> bool:
+    """Whether a column of this name should hold true labels."""
     return _TRUTH.fullmatch(_plain(name)) is not None
 
 
@@ -316,14 +352,28 @@ def _looks_written_by_timm(table: Table) -> bool:
     return "filename" in names and any(c.name in ("prob", "logit") for c in table.scores)
 
 
-def choose_columns(table: Table, request: Request, details: int = 3) -> Columns:
-    """The columns to read; `details` other columns of text or integers go with the most surprising rows."""
-    scores, label = choose_scores(table, request), choose_label(table, request)
+def choose_columns(table: Table, label: ValueColumn | None, request: Request, details: int = 3) -> Columns:
+    """The columns to read; `details` other columns of text or integers go with the most surprising rows.
+
+    The label is that of another file, or else chosen here.
+    """
+    scores = choose_scores(table, request)
+    own = choose_label(table, request) if label is None else None
+    label = label or own
+    assert label is not None
     names = Counter([*(c.name for c in table.scores if len(c.members) == 1), *(c.name for c in table.values)])
-    for name in (*scores.members, label.name):
+    for name in (*scores.members, *([own.name] if own else [])):
         if names[name] > 1:
             raise EvaluationError(f"two columns are called '{shown(name)}'; write the file with different names")
-    others = [name for name in detail_columns(table, scores.rows) if names[name] == 1 and name != label.name]
+    if scores.class_names is not None and not label.text and request.scores() is None:
+        raise EvaluationError(
+            f"the columns of '{shown(scores.name)}' are called after their classes ({quoted(scores.class_names)}), and "
+            f"label column '{shown(label.name)}' holds {shown(label.type)}: nothing says which number is which class. "
+            f"If the labels count these columns from 0, name them by --logits, --probs or --log-probs"
+        )
+    others = [
+        name for name in detail_columns(table, scores.rows) if names[name] == 1 and (own is None or name != own.name)
+    ]
     return Columns(scores, label, tuple(others[:details]), class_values=table.class_values)
 
 
@@ -335,7 +385,18 @@ def detail_columns(table: Table, rows: int) -> list[str]:
 # ---------------------------------------------------------------- values of the label column
 
 
-def label_indices(values: NDArray[Any], column: str, first_row: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def indices(
+    values: Values, column: ValueColumn, first_row: int, class_names: tuple[str, ...] | None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Labels as a reader yields them as indices, and which are missing."""
+    if column.text:
+        return name_indices(list(values), column.name, first_row, class_names)
+    return label_indices(np.asarray(values), column.name, first_row)
+
+
+def label_indices(
+    values: NDArray[Any], column: str, first_row: int, role: str = "label"
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Integer labels as int64, and which are missing; floats are taken if they are whole numbers, NaN is no label."""
     missing = np.zeros(len(values), bool)
     unfit = missing
@@ -349,11 +410,12 @@ def label_indices(values: NDArray[Any], column: str, first_row: int) -> tuple[ND
         i = int(np.flatnonzero(unfit)[0])
         regression = (
             ""
-            if values.dtype.kind == "u"
+            if values.dtype.kind == "u" or role != "label"
             else (". If it is a regression target, this command does not evaluate it yet")
         )
         raise EvaluationError(
-            f"label column '{shown(column)}' holds {values[i]!s} at row {first_row + i}, expected whole numbers 0..C-1"
+            f"{role} column '{shown(column)}' holds {values[i]!s} at row {first_row + i}, expected whole numbers"
+            f"{' 0..C-1' if role == 'label' else ''}"
             f"{regression}"
         )
     return values.astype(np.int64), missing

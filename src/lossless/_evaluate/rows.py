@@ -15,6 +15,7 @@ from lossless.transforms import softmax
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Values = NDArray[Any] | list[Any]  # numbers, or texts and None
 
 SUM_TOLERANCE = 1e-3  # half-precision probabilities of a thousand classes still sum to 1 within this
 _BLOCK_SCORES = 1 << 18  # scores computed at once: 2 MB in float64, which stays in cache
@@ -35,8 +36,20 @@ class RawBatch:
     file: int
     first_row: int
     scores: NDArray[Any]  # (n, C) float16, float32 or float64
+    values: Values  # (n,) labels or keys as the file has them; empty if none were asked for
+    missing: NDArray[np.bool_] | None = None  # (n,) rows whose scores or value are null
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The same rows with their labels."""
+
+    file: int
+    first_row: int
+    scores: NDArray[Any]  # (n, C)
     labels: Integers  # (n,)
-    missing: NDArray[np.bool_] | None = None  # (n,) rows whose scores or label are null
+    missing: NDArray[np.bool_] | None = None  # (n,) rows without scores or label
+    unmatched: NDArray[np.bool_] | None = None  # (n,) rows whose key is not among the targets
 
 
 @dataclass(frozen=True)

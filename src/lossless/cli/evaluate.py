@@ -19,13 +19,23 @@ _CELL = 60  # characters of a cell; texts of the data may be long
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files, how to read them, and where the results go."""
-    parser.add_argument("files", metavar="FILE", nargs="+", help="Parquet or NPZ; several files are taken together")
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="Parquet, Arrow or Feather, CSV, TSV or JSON lines (also .gz), NPZ, NPY, safetensors, .pt; a pattern or a "
+        "directory stands for its files, and several files are taken together",
+    )
     scores = parser.add_mutually_exclusive_group()
     column = "NAME", "of a column of lists, of a 2-d array, or the prefix of one column per class"
     scores.add_argument("--logits", metavar=column[0], help=f"the scores are logits: name {column[1]}")
     scores.add_argument("--probs", metavar=column[0], help="the scores are probabilities")
     scores.add_argument("--log-probs", metavar=column[0], help="the scores are log-probabilities")
     parser.add_argument("--label", metavar="COL", help="the column of true classes, 0..C-1 or class names")
+    parser.add_argument("--targets", metavar="FILE", help="the file with the true classes, if it is another one")
+    parser.add_argument(
+        "--on", metavar="COL", help="join the targets by this column (default: by the order of the rows)"
+    )
     parser.add_argument(
         "--ignore-index", metavar="N", type=int, default=-100, help="leave out rows with this label (default: -100)"
     )
@@ -56,6 +66,7 @@ def _positive(text: str) -> int:
 def run(args: argparse.Namespace) -> None:
     """Evaluate the files and show, write or print the figures."""
     from lossless._evaluate import evaluate
+    from lossless._evaluate.inputs import find_files
 
     from ._console import Output, progress
     from ._files import UsageError, check_outputs, write_text
@@ -66,7 +77,8 @@ def run(args: argparse.Namespace) -> None:
         from lossless._report import build_page
         from lossless._report.page import render
     to_stdout = args.json == "-"
-    check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, args.files)
+    inputs = find_files(args.files)[0] + ([] if args.targets is None else [args.targets])
+    check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, inputs)
     with progress("rows") as bar:
         evaluation = evaluate(
             args.files,
@@ -74,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
             probs=args.probs,
             log_probs=args.log_probs,
             label=args.label,
+            targets=args.targets,
+            on=args.on,
             ignore_index=args.ignore_index,
             surprising=args.surprising,
             workers=args.workers,

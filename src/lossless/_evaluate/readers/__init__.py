@@ -6,17 +6,22 @@ bounded memory. A format is added by writing a `Reader` and naming it in `_FORMA
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lossless.errors import EvaluationError, MissingExtraError
 
 from ..errors import about
-from ..roles import Columns, ScoreColumn, Table
-from ..rows import RawBatch
+from ..roles import Columns, ScoreColumn, Table, ValueColumn
+from ..rows import RawBatch, Values
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,9 @@ class Reader(Protocol):
     def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
         """The rows of a part, in order, a few megabytes at a time."""
 
+    def values(self, column: ValueColumn) -> Iterator[tuple[Values, NDArray[np.bool_]]]:
+        """One column of the whole file in blocks, and which of its values are null."""
+
     def details(self, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
         """Values of further columns for a few rows: {row: {column: value}}."""
 
@@ -55,12 +63,30 @@ class Reader(Protocol):
 _BATCH_SCORES = 1 << 20  # scores per batch: 4 MB in float32
 _BATCH_BYTES = 1 << 22  # of other columns, whose rows may be long texts
 
-# (first bytes, module, class)
+_HEAD = 1 << 16  # bytes of a file that say what it is
+
+# (first bytes, module, class); text is told apart by `_text_format`
 _FORMATS = (
     (b"PAR1", "parquet", "ParquetReader"),
+    (b"ARROW1", "ipc", "IpcReader"),
+    (b"\xff\xff\xff\xff", "ipc", "IpcStreamReader"),
     (b"PK", "npz", "NpzReader"),
+    (b"\x93NUMPY", "mapped", "NpyReader"),
 )
-_PICKLE = b"\x80"
+_SAVE = "numpy.savez('predictions.npz', logits=..., label=...)"
+_PICKLE = "a pickle, and reading a pickle runs what is in it. Load it where you trust it and save arrays: " + _SAVE
+_PICKLES = (".pkl", ".pickle", ".joblib")  # they may be packed, or text
+_REFUSED = (
+    (b"\x80", _PICKLE),
+    (b"FEA1", "Feather of version 1. Write it anew by pyarrow.feather.write_feather(pyarrow.feather.read_table(...))"),
+    (b"\xff\xfe", "text in UTF-16, expected UTF-8"),
+    (b"\xfe\xff", "text in UTF-16, expected UTF-8"),
+    (b"\x1f\x8b", "compressed by gzip, which is read here if CSV or JSON lines are inside. Unpack it first"),
+)
+_SAFETENSORS = re.compile(rb"[\s\S]{3,5}\0{3,5}\{")  # the length of a table of contents in 8 bytes, and the table
+_NAME = 1 << 10  # bytes that hold the first name in a zip file
+_GZIP = b"\x1f\x8b"
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 def batch_rows(classes: int, other_bytes: float = 0) -> int:
@@ -68,30 +94,65 @@ def batch_rows(classes: int, other_bytes: float = 0) -> int:
     return int(max(1, min(_BATCH_SCORES // max(classes, 1), _BATCH_BYTES // max(other_bytes, 1))))
 
 
+def stamp(path: str) -> tuple[int, int]:
+    """Size and time of change of a file, which tell a copy in memory from another file of that name."""
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns
+
+
 def open_reader(path: str, file: int) -> Reader:
     """The reader of a file, by its first bytes; `file` is its number in the input."""
     with about(path):
         try:
             with Path(path).open("rb") as stream:
-                head = stream.read(8)
+                head = stream.read(_HEAD)
         except OSError as error:
             raise EvaluationError(error.strerror or str(error)) from None
-        for magic, module, name in _FORMATS:
-            if head.startswith(magic):
-                try:
-                    reader = getattr(import_module(f"{__name__}.{module}"), name)
-                except ModuleNotFoundError as error:
-                    raise MissingExtraError(error.name or module, "evaluate") from None
-                opened: Reader = reader(path, file)
-                return opened
         if not head:
             raise EvaluationError("the file is empty")
-        if head.startswith(_PICKLE):
-            raise EvaluationError(
-                "a pickle, and reading a pickle runs what is in it. Load it where you trust it and save arrays: "
-                "numpy.savez('predictions.npz', logits=..., label=...)"
-            )
+        if _SAFETENSORS.match(head):
+            return _reader("mapped", "SafetensorsReader", path, file)
+        if head.startswith(b"PK") and b"/data.pkl" in head[:_NAME]:
+            return _reader("pt", "PtReader", path, file)
+        for magic, module, name in _FORMATS:
+            if head.startswith(magic):
+                return _reader(module, name, path, file)
+        if Path(path.lower().removesuffix(".gz")).suffix in _PICKLES:
+            raise EvaluationError(_PICKLE)
+        text = _unpacked(head) if head.startswith(_GZIP) else head
+        if text and not _NO_TEXT.search(text):
+            return _reader(*_text_format(text), path, file)
+        for magic, why in _REFUSED:
+            if head.startswith(magic):
+                raise EvaluationError(why)
         raise EvaluationError(
-            "neither Parquet nor NPZ. Convert it, e.g. by pandas.read_csv(...).to_parquet('predictions.parquet') "
-            "or numpy.savez('predictions.npz', logits=..., label=...)"
+            "none of the formats that are read here: Parquet, Arrow or Feather, CSV or TSV, JSON lines, NPZ, NPY, "
+            "safetensors, .pt. "
+            f"Convert it, e.g. by DataFrame.to_parquet('predictions.parquet') or {_SAVE}"
         )
+
+
+def _reader(module: str, name: str, path: str, file: int) -> Reader:
+    try:
+        reader = getattr(import_module(f"{__name__}.{module}"), name)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or module, "evaluate") from None
+    opened: Reader = reader(path, file)
+    return opened
+
+
+def _unpacked(head: bytes) -> bytes:
+    """The beginning of what gzip packed, as far as there is any."""
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, _HEAD)
+    except zlib.error:
+        return b""
+
+
+def _text_format(text: bytes) -> tuple[str, str]:
+    begins = text.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if begins == b"[":
+        raise EvaluationError(
+            "a JSON array, which cannot be read row by row. Expected JSON lines: an object in each, by jq -c '.[]'"
+        )
+    return ("jsonl", "JsonLinesReader") if begins == b"{" else ("csv", "CsvReader")

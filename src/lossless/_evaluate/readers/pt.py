@@ -1,0 +1,95 @@
+"""What torch.save wrote: a tensor, tensors by name, or a list of batches of them, as Lightning's predict gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossless.errors import EvaluationError
+
+from ..text import safe, shown
+from .arrays import Member, native
+from .mapped import MappedReader
+
+_EXPECTED = "expected a tensor, a dict of tensors, or a list of batches that are all one or the other"
+
+
+class PtReader(MappedReader):
+    """Tensors, mapped into memory; nothing but tensors and plain containers is unpickled."""
+
+    format = "PyTorch"
+
+    def _contents(self, path: Path) -> list[Member]:
+        try:
+            import torch
+        except ModuleNotFoundError:
+            raise EvaluationError(
+                "written by torch.save, and PyTorch is not installed. Install torch, or save arrays where it is: "
+                "numpy.savez('predictions.npz', logits=..., label=...)"
+            ) from None
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # of a damaged pickle any may come
+            why = str(error).partition("\n")[0].replace("\x1b[1m", "").replace("\x1b[0m", "")
+            raise EvaluationError(
+                "cannot be read by torch.load(weights_only=True), which reads nothing but tensors in lists and dicts: "
+                f"{shown(why)}"
+            ) from None
+        self._blocks: dict[Any, list[NDArray[Any]]] = {}
+        size = path.stat().st_size
+        for batch in found if isinstance(found, list | tuple) else [found]:
+            named = {path.stem: batch} if isinstance(batch, torch.Tensor) else batch
+            if not isinstance(named, dict) or (self._blocks and named.keys() != self._blocks.keys()):
+                raise EvaluationError(f"holds {_kind(found)} with {_kind(batch)}, {_EXPECTED}")
+            for name, tensor in named.items():
+                if not isinstance(tensor, torch.Tensor):
+                    raise EvaluationError(f"'{shown(name)}' is {_kind(tensor)}, {_EXPECTED}")
+                self._blocks.setdefault(name, []).append(_array(tensor, name, size))
+        self._blocks = {safe(str(name)): blocks for name, blocks in self._blocks.items()}
+        return [_member(name, blocks) for name, blocks in self._blocks.items()]
+
+    def _slice(self, member: Member, first: int, end: int) -> NDArray[Any]:
+        picked, start = [], 0
+        for block in self._blocks[member.name]:
+            if start < end and first < start + len(block):
+                picked.append(block[max(first - start, 0) : end - start])
+            start += len(block)
+        if not picked:
+            return np.zeros((end - first, *member.row_shape), member.dtype)
+        return native(np.concatenate(picked))
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}" + (f" of length {len(value)}" if isinstance(value, list | tuple | dict) else "")
+
+
+def _array(tensor: Any, name: Any, size: int) -> NDArray[Any]:
+    """A tensor of a file of so many bytes as an array, which shares its memory."""
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        raise EvaluationError(f"'{shown(name)}' is a tensor with layout {tensor.layout}, expected a dense one")
+    if tensor.nbytes > size:
+        raise EvaluationError(f"'{shown(name)}' says that it has {tensor.nbytes} bytes, in a file of {size}")
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    try:
+        array: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    except (TypeError, RuntimeError) as error:
+        raise EvaluationError(f"'{shown(name)}': {shown(error)}") from None
+    return array
+
+
+def _member(name: str, blocks: Sequence[NDArray[Any]]) -> Member:
+    """The batches of one name, as one array."""
+    first = blocks[0]
+    if len(blocks) > 1 and any(b.ndim == 0 or b.shape[1:] != first.shape[1:] or b.dtype != first.dtype for b in blocks):
+        shapes = ", ".join(dict.fromkeys(f"{b.dtype.name} of shape {b.shape}" for b in blocks[:20]))
+        raise EvaluationError(
+            f"the batches of '{shown(name)}' differ ({shown(shapes)}), expected them to differ in rows"
+        )
+    shape = first.shape if len(blocks) == 1 else (sum(len(b) for b in blocks), *first.shape[1:])
+    return Member(name, shape, False, first.dtype, 0)

@@ -1,0 +1,131 @@
+"""Labels from a file of their own, joined to the scores by a key or by the order of the rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossless.errors import EvaluationError
+
+from .errors import about
+from .readers import open_reader
+from .roles import Columns, Holds, Table, Targets, ValueColumn, indices, label_indices
+from .rows import Batch, Integers, RawBatch, Values
+from .text import shown
+
+
+def key_column(table: Table, name: str) -> ValueColumn:
+    """The column that rows are joined by."""
+    for column in table.values:
+        if column.name == name and not column.listed and column.holds in (Holds.TEXT, Holds.INTEGERS, Holds.FLOATS):
+            return column
+    raise EvaluationError(
+        f"--on names '{shown(name)}', expected a column of texts or whole numbers. Columns: {table.describe()}"
+    )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a file of targets, in memory: 8 bytes a row, and their keys."""
+
+    labels: Integers
+    missing: NDArray[np.bool_]
+    numbers: Integers  # keys in order, if they are numbers
+    order: Integers  # and their rows
+    texts: dict[str | None, int] | None  # rows by key, if they are texts
+
+    def rows_of(self, values: Values, column: str, first_row: int) -> Integers:
+        """The row of each key; -1 for one that is not there."""
+        if self.texts is not None:
+            return np.fromiter((self.texts.get(key, -1) for key in values), np.int64, len(values))
+        keys, _ = label_indices(np.asarray(values), column, first_row, "key")
+        if not len(self.numbers):
+            return np.full(len(keys), -1)
+        at = np.minimum(np.searchsorted(self.numbers, keys), len(self.numbers) - 1)
+        return np.where(self.numbers[at] == keys, self.order[at], -1)
+
+
+@lru_cache(maxsize=2)
+def load_labels(targets: Targets, label: ValueColumn, class_names: tuple[str, ...] | None) -> Labels:
+    """The labels of a file of targets."""
+    reader = open_reader(targets.path, 0)
+    none = np.zeros(0, np.int64)
+    labels, missing = [none], [none.astype(bool)]
+    row = 0
+    with about(targets.path):
+        for values, null in reader.values(label):
+            found, undefined = indices(values, label, row, class_names)
+            labels.append(found)
+            missing.append(null | undefined)
+            row += len(found)
+        whole = np.concatenate(labels), np.concatenate(missing)
+        if targets.key is None:
+            return Labels(*whole, none, none, None)
+        if targets.key.text:
+            return Labels(*whole, none, none, _texts(reader.values(targets.key), targets.key.name))
+        return Labels(*whole, *_numbers(reader.values(targets.key), targets.key.name), None)
+
+
+def _texts(blocks: Iterable[tuple[Values, NDArray[np.bool_]]], name: str) -> dict[str | None, int]:
+    found: dict[str | None, int] = {}
+    for row, key in enumerate(itertools.chain.from_iterable(values for values, _ in blocks)):
+        if key is not None and found.setdefault(key, row) != row:
+            raise _twice(name, key, found[key], row)
+    return found
+
+
+def _numbers(blocks: Iterable[tuple[Values, NDArray[np.bool_]]], name: str) -> tuple[Integers, Integers]:
+    keys, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    row = 0
+    for values, null in blocks:
+        found, undefined = label_indices(np.asarray(values), name, row, "key")
+        present = ~(null | undefined)
+        keys.append(found[present])
+        rows.append(row + np.flatnonzero(present))
+        row += len(found)
+    numbers, order = np.concatenate(keys), np.concatenate(rows)
+    by_key = np.argsort(numbers, kind="stable")
+    numbers, order = numbers[by_key], order[by_key]
+    again = np.flatnonzero(numbers[1:] == numbers[:-1])
+    if len(again):
+        i = int(again[0])
+        raise _twice(name, numbers[i], order[i], order[i + 1])
+    return numbers, order
+
+
+def _twice(name: str, key: object, first: int, second: int) -> EvaluationError:
+    return EvaluationError(
+        f"column '{shown(name)}' holds '{shown(key)}' at rows {first} and {second}, expected each key once"
+    )
+
+
+def labelled(batches: Iterable[RawBatch], columns: Columns) -> Iterator[Batch]:
+    """Batches with the labels of their rows."""
+    targets = columns.targets
+    if targets is None:
+        for batch in batches:
+            labels, undefined = indices(batch.values, columns.label, batch.first_row, columns.class_names)
+            yield Batch(batch.file, batch.first_row, batch.scores, labels, _any(batch.missing, undefined))
+        return
+    known = load_labels(targets, columns.label, columns.class_names)
+    for batch in batches:
+        if columns.key is None:
+            rows = targets.starts[batch.file] + batch.first_row + np.arange(len(batch.scores))
+        else:
+            rows = known.rows_of(batch.values, columns.key.name, batch.first_row)
+        unmatched = rows < 0
+        if batch.missing is not None:
+            unmatched &= ~batch.missing
+        missing = _any(batch.missing, known.missing[rows] & (rows >= 0) if len(known.missing) else unmatched)
+        labels = np.where(rows < 0, 0, known.labels[rows]) if len(known.labels) else np.zeros(len(rows), np.int64)
+        yield Batch(batch.file, batch.first_row, batch.scores, labels, missing, unmatched if unmatched.any() else None)
+
+
+def _any(missing: NDArray[np.bool_] | None, more: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    missing = more if missing is None else missing | more
+    return missing if missing.any() else None
