@@ -530,7 +530,7 @@ def target_of_what(case: Case) -> Seen:
 
 def _not_normalised(p: Floats, case: Case, what: str, name: str) -> Seen:
     total = p.sum(axis=1)
-    off = np.abs(total - 1.0) > OFF
+    off = (np.abs(total - 1.0) > OFF) & (p != 0.0).any(axis=1)  # a row of zeros is left out by whoever made it
     if off.any():
         first = int(np.argmax(off))
         yield (
