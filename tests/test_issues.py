@@ -571,5 +571,5 @@ def test_keras_4744_probabilities_that_do_not_sum_to_one():
 def test_scikit_learn_24515_swapped_arguments():
     """ "y_true comes first, here and not there"."""
     x, y = np.random.default_rng(0).normal(size=(4, 3)), np.array([0, 1, 2, 0])
-    with pytest.raises(TypeError, match=r"they seem to be swapped\. The model's output is the first argument"):
+    with pytest.raises(TypeError, match=r"they seem to be swapped: the model's output is the first argument"):
         lossless.cross_entropy(y, x)

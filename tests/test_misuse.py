@@ -623,6 +623,12 @@ def test_a_constant_output_is_warned_of_once_training_has_changed_it():
     assert step(flat + RNG.normal(size=10).astype(np.float32)) == ["constant-input"]
 
 
+def test_a_mistake_of_a_rule_does_not_end_a_training_run(monkeypatch):
+    monkeypatch.setattr(watch, "examine", lambda case: 1 / 0)
+    with pytest.warns(LosslessWarning, match=r"the search for misuse failed, the loss did not: ZeroDivisionError"):
+        assert lossless.cross_entropy(X, Y) > 0
+
+
 def test_levels():
     watch.level = "off"
     assert not seen(lambda: lossless.cross_entropy(P, Y))

@@ -102,7 +102,8 @@ def check_floating(function: str, dtype: str, name: str = "input", *, target_dty
     if is_whole(dtype) and target_dtype in FLOATS:
         raise LogitsDtypeError(
             f"\"{function}\" not implemented for '{_torch_name(dtype)}'\n{function}: {name} has dtype {dtype} and the "
-            f"second argument {target_dtype}: they seem to be swapped. The model's output is the first argument."
+            f"second argument {target_dtype}: they seem to be swapped: the model's output is the first argument. "
+            f"If they are not, convert {name} to float32."
         ).about("swapped-arguments")
     if dtype not in FLOATS:
         fix = "take its real part" if dtype.startswith("complex") else f"convert it, e.g. to float32 ({name} * 1.0)"

@@ -209,24 +209,39 @@ def look(
     """Apply the rules to a call of `function`, and warn of what they see, or collect it."""
     if backend.is_traced():
         return
-    into, site = _findings.get(), occasion.site
-    thorough = into is not None or level == "full"
-    ways = _ways(family, dim, tuple(input.shape))
-    seen: dict[str, dict[int | None, str]] = {}
-    for way in ways:
-        case = _case(backend, function, family, way, input, target, options, thorough, occasion)
-        for name, evidence in examine(case):
-            seen.setdefault(name, {}).setdefault(way, evidence)
-        site.proven |= case.proven
-        site.constant = case.constant_row
-    for name, by_way in seen.items():
-        evidence = next(iter(by_way.values()))
-        if name == "kl-not-normalised" and len(by_way) < len(ways):
-            continue  # along another dimension they are
+    into = _findings.get()
+    try:
+        seen = list(_seen(occasion, backend, function, family, dim, input, target, options, into is not None))
+    except Exception as error:  # a mistake of ours, which must not end a training run
+        if into is not None:
+            raise
+        _check.warn(
+            f"{function}: the search for misuse failed, the loss did not: {error!r}. LOSSLESS_CHECKS=off ends it."
+        )
+        return
+    for name, evidence in seen:
         if into is not None:
             into.append(found(name, function, evidence))
         elif level == "full" or troubles()[name].level == "warning":
             _warn(name, function, evidence)
+
+
+def _seen(
+    occasion: Occasion, backend: Sight, function: str, family: Family, dim: int | None, input: Any, target: Any,
+    options: dict[str, Any], asked: bool,
+) -> Iterator[tuple[str, str]]:  # fmt: skip
+    """Each trouble once, with its evidence."""
+    site, ways = occasion.site, _ways(family, dim, tuple(input.shape))
+    by_way: dict[str, dict[int | None, str]] = {}
+    for way in ways:
+        case = _case(backend, function, family, way, input, target, options, asked or level == "full", occasion)
+        for name, evidence in examine(case):
+            by_way.setdefault(name, {}).setdefault(way, evidence)
+        site.proven |= case.proven
+        site.constant = case.constant_row
+    for name, evidences in by_way.items():
+        if name != "kl-not-normalised" or len(evidences) == len(ways):  # else they are, along another dimension
+            yield name, next(iter(evidences.values()))
 
 
 def _ways(family: Family, dim: int | None, shape: tuple[int, ...]) -> list[int | None]:
