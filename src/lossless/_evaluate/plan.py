@@ -29,7 +29,7 @@ from .roles import (
 )
 from .rows import SUM_TOLERANCE, Batch, Kind
 from .targets import key_column, labelled, load_labels
-from .text import quoted, safe, shown
+from .text import enumerated, quoted, safe, shown
 
 MOST_CLASSES = 1 << 24  # a row of float64 numbers is then 128 MiB, and a run holds several
 
@@ -168,8 +168,20 @@ def _joined(first: Reader, truth: Reader, columns: Columns, on: str | None) -> C
 
 def _names(first: Reader, truth: Reader | None, columns: Columns) -> tuple[str, ...] | None:
     """Names of the classes, of the file of scores or else of that of targets."""
-    names = first.table.names_of(columns.scores, columns.label)
-    return names if names is not None or truth is None else truth.table.names_of(columns.scores, columns.label)
+    names, label = first.table.names_of(columns.scores, columns.label), columns.label
+    theirs = label.class_names if truth is None else label.class_names or truth.table.class_names
+    with about(first.path if truth is None else truth.path):
+        if names is not None and theirs is not None and names != theirs and not label.text:
+            raise EvaluationError(
+                f"label column '{shown(label.name)}' numbers the classes {enumerated(theirs)}, but the scores are in "
+                f"the order {enumerated(names)}. Bring the scores into the order of the labels, or save their names"
+            )
+        if names is not None and label.holds is Holds.BOOLEANS and [n.lower() for n in names] == ["true", "false"]:
+            raise EvaluationError(
+                f"label column '{shown(label.name)}' holds booleans, which count as 0 and 1, but the scores are in the "
+                f"order {enumerated(names)}. Bring the scores into the order False, True"
+            )
+    return names if names is not None else theirs
 
 
 def _by_order(readers: Sequence[Reader], truth: Reader, columns: Columns, rows: Sequence[int]) -> Columns:
@@ -229,16 +241,14 @@ def _check_alike(first: Reader, other: Reader, columns: Columns, classes: int | 
     scores = {c.name: c for c in other.table.scores}[columns.scores.name]
     beside = columns.beside
     label = None if beside is None else {c.name: c for c in other.table.values}[beside.name]
-    by_name = columns.targets is None and columns.label.text and not given_names
+    ours = first.table.names_of(columns.scores, columns.label)
+    theirs = other.table.names_of(scores, columns.label if label is None else label)
+    unnamed = not columns.label.text and (ours is None or theirs is None)
     alike = (
         scores.members == columns.scores.members
         and (label is None or beside is None or (label.text == beside.text and label.holds is not Holds.OTHER))
         and (classes is None or other.classes(scores) == classes)
-        and (
-            not by_name
-            or label is None
-            or other.table.names_of(scores, label) == first.table.names_of(columns.scores, columns.label)
-        )
+        and (given_names or unnamed or theirs == ours)
         and other.table.class_values == columns.class_values
     )
     if not alike:

@@ -43,11 +43,11 @@ class Labels:
         """The row of each key; -1 for one that is not there."""
         if self.texts is not None:
             return np.fromiter((self.texts.get(key, -1) for key in values), np.int64, len(values))
-        keys, _ = label_indices(np.asarray(values), column, first_row, "key")
+        keys, undefined = label_indices(np.asarray(values), column, first_row, "key")
         if not len(self.numbers):
             return np.full(len(keys), -1)
         at = np.minimum(np.searchsorted(self.numbers, keys), len(self.numbers) - 1)
-        return np.where(self.numbers[at] == keys, self.order[at], -1)
+        return np.where((self.numbers[at] == keys) & ~undefined, self.order[at], -1)
 
 
 @lru_cache(maxsize=2)

@@ -7,6 +7,7 @@ bounded memory. A format is added by writing a `Reader` and naming it in `_FORMA
 from __future__ import annotations
 
 import re
+import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ _FORMATS = (
     (b"PAR1", "parquet", "ParquetReader"),
     (b"ARROW1", "ipc", "IpcReader"),
     (b"\xff\xff\xff\xff", "ipc", "IpcStreamReader"),
-    (b"PK", "npz", "NpzReader"),
+    (b"PK\x03\x04", "npz", "NpzReader"),
+    (b"PK\x05\x06", "npz", "NpzReader"),
     (b"\x93NUMPY", "mapped", "NpyReader"),
 )
 _SAVE = "numpy.savez('predictions.npz', logits=..., label=...)"
@@ -83,7 +85,7 @@ _REFUSED = (
     (b"\xfe\xff", "text in UTF-16, expected UTF-8"),
     (b"\x1f\x8b", "compressed by gzip, which is read here if CSV or JSON lines are inside. Unpack it first"),
 )
-_SAFETENSORS = re.compile(rb"[\s\S]{3,5}\0{3,5}\{")  # the length of a table of contents in 8 bytes, and the table
+_SAFETENSORS = re.compile(rb"[\s\S]{5}\0{3}\{")  # the length of a table of contents in 8 bytes, and the table
 _NAME = 1 << 10  # bytes that hold the first name in a zip file
 _GZIP = b"\x1f\x8b"
 _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
@@ -104,19 +106,21 @@ def open_reader(path: str, file: int) -> Reader:
     """The reader of a file, by its first bytes; `file` is its number in the input."""
     with about(path):
         try:
+            if not stat.S_ISREG(Path(path).stat().st_mode) and not Path(path).is_dir():
+                raise EvaluationError("is no file but a pipe or a device, which cannot be read twice. Save it first")
             with Path(path).open("rb") as stream:
                 head = stream.read(_HEAD)
         except OSError as error:
             raise EvaluationError(error.strerror or str(error)) from None
         if not head:
             raise EvaluationError("the file is empty")
-        if _SAFETENSORS.match(head):
-            return _reader("mapped", "SafetensorsReader", path, file)
         if head.startswith(b"PK") and b"/data.pkl" in head[:_NAME]:
             return _reader("pt", "PtReader", path, file)
         for magic, module, name in _FORMATS:
             if head.startswith(magic):
                 return _reader(module, name, path, file)
+        if _SAFETENSORS.match(head):
+            return _reader("mapped", "SafetensorsReader", path, file)
         if Path(path.lower().removesuffix(".gz")).suffix in _PICKLES:
             raise EvaluationError(_PICKLE)
         text = _unpacked(head) if head.startswith(_GZIP) else head

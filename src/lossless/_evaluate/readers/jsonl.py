@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -23,7 +24,9 @@ from .arrow import ArrowReader, describe, faults, whole_as_floats
 
 _LONGEST = 1 << 26  # bytes of a line
 _FIRST = 256  # rows that say what the columns hold
+_FIRST_BYTES = 1 << 24  # of them at most
 _CHOICES = "filtered_resps"  # lm-eval: log-likelihood of each choice, and whether it is the greedy one, in texts
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 _OBJECT, _FLOATS = pa.struct([]), pa.list_(pa.float64())
 
 
@@ -35,13 +38,15 @@ class JsonLinesReader(ArrowReader):
     def __init__(self, path: str, file: int) -> None:
         self.path, self.file = path, file
         columns: dict[str, list[Any]] = {}
-        for _, row in islice(_rows(path), _FIRST):
+        for _, row in islice(_rows(path, _FIRST_BYTES), _FIRST):
             for name, value in row.items():
                 columns.setdefault(name, []).append(value)
+        self._has_choices = _CHOICES in columns and _type(_CHOICES, columns[_CHOICES]) == _FLOATS
+        if self._has_choices:  # lm-eval writes the number of the right choice as a text
+            columns = {name: _numbers(values) for name, values in columns.items()}
         with faults(self.format):
             types = [(safe(name), _type(name, values)) for name, values in columns.items()]
             self._schema = whole_as_floats(pa.schema(types))
-        self._has_choices = _CHOICES in columns and self._schema.field(_CHOICES).type == _FLOATS
 
     @cached_property
     def table(self) -> Table:
@@ -87,7 +92,10 @@ class JsonLinesReader(ArrowReader):
             arrays = []
             for i, (name, type) in enumerate(types):
                 values = [row[i] for _, row in block]
-                if name == _CHOICES and most is not None:
+                if most is not None and name != _CHOICES and pa.types.is_integer(type):
+                    values = _numbers(values)
+                    _check_choices(values, [row[columns.index(_CHOICES)] for _, row in block], name, block[0][0])
+                elif name == _CHOICES and most is not None:
                     values = [_padded(value, most, number) for value, (number, _) in zip(values, block, strict=True)]
                 arrays.append(_array(values, type, name, block[0][0]))
             yield pa.RecordBatch.from_arrays(arrays, list(columns))
@@ -96,9 +104,11 @@ class JsonLinesReader(ArrowReader):
 # ---------------------------------------------------------------- the file
 
 
-def _rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects and their numbers from 0; empty lines are none."""
+def _rows(path: str, most: float = math.inf) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects and their numbers from 0, of so many bytes at most; empty lines are none."""
     for number, (line, text) in enumerate(_lines(path)):
+        if (most := most - len(text)) < 0 and number:
+            return
         try:
             row = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -160,6 +170,23 @@ def _type(name: str, values: Sequence[Any]) -> pa.DataType:
         return pa.float64()
     known = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
     return known.get(next(iter(kinds)), _OBJECT) if len(kinds) == 1 else _OBJECT
+
+
+def _numbers(values: Sequence[Any]) -> list[Any]:
+    """Whole numbers in texts as numbers, if all of them are."""
+    texts = [value for value in values if value is not None]
+    if not texts or not all(isinstance(value, str) and _WHOLE.fullmatch(value) for value in texts):
+        return list(values)
+    return [None if value is None else int(value) for value in values]
+
+
+def _check_choices(labels: Sequence[Any], choices: Sequence[Any], name: str, first_row: int) -> None:
+    """Raise if a label is none of the choices that its own row has."""
+    for row, (label, own) in enumerate(zip(labels, choices, strict=True), first_row):
+        if isinstance(label, int) and isinstance(own, list) and label >= len(own):
+            raise EvaluationError(
+                f"label column '{shown(name)}' holds {label} at row {row}, which has {len(own)} choices, from 0"
+            )
 
 
 def _is_choice(choice: Any) -> bool:

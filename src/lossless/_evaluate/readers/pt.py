@@ -41,7 +41,7 @@ class PtReader(MappedReader):
             ) from None
         self._blocks: dict[Any, list[NDArray[Any]]] = {}
         size = path.stat().st_size
-        for batch in found if isinstance(found, list | tuple) else [found]:
+        for batch in found if isinstance(found, list) else [found]:
             named = {path.stem: batch} if isinstance(batch, torch.Tensor) else batch
             if not isinstance(named, dict) or (self._blocks and named.keys() != self._blocks.keys()):
                 raise EvaluationError(f"holds {_kind(found)} with {_kind(batch)}, {_EXPECTED}")
@@ -49,7 +49,10 @@ class PtReader(MappedReader):
                 if not isinstance(tensor, torch.Tensor):
                     raise EvaluationError(f"'{shown(name)}' is {_kind(tensor)}, {_EXPECTED}")
                 self._blocks.setdefault(name, []).append(_array(tensor, name, size))
-        self._blocks = {safe(str(name)): blocks for name, blocks in self._blocks.items()}
+        names = [safe(str(name)) for name in self._blocks]
+        if len(set(names)) < len(names):
+            raise EvaluationError(f"has two tensors of one name ({shown(', '.join(names))}), expected a name for each")
+        self._blocks = dict(zip(names, self._blocks.values(), strict=True))
         return [_member(name, blocks) for name, blocks in self._blocks.items()]
 
     def _slice(self, member: Member, first: int, end: int) -> NDArray[Any]:
