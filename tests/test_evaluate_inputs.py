@@ -134,6 +134,16 @@ def test_a_choice_that_a_row_lacks_is_no_label(tmp_path):
         evaluate(tmp_path / "s.jsonl", label="target")
 
 
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_choices_without_their_questions_are_no_choices(tmp_path, as_dict):
+    asked = [["Is it?", " yes"], ["Is it?", " no"], ["", " yes"], ["", " no"]]
+    if as_dict:
+        asked = {f"gen_args_{i}": {"arg_0": a, "arg_1": b} for i, (a, b) in enumerate(asked)}
+    samples(tmp_path / "s.jsonl", [(0, [-1.0, -2.0, -3.0, -4.0])], arguments=asked)
+    with pytest.raises(EvaluationError, match="holds each choice twice"):
+        evaluate(tmp_path / "s.jsonl", label="target")
+
+
 def test_a_zip_file_of_any_time_is_an_npz(tmp_path):
     np.savez(tmp_path / "a.npz", logits=SCORES, label=LABELS)
     with zipfile.ZipFile(tmp_path / "a.npz") as a, zipfile.ZipFile(tmp_path / "b.npz", "w") as b:

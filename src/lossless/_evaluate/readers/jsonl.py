@@ -42,6 +42,11 @@ class JsonLinesReader(ArrowReader):
             for name, value in row.items():
                 columns.setdefault(name, []).append(value)
         self._has_choices = _CHOICES in columns and _type(_CHOICES, columns[_CHOICES]) == _FLOATS
+        if self._has_choices and any(map(_is_doubled, columns.get("arguments", []))):
+            raise EvaluationError(
+                f"'{_CHOICES}' holds each choice twice, with its question and without it, as for acc_mutual_info. "
+                "Expected each once: log the samples of a task without that metric"
+            )
         if self._has_choices:  # lm-eval writes the number of the right choice as a text
             columns = {name: _numbers(values) for name, values in columns.items()}
         with faults(self.format):
@@ -178,6 +183,16 @@ def _numbers(values: Sequence[Any]) -> list[Any]:
     if not texts or not all(isinstance(value, str) and _WHOLE.fullmatch(value) for value in texts):
         return list(values)
     return [None if value is None else int(value) for value in values]
+
+
+def _is_doubled(arguments: Any) -> bool:
+    """Whether what the model was asked ends in as many choices without a question as it begins with ones that have it."""
+    asked = list(arguments.values()) if isinstance(arguments, dict) else arguments
+    if not isinstance(asked, list) or len(asked) < 2 or len(asked) % 2:
+        return False
+    contexts = [a.get("arg_0") if isinstance(a, dict) else a[0] if isinstance(a, list) and a else None for a in asked]
+    half = len(contexts) // 2
+    return not any(contexts[half:]) and all(contexts[:half])
 
 
 def _check_choices(labels: Sequence[Any], choices: Sequence[Any], name: str, first_row: int) -> None:
