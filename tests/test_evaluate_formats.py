@@ -21,6 +21,7 @@ from lossless.errors import EvaluationError, LosslessError
 pa = pytest.importorskip("pyarrow")
 feather = pytest.importorskip("pyarrow.feather")
 pq = pytest.importorskip("pyarrow.parquet")
+arrow_reader = pytest.importorskip("lossless._evaluate.readers.arrow")
 
 ROWS, CLASSES = 157, 4  # rows that no batch size divides
 NAMES = ("cat", "dog", "owl", "yak")
@@ -315,7 +316,8 @@ def test_long_rows(tmp_path, expected, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"hello\nworld\n", "without a comma, tab or semicolon in its first line"),
+        (b"hello world\nagain\n", "without a comma, tab or semicolon in its first line"),
+        (b"hello\nworld\n", "no column named like scores"),
         (b"\n\n", "without a comma"),
         (b"logit_0,logit_1,label", "p.csv"),
         (b"logit_0,logit_1,label\n", "holds no rows"),
@@ -338,6 +340,137 @@ def test_tables_that_are_none(tmp_path, content, message, capsys):
     refused(tmp_path / "p.csv", "p.csv: ", message)
     assert main(["evaluate", str(tmp_path / "p.csv")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+GOOD = [f"{i % 2},0.{9 - i % 2 * 8},0.{1 + i % 2 * 8},t{i}" for i in range(20)]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("block", [None, 64])
+@pytest.mark.parametrize("name", ["p.csv", "p.csv.gz"])
+@pytest.mark.parametrize("cell", ['"abc', '"ab""c', 'a"bc'])
+def test_a_quotation_mark_that_is_not_closed(tmp_path, monkeypatch, end, block, name, cell):
+    if block:
+        monkeypatch.setattr(csv_reader, "_BLOCKS", (block, 4096))
+        monkeypatch.setattr(csv_reader, "_PIECE", 5)
+    path = tmp_path / name
+    for before in (0, 1, 7, 20):
+        rows = [*GOOD[:before], f"0,0.9,0.1,{cell}", *GOOD[before:]]
+        text = end.join(["label,prob_0,prob_1,t", *rows, ""]).encode()
+        path.write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+        refused(path, name, "a quotation mark is not closed", f"from line {before + 2} on", "Close it")
+
+
+def test_a_quotation_mark_that_is_not_closed_far_from_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_reader, "_BLOCKS", (64, 128))
+    path = tmp_path / "p.csv"
+    path.write_text("\n".join(["label,prob_0,prob_1,t", '0,0.9,0.1,"abc', *GOOD]))
+    refused(path, "a quotation mark is not closed", "from line 2 on")
+    path.write_text("\n".join(["label,prob_0,prob_1,t", *GOOD, '0,0.9,0.1,"abc', "0,0.9", *GOOD[:3]]))
+    refused(path, "a quotation mark is not closed", "from line 22 on")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("piece", [1, 7, 1 << 18])
+def test_lines_that_quotation_marks_join_are_said(tmp_path, monkeypatch, end, piece):
+    monkeypatch.setattr(csv_reader, "_PIECE", piece)
+    path = tmp_path / "p.csv"
+    rows = [*GOOD[:3], '0,0.9,0.1,"abc', *GOOD[3:7], '0,0.9,0.1,x"', *GOOD[7:]]
+    path.write_bytes(end.join(["label,prob_0,prob_1,t", *rows]).encode())
+    found = evaluate(path)
+    assert found.rows == 17
+    assert any("22 lines make 17 rows: cells hold line ends between quotation marks" in note for note in found.notes)
+    path.write_bytes(end.join(["label,prob_0,prob_1,t", "", *GOOD, "", '0,0.9,0.1,"a ""b"""', ""]).encode())
+    found = evaluate(path)
+    assert found.rows == 21
+    assert not any("lines make" in note for note in found.notes)
+
+
+def test_many_columns(tmp_path):
+    header = ["label", *(f"prob_{j}" for j in range(20_000))]
+    path = write_csv(tmp_path / "p.csv", header, [[0, 1, *[0] * 19_999]] * 3)
+    start = time.perf_counter()
+    assert evaluate(path).source.classes == 20_000
+    assert time.perf_counter() - start < 20  # 100 and more if each column were compared with all others
+    pq.write_table(
+        pa.table({name: [0] if name == "label" else [1 / 20_000] for name in header}), tmp_path / "p.parquet"
+    )
+    start = time.perf_counter()
+    with pq.ParquetFile(tmp_path / "p.parquet") as opened:
+        assert len(arrow_reader.describe(opened.schema_arrow, 1).values) == 1
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+def test_a_null_among_the_values_of_a_dictionary(tmp_path, form):
+    for values in ([2, None, 1], ["owl", None, "dog"]):
+        label = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 0], pa.int8()), pa.array(values))
+        data = pa.table({"logits": fixed(SCORES[:4]), "label": label})
+        found = evaluate(ARROW[form](tmp_path / "p.arrow", data), class_names=NAMES)
+        assert found.left_out["missing"] == 1
+        plain = pa.table({"logits": fixed(SCORES[[0, 2, 3]]), "label": [2, 1, 2]})
+        pq.write_table(plain, tmp_path / "p.parquet")
+        assert found.nll == evaluate(tmp_path / "p.parquet").nll
+
+
+def test_a_class_whose_first_scores_are_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_reader, "_BLOCKS", (512,))
+    rows = [["0.25", "0.75", 0, i, 0 if i < 50 else 300, ("cat", "dog")[i % 2]] for i in range(100)]
+    rows += [["0.25", "0", "0.75", i, 300, "owl"] for i in range(100, 157)]
+    header = ["cat", "dog", "owl", "id", "length", "label"]
+    found = evaluate(write_csv(tmp_path / "p.csv", header, rows))
+    assert found.source.class_names == ("cat", "dog", "owl")
+    plain = np.array([[float(x) for x in row[:3]] for row in rows])
+    np.savez(tmp_path / "p.npz", prob=plain, label=[("cat", "dog", "owl").index(row[-1]) for row in rows])
+    assert found.scalars() == evaluate(tmp_path / "p.npz").scalars()
+    assert any("3 classes are taken from the names of the columns: 'cat', 'dog', 'owl'" in n for n in found.notes)
+    for row in rows:  # a number above 1, or 1 where others have all, is no probability
+        row[4] = 1
+    header[4] = "seen"
+    assert evaluate(write_csv(tmp_path / "p.csv", header, rows)).source.class_names == ("cat", "dog", "owl")
+    rows = [["0.5", "1.5", 2 if i < 50 else "2.5", i, 1, "cat"] for i in range(100)]
+    refused(write_csv(tmp_path / "p.csv", header, rows), "'cat', 'dog', 'owl', 'seen'", "leave out the others")
+
+
+@pytest.mark.parametrize(("name", "classes"), [("squid", 3), ("no", 3), ("", 2), ("image_id", 2), ("y_pred", 2)])
+def test_which_whole_numbers_may_be_scores(tmp_path, name, classes):
+    rows = [["0.25", "0.75", 0, ("cat", "dog")[i % 2]] for i in range(50)]
+    found = evaluate(write_csv(tmp_path / "p.csv", ["cat", "dog", name, "label"], rows))
+    assert found.source.class_names == ("cat", "dog", name)[:classes]
+
+
+def test_whole_numbers_beside_scores_stay_whole(tmp_path):
+    keys = [2**53 + 1 + 2 * i for i in range(ROWS)]
+    header = ["logits", "label", "account", "weight", "height"]
+    rows = [*zip(CELLS["JSON"], LABELS, keys, ["0.5"] * ROWS, ["1.5"] * ROWS, strict=True)]
+    found = evaluate(write_csv(tmp_path / "p.csv", header, rows))
+    assert found.surprising[0].details == {"account": str(keys[found.surprising[0].row])}
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("other", ["max", "Margin", "pred", "predicted", "label", "target", "ENTROPY"])
+def test_suffixes_that_are_no_class(tmp_path, form, other):
+    names = [*(f"prob_{n}" for n in NAMES), f"prob_{other}", "label"]
+    for value in (0.25, 1):
+        if form == "csv":
+            rows = [[*row, str(value), NAMES[y]] for row, y in zip(numbers(PROBS), LABELS, strict=True)]
+            path = write_csv(tmp_path / "p.csv", names, rows)
+        else:
+            data = [*PROBS.T, np.full(ROWS, value, float), [NAMES[y] for y in LABELS]]
+            path = tmp_path / "p.parquet"
+            pq.write_table(pa.table(dict(zip(names, data, strict=True))), path)
+        found = evaluate(path)
+        assert found.source.class_names == NAMES
+        said = f"from the names of the columns: 'cat', 'dog', 'owl', 'yak'; 'prob_{other}' left out, as no class"
+        assert any(said in note for note in found.notes)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.csv.gz"])
+def test_targets_of_one_column(tmp_path, expected, name):
+    data = table().drop_columns(["label"])
+    pq.write_table(data, tmp_path / "p.parquet")
+    targets = write_csv(tmp_path / name, ["label"], [[y] for y in LABELS])
+    same(evaluate(tmp_path / "p.parquet", targets=targets), expected)
 
 
 # ---------------------------------------------------------------- JSON lines

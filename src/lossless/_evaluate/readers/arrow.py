@@ -27,11 +27,12 @@ from ..roles import (
     promises_truth,
 )
 from ..rows import RawBatch, Values
-from ..text import safe, shown
+from ..text import quoted, safe, shown
 from . import Part, batch_rows
 
 FAULTS = (pa.ArrowException, OSError, ValueError, KeyError)  # what pyarrow raises for damaged files
 _PART_SCORES = 1 << 22  # small units are read together up to this many scores
+_NO_CLASS = {"max", "margin", "pred", "predicted", "label", "target", "entropy", "confidence"}  # prob_max, ...
 _NUMBERED = re.compile(r"(|.*\D)([0-9]+)")
 
 
@@ -104,11 +105,24 @@ class ArrowReader:
         raise EvaluationError(f"column '{shown(scores.name)}' holds no scores")
 
     def notes(self, columns: Columns) -> list[str]:
-        """Labels in lists of one are squeezed."""
-        value = columns.beside
+        """Labels in lists of one are squeezed; classes are taken from the names of columns."""
+        value, notes = columns.beside, []
         if value is not None and is_list(self._schema.field(value.name).type):
-            return [f"label column '{shown(value.name)}' holds lists of one value (shape (N, 1)); they were squeezed"]
-        return []
+            notes.append(
+                f"label column '{shown(value.name)}' holds lists of one value (shape (N, 1)); they were squeezed"
+            )
+        if columns.scores.class_names is not None and len(columns.scores.members) > 1:
+            notes.append(self._classes_note(columns.scores))
+        return notes
+
+    def _classes_note(self, scores: ScoreColumn) -> str:
+        """Which classes the names of the columns gave, and which columns of the same prefix are no class."""
+        classes = scores.class_names or ()
+        others = [] if scores.unnamed else [n for n in self._schema.names if class_prefix(n) == scores.name]
+        members = set(scores.members)
+        others = [name for name in others if name not in members]
+        left = f"; {quoted(others)} left out, as no class" if others else ""
+        return f"{len(classes)} classes are taken from the names of the columns: {quoted(classes)}{left}"
 
     def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
         """Scores and labels (or keys) of the units of a part."""
@@ -158,9 +172,9 @@ def _plain(array: pa.Array, column: ValueColumn, row: int) -> tuple[Values, NDAr
     """(n,) values, numbers in an array and texts in a list, and which are null."""
     if is_list(array.type):
         array = _squeeze(array, column.name, row)
-    missing = _nulls(array)
     if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
+        array = array.dictionary_decode()  # a null may be among its values: nulls are counted after this
+    missing = _nulls(array)
     if column.text:
         return values_of(array), missing
     if pa.types.is_boolean(array.type):
@@ -270,6 +284,8 @@ def describe(schema: pa.Schema, rows: int) -> Table:
             if (match := _NUMBERED.fullmatch(field.name)) is not None:
                 groups[match[1].removesuffix("_")].append((int(match[2]), field.name))
     from_one = []
+    members_of_any: set[str] = set()  # of scores
+    numbered_names: set[str] = set()  # that are not looked at as names of classes
     for prefix, columns in groups.items():
         columns.sort()
         numbers, members = [number for number, _ in columns], tuple(name for _, name in columns)
@@ -277,11 +293,13 @@ def describe(schema: pa.Schema, rows: int) -> Table:
             type = f"{len(members)} columns of {schema.field(members[0]).type}"
             name = prefix or f"{members[0]}..{members[-1]}"
             scores.append(ScoreColumn(name, members, type, rows, unnamed=not prefix))
-            values = [v for v in values if v.name not in members]
-            floats = [name for name in floats if name not in members]
+            members_of_any.update(members)
+            numbered_names.update(members)
         elif len(columns) > 1 and numbers == list(range(1, len(columns) + 1)):
             from_one.append(prefix or f"{members[0]}..{members[-1]}")
-            floats = [name for name in floats if name not in members]
+            numbered_names.update(members)
+    values = [value for value in values if value.name not in members_of_any]
+    floats = [name for name in floats if name not in numbered_names]
     scores += _named_by_class(schema, floats, rows, {column.name for column in scores})
     return Table(tuple(scores), tuple(values), _class_names(schema), numbered_from_one=tuple(from_one))
 
@@ -290,7 +308,9 @@ def _named_by_class(schema: pa.Schema, floats: Sequence[str], rows: int, taken: 
     """Columns of floats with a class name each: prob_cat, prob_dog, ..., or cat, dog, ... if nothing else is there."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in floats:
-        groups[class_prefix(name) or ""].append(name)
+        prefix = class_prefix(name)
+        if prefix is None or not no_class(name, prefix):
+            groups[prefix or ""].append(name)
     alone = groups.pop("", [])
     for prefix, members in groups.items():
         if len(members) > 1 and prefix not in taken:
@@ -310,19 +330,27 @@ def whole_as_floats(schema: pa.Schema) -> pa.Schema:
         prefix = numbered(field.name)
         if prefix is None:
             prefix = class_prefix(field.name)
+            if prefix is not None and no_class(field.name, prefix):
+                continue
         if prefix is not None and (pa.types.is_integer(field.type) or field.type in (pa.float64(), pa.null())):
             groups[prefix].append(i)
+    fields = list(schema)  # a schema is copied whole for each field that is set
     for prefix, members in groups.items():
-        if len(members) > 1 and (promises_scores(prefix) or any(schema.field(i).type == pa.float64() for i in members)):
+        if len(members) > 1 and (promises_scores(prefix) or any(fields[i].type == pa.float64() for i in members)):
             for i in members:
-                schema = schema.set(i, schema.field(i).with_type(pa.float64()))
-    return schema
+                fields[i] = fields[i].with_type(pa.float64())
+    return pa.schema(fields, schema.metadata)
 
 
 def numbered(name: str) -> str | None:
     """The prefix of a name that ends in a number."""
     match = _NUMBERED.fullmatch(name)
     return None if match is None else match[1].removesuffix("_")
+
+
+def no_class(name: str, prefix: str) -> bool:
+    """Whether a name like prob_max says something of the whole row after its prefix, not of a class."""
+    return name[len(prefix) + 1 :].lower() in _NO_CLASS
 
 
 def _holds(type: pa.DataType) -> Holds:

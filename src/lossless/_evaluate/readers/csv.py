@@ -5,28 +5,40 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from lossless.errors import EvaluationError
 
-from ..roles import Table
+from ..roles import Columns, Table, class_prefix, promises_truth
 from ..text import shown
 from . import stamp
-from .arrow import ArrowReader, describe, faults, is_list, values_of, whole_as_floats
+from .arrow import ArrowReader, describe, faults, is_list, numbered, values_of, whole_as_floats
 
 _BLOCKS = (1 << 20, 1 << 22, 1 << 24, 1 << 26)  # bytes that are parsed at once: the least that hold a row
 _DELIMITERS = ",\t;"
+_PIECE = 1 << 18  # bytes that are searched for quotation marks at once
+_SURE = 1e-2  # what other classes may have beside a probability of 1, as it is rounded
 _CELLS = 64  # of a column of text, that say whether it holds lists
 _LIST = re.compile(r"^\s*\[(\s*\[)?([-+0-9.,eE\s]|nan|NaN|null|None|inf|Infinity)*\](\s*\])?\s*$")
 _NOT_WHOLE = re.compile(r"[.eEnN]")
 _MEASURED = re.compile(r"\s*[-+]?([0-9]+\.[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?\s*", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d]\w*")
+# Whole numbers of these names are no scores: they number or group the rows, or say what was predicted.
+_NO_SCORES = re.compile(
+    r"|unnamed.*|(.*[^a-z])?(ids?|idx|index|row|count|length|fold|split|epoch|step|seed)|level_\d+|n_.*|num_.*"
+    r"|(example|image|item|question|row|sample|user)id"
+    r"|(.*[^a-z])?(preds?|predicted|predictions?|argmax|y_?hat|top_?1)([^a-z].*)?",
+    re.IGNORECASE,
+)
 
 
 class CsvReader(ArrowReader):
@@ -41,19 +53,32 @@ class CsvReader(ArrowReader):
     def __init__(self, path: str, file: int) -> None:
         self.path, self.file = path, file
         self._delimiter = _delimiter(path)
-        for self._block in _BLOCKS:
-            try:
-                with self._open({}) as blocks:
-                    names, first = blocks.schema.names, next(iter(blocks), None)
-                break
-            except _LongRow:
-                if self._block == _BLOCKS[-1]:
-                    raise
+        try:
+            names, first = self._first_block()
+        except EvaluationError:
+            _lines(path)  # a mark that is not closed is the likely reason, and easier to put right
+            raise
         if first is None:
             types = [pa.float64()] * len(names)
         else:
             types = [_list_type(array) if pa.types.is_string(array.type) else array.type for array in first.columns]
         self._schema = whole_as_floats(pa.schema(list(zip(names, types, strict=True))))
+        scores = describe(self._schema, 0).scores
+        if first is not None and scores and all(column.unnamed and column.class_names for column in scores):
+            for i in _whole_scores(names, first):
+                types[i] = pa.float64()
+            self._schema = whole_as_floats(pa.schema(list(zip(names, types, strict=True))))
+
+    def _first_block(self) -> tuple[list[str], pa.RecordBatch | None]:
+        """The names of the columns, and the first rows; blocks are as large as a row of them needs."""
+        for self._block in _BLOCKS:
+            try:
+                with self._open({}) as blocks:
+                    return blocks.schema.names, next(iter(blocks), None)
+            except _LongRow:
+                if self._block == _BLOCKS[-1]:
+                    raise
+        raise AssertionError("no block")
 
     @cached_property
     def table(self) -> Table:
@@ -62,8 +87,21 @@ class CsvReader(ArrowReader):
             return describe(self._schema, sum(self._sizes()))
 
     def _sizes(self) -> list[int]:
+        return [self._counted()[0]]
+
+    def _counted(self) -> tuple[int, int]:
         first = self._schema.names[0]
-        return [_count(self.path, self._delimiter, self._block, first, stamp(self.path))]
+        return _count(self.path, self._delimiter, self._block, first, stamp(self.path))
+
+    def notes(self, columns: Columns) -> list[str]:
+        """A quotation mark may join lines to a row, on purpose or not."""
+        notes = super().notes(columns)
+        rows, lines = self._counted()
+        if rows < lines:
+            notes.append(
+                f"{shown(self.path)}: {lines} lines make {rows} rows: cells hold line ends between quotation marks"
+            )
+        return notes
 
     def _open(self, types: Mapping[str, pa.DataType]) -> AbstractContextManager[Any]:
         return _open(self.path, self._delimiter, self._block, types)
@@ -102,6 +140,37 @@ class CsvReader(ArrowReader):
 
 class _LongRow(EvaluationError):
     """A row that a block does not hold."""
+
+
+def _lines(path: str) -> int:
+    """The lines that are not empty; raises if a quotation mark is not closed.
+
+    The file is read apart from pyarrow, which reads in threads of its own: Python code that these call may end the
+    process when the interpreter shuts down.
+    """
+    lines = ends = quotes = 0
+    even = 0  # lines up to the last end with an even number of quotation marks before it
+    last = ord("\n")
+    with faults("CSV"), _stream(path) as stream:
+        while piece := stream.read(_PIECE):
+            text = np.frombuffer(piece, np.uint8)
+            before = np.concatenate([[np.uint8(last)], text[:-1]])
+            feeds, returns = text == ord("\n"), text == ord("\r")
+            after_return = before == ord("\r")
+            lines += int(((feeds | returns) & ~after_return & (before != ord("\n"))).sum())
+            ended, marks = np.flatnonzero(returns | (feeds & ~after_return)), np.flatnonzero(text == ord('"'))
+            closed = np.flatnonzero((quotes + np.searchsorted(marks, ended)) % 2 == 0)
+            even = ends + int(closed[-1]) + 1 if len(closed) else even
+            ends += len(ended)
+            quotes += len(marks)
+            last = piece[-1]
+    if quotes % 2:
+        raise EvaluationError(
+            f"a quotation mark is not closed: {quotes} of them in the file, and from line {even + 1} on their number "
+            "stays odd, expected an even number. Close it there or before, or write a mark that belongs to a text "
+            "twice, in a cell between quotation marks"
+        )
+    return lines + (last not in b"\r\n")
 
 
 @contextmanager
@@ -144,9 +213,11 @@ def _delimiter(path: str) -> str:
     """The one that cuts the first line into most names."""
     with faults("CSV"), _stream(path) as stream:
         head: bytes = stream.read(_BLOCKS[0])
-    line = io.StringIO(head.decode("utf-8-sig", "replace").lstrip("\r\n")).readline().rstrip("\r\n")
+    line = io.StringIO(head.decode("utf-8-sig", "replace").lstrip("\r\n"), newline=None).readline().rstrip("\r\n")
     cut = {delimiter: _cut(line, delimiter) for delimiter in _DELIMITERS}
     delimiter = max(cut, key=lambda delimiter: len(cut[delimiter]))
+    if len(cut[delimiter]) == 1 and _WORD.fullmatch(cut[delimiter][0]):
+        return delimiter  # one column, as a file of labels may have
     if len(cut[delimiter]) < 2:
         raise EvaluationError(
             "text without a comma, tab or semicolon in its first line, expected CSV or TSV that begins with the names "
@@ -167,13 +238,48 @@ def _cut(line: str, delimiter: str) -> list[str]:
 
 
 @lru_cache(maxsize=4096)
-def _count(path: str, delimiter: str, block: int, column: str, _stamp: tuple[int, int]) -> int:
-    """The rows of a file, which is read for it; of this size and time of change, it is not read again."""
+def _count(path: str, delimiter: str, block: int, column: str, _stamp: tuple[int, int]) -> tuple[int, int]:
+    """The rows of a file, and its lines after the first; of this size and time of change, it is not read again."""
+    lines = _lines(path)
     with _open(path, delimiter, block, {column: pa.string()}) as blocks:
-        return sum(block.num_rows for block in blocks)
+        return sum(block.num_rows for block in blocks), lines - 1
 
 
 # ---------------------------------------------------------------- its columns
+
+
+def _whole_scores(names: Sequence[str], first: pa.RecordBatch) -> list[int]:
+    """Columns of whole numbers that may be scores, where columns of floats are called after their classes alone.
+
+    Their first values may be whole by chance: 0, where a class is rare. A probability is between 0 and 1, and one
+    of 1 leaves nothing to the others.
+    """
+    series = Counter(numbered(name) for name in names)  # x_1, x_2, ... are no names of classes
+    bare = [
+        i
+        for i, name in enumerate(names)
+        if (numbered(name) is None or series[numbered(name)] == 1)
+        and class_prefix(name) is None
+        and not promises_truth(name)
+    ]
+    floats = [i for i in bare if pa.types.is_floating(first.column(i).type)]
+    whole = [
+        i for i in bare if pa.types.is_integer(first.column(i).type) and not _NO_SCORES.fullmatch(names[i].strip())
+    ]
+    if not floats or not whole:
+        return []
+    sums = np.zeros(first.num_rows)
+    for i in floats:
+        values = np.nan_to_num(first.column(i).to_numpy(zero_copy_only=False))
+        if ((values < 0) | (values > 1)).any():
+            return whole  # no probabilities: any number may be a score
+        sums += values
+    found = []
+    for i in whole:
+        values = first.column(i).fill_null(0).to_numpy(zero_copy_only=False)
+        if ((values == 0) | ((values == 1) & (sums < _SURE))).all():
+            found.append(i)
+    return found
 
 
 def _list_type(array: pa.StringArray) -> pa.DataType:

@@ -186,7 +186,7 @@ def _numbers(values: Sequence[Any]) -> list[Any]:
 
 
 def _is_doubled(arguments: Any) -> bool:
-    """Whether what the model was asked ends in as many choices without a question as it begins with ones that have it."""
+    """Whether the second half of what the model was asked are choices without their question."""
     asked = list(arguments.values()) if isinstance(arguments, dict) else arguments
     if not isinstance(asked, list) or len(asked) < 2 or len(asked) % 2:
         return False
