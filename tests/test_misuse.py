@@ -11,6 +11,7 @@ import warnings
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import ml_dtypes
 import numpy as np
@@ -26,7 +27,7 @@ import lossless
 from lossless import _kernels, nn
 from lossless._diagnose import watch
 from lossless._diagnose.page import render
-from lossless._diagnose.troubles import LEVELS, troubles
+from lossless._diagnose.troubles import Level, troubles
 from lossless.errors import LosslessError, LosslessWarning, MisuseWarning, ParameterError
 
 ROOT = Path(__file__).parent.parent
@@ -344,7 +345,7 @@ def test_nothing_is_said_of_what_is_fine(framework, name, path):
 def test_every_trouble_is_tested_and_complete():
     assert set(MISUSE) == {t.name for t in troubles().values() if t.level != "answer"} | {"label-dtype"}
     for trouble in troubles().values():
-        assert trouble.level in LEVELS
+        assert trouble.level in get_args(Level)
         assert re.fullmatch(r"[a-z]+(-[a-z]+)*", trouble.name)
         for text in (trouble.symptom, trouble.cause, trouble.fix):
             assert text.endswith((".", ")")), text

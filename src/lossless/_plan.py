@@ -28,8 +28,9 @@ def cached(plan: Callable[P, T]) -> Callable[P, T]:
     return planned
 
 
-ARGUMENTS = {"sigmoid_focal_loss": ("inputs", "targets")}
-"""What elementwise losses call their two arrays, if not `input` and `target`."""
+def argument_names(function: str) -> tuple[str, str]:
+    """What a loss calls its two arrays."""
+    return ("inputs", "targets") if function == "sigmoid_focal_loss" else ("input", "target")
 
 
 class RowPlan(NamedTuple):
@@ -85,7 +86,7 @@ class ElementPlan(NamedTuple):
     @property
     def names(self) -> tuple[str, str]:
         """Of the two arrays."""
-        return ARGUMENTS.get(self.function, ("input", "target"))
+        return argument_names(self.function)
 
     def has_kernel(self, dtype: Any, weighted: bool) -> bool:
         """Whether one kernel computes all of it, of numbers of this dtype, and with weights if there are any."""

@@ -12,7 +12,7 @@ import numpy as np
 from lossless import losses
 from lossless._check import FLOATS, dtype_name, is_whole
 from lossless._diagnose.finding import Finding, Findings, found
-from lossless._diagnose.rules import OF_CLASSES, Family, looks_normalised
+from lossless._diagnose.rules import FAMILIES, OF_CLASSES, looks_normalised
 from lossless._diagnose.watch import Occasion, Site, collecting, look
 from lossless._dispatch import Backend, select
 from lossless._layout import class_dim, to_dim, without_dim
@@ -35,16 +35,8 @@ MODULES = {
     "KLDivLoss": "kl_div",
 }
 """Modules, PyTorch's and ours, and the functions that they call."""
-FAMILIES: dict[str, Family] = {
-    **dict.fromkeys(("cross_entropy", "focal_loss", "row_statistics"), "scores"),
-    **dict.fromkeys(("categorical_cross_entropy", "sparse_categorical_cross_entropy"), "probabilities"),
-    **dict.fromkeys(("binary_cross_entropy_with_logits", "sigmoid_focal_loss"), "binary scores"),
-    **dict.fromkeys(("mse_loss", "rmse_loss"), "numbers"),
-    "nll_loss": "log-probabilities",
-    "binary_cross_entropy": "binary probabilities",
-    "kl_div": "logs",
-}
-"""What each function takes its first argument for."""
+KNOWN = ("from_logits", "ignore_index", "label_smoothing", "log_target")
+"""Options that the rules look at, as they are given."""
 OWNERS = ("lossless", "torch", "torchvision")
 """Packages whose losses have the names of ours, and their meaning."""
 
@@ -116,15 +108,12 @@ def _look_without(name: str, options: dict[str, Any], input: Array, target: Arra
     """What the rules see of a call that is refused: of the target nothing where it does not fit."""
     try:
         backend, x, t = select(name, 1, input=input, target=target)
-        family = FAMILIES[name]
-        if family == "probabilities" and options.get("from_logits"):
-            family = "scores"
-        dim = options.get("dim")
-        if family in OF_CLASSES:
-            dim = class_dim(x.shape) if dim is None else to_dim(dim, len(x.shape))
-        known = {k: v for k, v in options.items() if k in ("ignore_index", "label_smoothing", "log_target")}
-        occasion = Occasion(Site(_look_without.__code__), False)
-        look(occasion, backend, name, family, dim if family in OF_CLASSES else None, x, t, **known)
+        dim = None
+        if FAMILIES[name] in OF_CLASSES:
+            given = options.get("dim")
+            dim = class_dim(x.shape) if given is None else to_dim(given, len(x.shape))
+        known = {k: v for k, v in options.items() if k in KNOWN}
+        look(Occasion(Site(_look_without.__code__), False), backend, name, dim, x, t, **known)
     except Exception:  # arrays of a kind that nobody can look at: the error says so
         return
 
@@ -152,7 +141,7 @@ def _named(loss: Any) -> tuple[str, dict[str, Any]]:
     else:
         kinds = (loss if isclass(loss) else type(loss)).__mro__
         name = next((MODULES[kind.__name__] for kind in kinds if kind.__name__ in MODULES and _is_known(kind)), "")
-    if name not in FAMILIES or name == "row_statistics":
+    if name not in MODULES.values():
         raise ParameterError(
             f"diagnose: loss got {loss!r}, expected None or a loss of this library: {', '.join(MODULES.values())}"
         )

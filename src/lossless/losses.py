@@ -25,7 +25,6 @@ from lossless._check import (
     to_int,
     to_temperature,
 )
-from lossless._diagnose.rules import Family
 from lossless._diagnose.watch import Occasion, due, look, tell
 from lossless._dispatch import Backend, overridden, override, select
 from lossless._layout import class_number, to_dims
@@ -371,7 +370,7 @@ def nll_loss(
     )  # fmt: skip
     loss = backend.nll(plan, input, target, weight)
     if occasion := due(backend):
-        _look(occasion, backend, plan, input, target, "log-probabilities", dim_by_rule=True)
+        _look(occasion, backend, plan, input, target, dim_by_rule=True)
     return loss
 
 
@@ -460,7 +459,6 @@ def binary_cross_entropy_with_logits(
             plan,
             input,
             target,
-            "binary scores",
             pos_weight_shape=_meta(pos_weight)[0],
             weighted=weight is not None,
         )
@@ -546,7 +544,7 @@ def binary_cross_entropy(
     )  # fmt: skip
     loss = backend.pointwise(plan, input, target, weight, None, sample_weight, divisor)
     if occasion := due(backend):
-        _look(occasion, backend, plan, input, target, "binary probabilities")
+        _look(occasion, backend, plan, input, target)
     return loss
 
 
@@ -607,7 +605,7 @@ def sigmoid_focal_loss(
     )  # fmt: skip
     loss = backend.pointwise(plan, inputs, targets)
     if occasion := due(backend):
-        _look(occasion, backend, plan, inputs, targets, "binary scores")
+        _look(occasion, backend, plan, inputs, targets)
     return loss
 
 
@@ -685,7 +683,7 @@ def kl_div(
         divisor *= prod(broadcast_shape("kl_div", input.shape, target.shape)) if to == "mean" else 1
     loss = backend.pointwise(plan, input, target, None, None, None, divisor)
     if occasion := due(backend):
-        _look(occasion, backend, plan, input, target, "logs", log_target=log_target)
+        _look(occasion, backend, plan, input, target, log_target=log_target)
     return loss
 
 
@@ -739,7 +737,7 @@ def mse_loss(
         )
     loss = backend.pointwise(plan, input, target, weight)
     if occasion := due(backend):
-        _look(occasion, backend, plan, input, target, "numbers")
+        _look(occasion, backend, plan, input, target)
     return loss
 
 
@@ -787,7 +785,7 @@ def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int 
     dims = tuple(range(ndim)) if dim is None else to_dims("rmse_loss", dim, ndim)
     loss = backend.root_mean_square("rmse_loss", input, target, dims, reduction)
     if occasion := due(backend):
-        _look(occasion, backend, plan, input, target, "numbers")
+        _look(occasion, backend, plan, input, target)
     return loss
 
 
@@ -842,17 +840,16 @@ def _row_options(function: str, dim: Any, sample_weight: Array | None, denominat
 def _of_probabilities_or_logits(
     backend: Backend, plan: RowPlan, input: Array, target: Array, from_logits: bool
 ) -> Array:
-    family: Family = "scores"
-    if to_flag(plan.function, "from_logits", from_logits):
+    from_logits = to_flag(plan.function, "from_logits", from_logits)
+    if from_logits:
         loss = backend.class_loss(plan, input, target, None, None, None, None)
     else:
-        family = "probabilities"
         hint = "For scores before softmax pass from_logits=True."
         low, high = backend.extremes(plan, "input", input, target)
         check_probabilities(plan.function, "input", low, high, hint, lambda: _counted(backend, plan, input, target))
         loss = backend.probability_loss(plan, input, target)
     if occasion := due(backend):
-        _look(occasion, backend, plan, input, target, family)
+        _look(occasion, backend, plan, input, target, from_logits=from_logits)
     return loss
 
 
@@ -910,14 +907,13 @@ def _look(
     plan: RowPlan | ElementPlan,
     input: Array,
     target: Array,
-    family: Family = "scores",
     **options: Any,
 ) -> None:
     """Whether the call looks like a mistake."""
     if plan.ignore_index is not None:
         options["ignore_index"] = plan.ignore_index
     options |= {"reduction": plan.reduction, "denominator": plan.denominator}
-    look(occasion, backend, plan.function, family, getattr(plan, "dim", None), input, target, **options)
+    look(occasion, backend, plan.function, getattr(plan, "dim", None), input, target, **options)
 
 
 def _meta(array: Array | None) -> tuple[Any, Any]:

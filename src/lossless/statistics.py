@@ -87,5 +87,5 @@ def row_statistics(
     statistics = RowStatistics(*backend.row_statistics(plan, input, target, prior))
     if occasion := due(backend):
         options = {} if plan.ignore_index is None else {"ignore_index": plan.ignore_index}
-        look(occasion, backend, "row_statistics", "scores", plan.dim, input, target, **options)
+        look(occasion, backend, "row_statistics", plan.dim, input, target, **options)
     return statistics

@@ -22,6 +22,16 @@ Family = Literal[
     "scores", "log-probabilities", "probabilities", "binary scores", "binary probabilities", "numbers", "logs"
 ]
 """What a loss takes its first argument for; "logs" are those of kl_div."""
+FAMILIES: dict[str, Family] = {
+    **dict.fromkeys(("cross_entropy", "focal_loss", "row_statistics"), "scores"),
+    **dict.fromkeys(("categorical_cross_entropy", "sparse_categorical_cross_entropy"), "probabilities"),
+    **dict.fromkeys(("binary_cross_entropy_with_logits", "sigmoid_focal_loss"), "binary scores"),
+    **dict.fromkeys(("mse_loss", "rmse_loss"), "numbers"),
+    "nll_loss": "log-probabilities",
+    "binary_cross_entropy": "binary probabilities",
+    "kl_div": "logs",
+}
+"""That of each function; `from_logits` makes scores of probabilities."""
 
 ENOUGH = 16
 """Rows of which a warning may speak."""
@@ -35,7 +45,6 @@ OFF = 1e-2
 class Case:
     """What the rules may see of a call."""
 
-    function: str
     family: Family
     shape: tuple[int, ...]
     "Of the first argument."
@@ -130,6 +139,12 @@ class Case:
     def seen(self) -> str:
         """Which rows were looked at, in words."""
         return f"all {self.number} {self.what}{'' if self.complete else ' looked at'}"
+
+    @property
+    def first(self) -> str:
+        """The first of the rows that are seen."""
+        assert self.x is not None
+        return f"{self.place(0)} is {written(self.x[0])}"
 
 
 class Rule(NamedTuple):
@@ -331,7 +346,7 @@ def nothing_counts(case: Case) -> Seen:
 @rule("scores", "log-probabilities", "logs")
 def looks_like_probabilities(case: Case) -> Seen:
     if case.made_by is None and are_probabilities(case) and not _is_swapped(case):
-        yield BEFORE[case.family], f"{case.seen} lie in [0, 1] and sum to 1; {case.place(0)} is {written(case.x[0])}"  # type: ignore[index]
+        yield BEFORE[case.family], f"{case.seen} lie in [0, 1] and sum to 1; {case.first}"
 
 
 def are_probabilities(case: Case) -> bool:
@@ -487,13 +502,7 @@ def _is_swapped(case: Case) -> bool:
 @rule("logs")
 def swapped(case: Case) -> Seen:
     if _is_swapped(case):
-        yield (
-            "kl-swapped",
-            f"the rows of input sum to 1, and the exponentials of those of target; {case.place(0)} is "
-            + (
-                written(case.x[0])  # type: ignore[index]
-            ),
-        )
+        yield "kl-swapped", f"the rows of input sum to 1, and the exponentials of those of target; {case.first}"
 
 
 @rule("logs")

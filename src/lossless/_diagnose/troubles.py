@@ -2,10 +2,9 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 Level = Literal["error", "warning", "hint", "answer"]
-LEVELS = get_args(Level)
 
 
 class Trouble(NamedTuple):

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from lossless import _check
 from lossless._layout import without_dim
+from lossless._plan import argument_names
 from lossless.errors import MisuseWarning, ParameterError
 
 from .finding import PAGE, Finding, found
-from .rules import ENOUGH, FEW, Case, Family, examine
+from .rules import ENOUGH, FAMILIES, FEW, Case, Family, examine
 from .troubles import troubles
 
 Checks = Literal["off", "cheap", "full"]
@@ -83,7 +84,7 @@ level: Checks = _level()
 class Site:
     """A line of code that calls the library, and what was seen of its calls."""
 
-    __slots__ = ("alarms", "code", "constant", "left", "looks", "next", "proven", "steps")
+    __slots__ = ("alarms", "code", "constant", "left", "next", "proven", "steps")
 
     def __init__(self, code: CodeType, steps: int = 0) -> None:
         self.code = code
@@ -94,7 +95,6 @@ class Site:
         "Calls that are left out before the next look."
         self.next = 1
         "The number of the call that is looked at next."
-        self.looks = 0
         self.alarms = 0
         "Losses that were not finite."
         self.constant: tuple[float, ...] | None = None
@@ -187,8 +187,8 @@ def _considered(frame: FrameType, site: Site | None) -> Occasion | None:
     if level == "off" and not asked:
         return None
     # By chance more or fewer are left out, so that of what takes turns at one line all is looked at in the end.
-    number, site.looks = site.next, site.looks + 1
-    site.left = 0 if site.looks < FIRST_CALLS else _chance.randrange(number, 2 * number)
+    number = site.next
+    site.left = 0 if number < FIRST_CALLS else _chance.randrange(number, 2 * number)
     site.next = number + 1 + site.left
     return Occasion(site, alarmed)
 
@@ -200,7 +200,6 @@ def look(
     occasion: Occasion,
     backend: Sight,
     function: str,
-    family: Family,
     dim: int | None,
     input: Any,
     target: Any = None,
@@ -211,7 +210,7 @@ def look(
         return
     into = _findings.get()
     try:
-        seen = list(_seen(occasion, backend, function, family, dim, input, target, options, into is not None))
+        seen = list(_seen(occasion, backend, function, dim, input, target, options, into is not None))
     except Exception as error:  # a mistake of ours, which must not end a training run
         if into is not None:
             raise
@@ -227,10 +226,13 @@ def look(
 
 
 def _seen(
-    occasion: Occasion, backend: Sight, function: str, family: Family, dim: int | None, input: Any, target: Any,
+    occasion: Occasion, backend: Sight, function: str, dim: int | None, input: Any, target: Any,
     options: dict[str, Any], asked: bool,
 ) -> Iterator[tuple[str, str]]:  # fmt: skip
     """Each trouble once, with its evidence."""
+    family = FAMILIES[function]
+    if family == "probabilities" and options.get("from_logits"):
+        family = "scores"
     site, ways = occasion.site, _ways(family, dim, tuple(input.shape))
     by_way: dict[str, dict[int | None, str]] = {}
     for way in ways:
@@ -258,8 +260,7 @@ def _case(
     shape = tuple(input.shape)
     target_shape = None if target is None else tuple(target.shape)
     case = partial(
-        Case, function, family, shape, dim, options,
-        names=("inputs", "targets") if function == "sigmoid_focal_loss" else ("input", "target"),
+        Case, family, shape, dim, options, names=argument_names(function),
         target_shape=target_shape, made_by=backend.made_by(input), dtype=_check.dtype_name(input.dtype), asked=thorough,
         known=frozenset(occasion.site.proven), constant_before=occasion.site.constant,
     )  # fmt: skip

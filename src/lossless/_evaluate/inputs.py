@@ -48,8 +48,9 @@ def find_files(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[str], list
     once = _once(files)
     if len(once) < len(files):
         notes.append(f"{len(files) - len(once)} of {len(files)} files were named before, and are read once")
+    known = set(once)
     for path in once:
-        if f"{path}.gz" in once:
+        if f"{path}.gz" in known:
             with about(path):
                 raise EvaluationError(
                     f"stands beside {os.path.basename(path)}.gz, most likely itself: name one of them"

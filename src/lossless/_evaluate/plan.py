@@ -98,7 +98,7 @@ def make_plan(
         _check_alike(first, reader, columns, classes if held else None, given_names=class_names is not None)
     notes = skipped + list(dict.fromkeys(note for reader in readers for note in reader.notes(columns)))
     given = None if class_names is None else tuple(safe(name) for name in class_names)
-    names = (_names(first, truth, columns)) if given is None else given
+    names = _names(first, truth, columns) if given is None else given
     if names is not None and (len(names) != classes or len(set(names)) != classes):
         what = f"{len(names)} class names ({len(set(names))} different) for {classes} scores per row"
         if given is not None or columns.label.text:
@@ -281,7 +281,6 @@ _SAID_ELSEWHERE = {"unnormalised-probabilities", "non-finite-input", "impossible
 def _findings(columns: Columns, kind: Kind, sample: Batch, ignore_index: int | None) -> Iterator[Finding]:
     """What the rules of `lossless.diagnose` see in the first rows."""
     case = Case(
-        "evaluate",
         "probabilities" if kind is Kind.PROBS else "scores",
         sample.scores.shape,
         1,
