@@ -51,11 +51,9 @@ class Screening:
     def labels(self, batch: Batch, plan: Plan) -> tuple[Integers, NDArray[np.bool_]]:
         """Count what is wrong with the labels of a batch; their class indices, and which rows can be scored."""
         row = batch.first_row + np.arange(len(batch.labels))
-        present = np.ones(len(row), bool) if batch.missing is None else ~batch.missing
-        self.no_value.add(batch.file, row[~present])
-        if batch.unmatched is not None:
-            self.unmatched.add(batch.file, row[batch.unmatched])
-            present &= ~batch.unmatched
+        self.no_value.add(batch.file, row[batch.missing])
+        self.unmatched.add(batch.file, row[batch.unmatched])
+        present = ~(batch.missing | batch.unmatched)
         if plan.ignore_index is not None:
             ignored = present & (batch.labels == plan.ignore_index)
             self.ignored.add(batch.file, row[ignored])

@@ -92,7 +92,7 @@ def make_plan(
         with about(first.path):
             raise EvaluationError("holds no rows")
     with about(filled.path):
-        classes = filled.classes(columns.scores)
+        classes = filled.width(columns.scores)
         _check_classes(columns, classes)
     for reader, held in zip(readers[1:], rows[1:], strict=True):
         _check_alike(first, reader, columns, classes if held else None, given_names=class_names is not None)
@@ -203,7 +203,7 @@ def _rows(first: Reader, other: Reader, columns: Columns) -> int:
     """The rows of a file that has the columns of the first one."""
     scores = {c.name: c for c in other.table.scores}
     values = {c.name for c in other.table.values}
-    beside = [] if columns.beside is None else [columns.beside.name]
+    beside = [column.name for column in columns.beside]
     if columns.scores.name not in scores or not values.issuperset(beside):
         with about(other.path):
             raise EvaluationError(
@@ -239,15 +239,18 @@ def _check_classes(columns: Columns, classes: int) -> None:
 def _check_alike(first: Reader, other: Reader, columns: Columns, classes: int | None, *, given_names: bool) -> None:
     """Raise if the columns of another file mean something else; `classes` is None if it has no rows."""
     scores = {c.name: c for c in other.table.scores}[columns.scores.name]
-    beside = columns.beside
-    label = None if beside is None else {c.name: c for c in other.table.values}[beside.name]
+    beside = {c.name: c for c in other.table.values}
+    label = beside.get(columns.label.name) if columns.targets is None else None
     ours = first.table.names_of(columns.scores, columns.label)
     theirs = other.table.names_of(scores, columns.label if label is None else label)
     unnamed = not columns.label.text and (ours is None or theirs is None)
     alike = (
         scores.members == columns.scores.members
-        and (label is None or beside is None or (label.text == beside.text and label.holds is not Holds.OTHER))
-        and (classes is None or other.classes(scores) == classes)
+        and all(
+            beside[column.name].text == column.text and beside[column.name].holds is not Holds.OTHER
+            for column in columns.beside
+        )
+        and (classes is None or other.width(scores) == classes)
         and (given_names or unnamed or theirs == ours)
         and other.table.class_values == columns.class_values
     )
@@ -265,13 +268,13 @@ def _sample(readers: Sequence[Reader], columns: Columns, classes: int) -> Batch:
         with about(reader.path):
             for part in reader.parts(columns, classes):
                 for batch in labelled(reader.batches(part, columns, classes), columns):
-                    kept = np.ones(len(batch.labels), bool)
-                    for lost in (batch.missing, batch.unmatched):
-                        kept &= True if lost is None else ~lost
+                    kept = ~(batch.missing | batch.unmatched)
                     scores, labels = batch.scores[kept][:SAMPLE_ROWS], batch.labels[kept][:SAMPLE_ROWS]
                     if len(scores):
-                        return Batch(batch.file, batch.first_row, scores, labels)
-    return Batch(0, 0, np.zeros((0, classes)), np.zeros(0, np.int64))
+                        none = np.zeros(len(scores), bool)
+                        return Batch(batch.file, batch.first_row, scores, labels, none, none)
+    none = np.zeros(0, bool)
+    return Batch(0, 0, np.zeros((0, classes)), none.astype(np.int64), none, none)
 
 
 _SAID_ELSEWHERE = {"unnormalised-probabilities", "non-finite-input", "impossible-label", "one-label"}

@@ -38,8 +38,8 @@ class Holds(StrEnum):
 
 
 @dataclass(frozen=True)
-class ScoreColumn:
-    """A candidate for the scores: one column of lists (or a 2-d array), or one column per class."""
+class WideColumn:
+    """Several numbers a row, as scores are: one column of lists (or a 2-d array), or one column per class."""
 
     name: str  # the column, or the prefix of `members`
     members: tuple[str, ...]  # columns to read, in class order
@@ -65,12 +65,20 @@ class ValueColumn:
         """Whether the values are class names and not indices."""
         return self.holds is Holds.TEXT
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Columns to read."""
+        return (self.name,)
+
+
+Column = WideColumn | ValueColumn
+
 
 @dataclass(frozen=True)
 class Table:
     """What a reader says about its file."""
 
-    scores: tuple[ScoreColumn, ...]
+    scores: tuple[WideColumn, ...]
     values: tuple[ValueColumn, ...]
     class_names: tuple[str, ...] | None = None  # in score order
     class_values: tuple[int, ...] | None = None  # the label of each score, where they are not 0..C-1
@@ -78,10 +86,10 @@ class Table:
 
     def describe(self) -> str:
         """The columns, for messages."""
-        columns: list[ScoreColumn | ValueColumn] = [*self.scores, *self.values]
+        columns: list[Column] = [*self.scores, *self.values]
         return enumerated([f"{shown(c.name)} ({shown(c.type)})" for c in columns]) or "none"
 
-    def names_of(self, scores: ScoreColumn, label: ValueColumn) -> tuple[str, ...] | None:
+    def names_of(self, scores: WideColumn, label: ValueColumn) -> tuple[str, ...] | None:
         """Names of the classes in score order, if the file has them."""
         if scores.class_names is not None:
             return scores.class_names
@@ -125,18 +133,20 @@ class Targets:
 class Columns:
     """The columns that were chosen."""
 
-    scores: ScoreColumn
+    scores: WideColumn
     label: ValueColumn  # of the targets, if there are any
     details: tuple[str, ...] = ()  # shown with the most surprising rows
     class_names: tuple[str, ...] | None = None  # in score order
     class_values: tuple[int, ...] | None = None  # the label of each score; None for 0..C-1
     targets: Targets | None = None
     key: ValueColumn | None = None  # what is read beside the scores to join them to the targets
+    by: tuple[ValueColumn, ...] = ()  # columns whose values cut the rows into slices
 
     @property
-    def beside(self) -> ValueColumn | None:
-        """What is read of a file of scores besides them."""
-        return self.label if self.targets is None else self.key
+    def beside(self) -> tuple[ValueColumn, ...]:
+        """What is read of a file of scores besides them: the label or the key, if there is one, and the slices."""
+        join = self.label if self.targets is None else self.key
+        return (*([] if join is None else [join]), *self.by)
 
 
 # ---------------------------------------------------------------- scores
@@ -170,7 +180,7 @@ def class_prefix(name: str) -> str | None:
     )
 
 
-def choose_scores(table: Table, request: Request) -> ScoreColumn:
+def choose_scores(table: Table, request: Request) -> WideColumn:
     """The score column: the one named, else the only candidate with the name of scores."""
     named = request.scores()
     if named is not None:
@@ -214,7 +224,7 @@ def _no_scores(table: Table, meant: Callable[[str], bool]) -> str:
     return "".join(f"{sentence}." for sentence in why[:3])
 
 
-def decide_kind(column: ScoreColumn, sample: NDArray[Any], request: Request) -> tuple[Kind, str]:
+def decide_kind(column: WideColumn, sample: NDArray[Any], request: Request) -> tuple[Kind, str]:
     """What the scores are, and how that was decided; `sample` is (n, C) rows from the start of the input."""
     named = request.scores()
     if named is not None:
@@ -340,7 +350,7 @@ def promises_truth(name: str) -> bool:
 
 
 def _no_label(table: Table, meant: Callable[[str], bool]) -> str:
-    every: list[ScoreColumn | ValueColumn] = [*table.scores, *table.values]
+    every: list[Column] = [*table.scores, *table.values]
     columns = [c for c in every if meant(c.name)]
     return "".join(
         f" '{shown(c.name)}' holds {shown(c.type)}, expected one integer or class name per row." for c in columns[:3]

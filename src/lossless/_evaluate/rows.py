@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +29,21 @@ class Kind(StrEnum):
     PROBS = "probs"
 
 
+class Cells(NamedTuple):
+    """What a column holds in consecutive rows."""
+
+    values: Values  # (n,) as the file has them, or (n, k) numbers of a wide column
+    null: NDArray[np.bool_]  # (n,) rows without a value
+
+
 @dataclass(frozen=True)
 class RawBatch:
     """Consecutive rows of one file as a reader yields them."""
 
     file: int
     first_row: int
-    scores: NDArray[Any]  # (n, C) float16, float32 or float64
-    values: Values  # (n,) labels or keys as the file has them; empty if none were asked for
-    missing: NDArray[np.bool_] | None = None  # (n,) rows whose scores or value are null
+    scores: Cells  # (n, C) float16, float32 or float64
+    beside: tuple[Cells, ...]  # the columns that were asked for besides the scores, in their order
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,9 @@ class Batch:
     first_row: int
     scores: NDArray[Any]  # (n, C)
     labels: Integers  # (n,)
-    missing: NDArray[np.bool_] | None = None  # (n,) rows without scores or label
-    unmatched: NDArray[np.bool_] | None = None  # (n,) rows whose key is not among the targets
+    missing: NDArray[np.bool_]  # (n,) rows without scores or label
+    unmatched: NDArray[np.bool_]  # (n,) rows whose key is not among the targets
+    by: tuple[Cells, ...] = ()  # columns whose values cut the rows into slices
 
 
 @dataclass(frozen=True)

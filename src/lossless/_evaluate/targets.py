@@ -107,25 +107,23 @@ def _twice(name: str, key: object, first: int, second: int) -> EvaluationError:
 def labelled(batches: Iterable[RawBatch], columns: Columns) -> Iterator[Batch]:
     """Batches with the labels of their rows."""
     targets = columns.targets
-    if targets is None:
-        for batch in batches:
-            labels, undefined = indices(batch.values, columns.label, batch.first_row, columns.class_names)
-            yield Batch(batch.file, batch.first_row, batch.scores, labels, _any(batch.missing, undefined))
-        return
-    known = load_labels(targets, columns.label, columns.class_names)
+    known = None if targets is None else load_labels(targets, columns.label, columns.class_names)
     for batch in batches:
-        if columns.key is None:
-            rows = targets.starts[batch.file] + batch.first_row + np.arange(len(batch.scores))
+        scores, beside = batch.scores, batch.beside
+        missing, unmatched = scores.null, np.zeros(len(scores.null), bool)
+        if known is None or targets is None:
+            label, *by = beside
+            labels, undefined = indices(label.values, columns.label, batch.first_row, columns.class_names)
+            missing = missing | label.null | undefined
         else:
-            rows = known.rows_of(batch.values, columns.key.name, batch.first_row)
-        unmatched = rows < 0
-        if batch.missing is not None:
-            unmatched &= ~batch.missing
-        missing = _any(batch.missing, known.missing[rows] & (rows >= 0) if len(known.missing) else unmatched)
-        labels = np.where(rows < 0, 0, known.labels[rows]) if len(known.labels) else np.zeros(len(rows), np.int64)
-        yield Batch(batch.file, batch.first_row, batch.scores, labels, missing, unmatched if unmatched.any() else None)
-
-
-def _any(missing: NDArray[np.bool_] | None, more: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    missing = more if missing is None else missing | more
-    return missing if missing.any() else None
+            if columns.key is None:
+                by = list(beside)
+                rows = targets.starts[batch.file] + batch.first_row + np.arange(len(missing))
+            else:
+                key, *by = beside
+                missing = missing | key.null
+                rows = known.rows_of(key.values, columns.key.name, batch.first_row)
+            unmatched = (rows < 0) & ~missing
+            labels = np.where(rows < 0, 0, known.labels[rows]) if len(known.labels) else np.zeros(len(rows), np.int64)
+            missing = missing | (known.missing[rows] & (rows >= 0) if len(known.missing) else unmatched)
+        yield Batch(batch.file, batch.first_row, np.asarray(scores.values), labels, missing, unmatched, tuple(by))

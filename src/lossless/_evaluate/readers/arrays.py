@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from lossless.errors import EvaluationError
 
-from ..roles import Holds, ScoreColumn, ValueColumn
-from ..rows import Values
+from ..roles import Holds, ValueColumn, WideColumn
+from ..rows import Cells, Values
 from ..text import safe, shown
 
 # NumPy parses the header as Python, and lets through what the parser raises
@@ -61,9 +61,9 @@ class Member:
         return kinds.get(self.dtype.kind, Holds.OTHER)
 
     @property
-    def as_scores(self) -> ScoreColumn:
+    def as_scores(self) -> WideColumn:
         """As a candidate for the scores."""
-        return ScoreColumn(self.name, (self.name,), str(self), self.rows)
+        return WideColumn(self.name, (self.name,), str(self), self.rows)
 
     @property
     def as_values(self) -> ValueColumn:
@@ -119,6 +119,11 @@ def squeezed(member: Member) -> list[str]:
     if member.row_shape != (1,):
         return []
     return [f"label array '{shown(member.name)}' has shape {member.shape}; it was squeezed to ({member.shape[0]},)"]
+
+
+def present(values: Values) -> Cells:
+    """Values none of which is null, as arrays have them."""
+    return Cells(values, np.zeros(len(values), bool))
 
 
 def values_of(block: NDArray[Any]) -> Values:
