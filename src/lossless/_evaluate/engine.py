@@ -121,7 +121,7 @@ def run_partition(plan: Plan, partition: Partition, extra: Factories, tick: Call
     step = block_rows(plan.classes)
     reader = open_reader(partition.path, partition.file)
     with about(partition.path):
-        for batch in labelled(reader.batches(partition.part, plan.columns, plan.classes), plan.columns):
+        for batch in labelled(reader.batches(partition.part, plan.columns, plan.width), plan.columns):
             labels, usable = screening.labels(batch, plan)
             row, scores = batch.first_row + np.arange(len(usable)), batch.scores
             if not usable.all():

@@ -328,7 +328,7 @@ def _unused_targets(plan: Plan, screening: Screening) -> list[str]:
     columns = plan.columns
     if columns.targets is None or columns.key is None:
         return []
-    targets = len(load_labels(columns.targets, columns.label, columns.class_names).labels)
+    targets = len(load_labels(columns).labels)
     unused = targets - (plan.rows - screening.no_value.rows - screening.unmatched.rows)
     return [f"at least {unused} of the {targets} targets have no scores"] if unused > 0 else []
 
@@ -364,7 +364,8 @@ def _with_details(plan: Plan, ranked: Sequence[RankedRow]) -> tuple[SurprisingRo
         for file in {r.file for r in ranked}:
             reader = open_reader(plan.paths[file], file)
             with about(reader.path):
-                rows = next(c.rows for c in reader.table.scores if c.name == plan.columns.scores.name)
+                scores = reader.table.wide(plan.columns.scores.name)
+                rows = 0 if scores is None else scores.rows
                 here = [name for name in plan.columns.details if name in detail_columns(reader.table, rows)]
                 values = reader.details(sorted(r.row for r in ranked if r.file == file), here) if here else {}
             for row, found in values.items():

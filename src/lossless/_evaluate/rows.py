@@ -27,6 +27,7 @@ class Kind(StrEnum):
     LOGITS = "logits"
     LOG_PROBS = "log-probs"
     PROBS = "probs"
+    PREDICTIONS = "predictions"  # of a quantity
 
 
 class Cells(NamedTuple):
@@ -53,7 +54,7 @@ class Batch:
     file: int
     first_row: int
     scores: NDArray[Any]  # (n, C)
-    labels: Integers  # (n,)
+    labels: NDArray[Any]  # (n,) class indices, (n, C) marks or (n, k) quantities
     missing: NDArray[np.bool_]  # (n,) rows without scores or label
     unmatched: NDArray[np.bool_]  # (n,) rows whose key is not among the targets
     by: tuple[Cells, ...] = ()  # columns whose values cut the rows into slices

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from lossless.errors import EvaluationError, MissingExtraError
 
 from ..errors import about
-from ..roles import Columns, Table, ValueColumn, WideColumn
+from ..roles import Column, Columns, Table, WideColumn
 from ..rows import Cells, RawBatch
 
 
@@ -51,7 +51,7 @@ class Reader(Protocol):
     def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
         """The rows of a part, in order, a few megabytes at a time."""
 
-    def values(self, column: ValueColumn) -> Iterator[Cells]:
+    def values(self, column: Column) -> Iterator[Cells]:
         """One column of the whole file in blocks."""
 
     def details(self, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:

@@ -26,6 +26,7 @@ from ..roles import (
     class_prefix,
     promises_scores,
     promises_truth,
+    truth_prefix,
 )
 from ..rows import Cells, RawBatch
 from ..text import quoted, safe, shown
@@ -94,9 +95,9 @@ class ArrowReader:
 
     def width(self, column: WideColumn) -> int:
         """How many numbers a row has: by the type, the columns, or else the first row that has any."""
-        if len(column.members) > 1:
+        storage = _storage_type(self._schema.field(column.members[0]).type)
+        if len(column.members) > 1 or not is_list(storage):
             return len(column.members)
-        storage = _storage_type(self._schema.field(column.name).type)
         if pa.types.is_fixed_size_list(storage):
             return int(storage.list_size)
         for batch in self._read(range(len(self._sizes())), column.members, 8):
@@ -110,7 +111,7 @@ class ArrowReader:
         notes = [
             f"label column '{shown(value.name)}' holds lists of one value (shape (N, 1)); they were squeezed"
             for value in columns.beside
-            if is_list(self._schema.field(value.name).type)
+            if isinstance(value, ValueColumn) and is_list(self._schema.field(value.name).type)
         ]
         if columns.scores.class_names is not None and len(columns.scores.members) > 1:
             notes.append(self._classes_note(columns.scores))
@@ -138,11 +139,11 @@ class ArrowReader:
             yield RawBatch(self.file, row, scores, tuple(beside))
             row += batch.num_rows
 
-    def values(self, column: ValueColumn) -> Iterator[Cells]:
+    def values(self, column: Column) -> Iterator[Cells]:
         """One column of the whole file."""
-        row = 0
-        for batch in self._read(range(len(self._sizes())), [column.name], batch_rows(1)):
-            yield _plain(batch.column(0), column, row)
+        row, width = 0, self.width(column) if isinstance(column, WideColumn) else 1
+        for batch in self._read(range(len(self._sizes())), column.members, batch_rows(width)):
+            yield _cells([batch.column(batch.schema.get_field_index(n)) for n in column.members], column, width, row)
             row += batch.num_rows
 
 
@@ -154,7 +155,7 @@ def _cells(members: Sequence[pa.Array], column: Column, width: int, row: int) ->
 
 def _wide(members: Sequence[pa.Array], name: str, width: int, row: int) -> Cells:
     """(n, width) numbers; a null inside a row is NaN."""
-    if len(members) > 1:
+    if not is_list(_storage(members[0]).type):
         return Cells(np.stack([_floats(m) for m in members], axis=1), np.zeros(len(members[0]), bool))
     array = _storage(members[0])
     null = _nulls(array)
@@ -305,7 +306,25 @@ def describe(schema: pa.Schema, rows: int) -> Table:
     values = [value for value in values if value.name not in members_of_any]
     floats = [name for name in floats if name not in numbered_names]
     scores += _named_by_class(schema, floats, rows, {column.name for column in scores})
-    return Table(tuple(scores), tuple(values), _class_names(schema), numbered_from_one=tuple(from_one))
+    marks = tuple(_marks(values, rows))
+    return Table(tuple(scores), tuple(values), marks, _class_names(schema), numbered_from_one=tuple(from_one))
+
+
+def _marks(values: Sequence[ValueColumn], rows: int) -> Iterator[WideColumn]:
+    """One column of truth per class: label_0, label_1, ..., or label_cat, label_dog, ..."""
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for column in values:
+        prefix = truth_prefix(column.name)
+        if prefix is not None and column.holds in (Holds.INTEGERS, Holds.BOOLEANS, Holds.FLOATS) and not column.listed:
+            groups[prefix][column.name[len(prefix) + 1 :]] = column.name
+    for prefix, members in groups.items():
+        if len(members) > 1:
+            names = tuple(members)
+            if all(name.isdecimal() for name in names):
+                names = tuple(sorted(names, key=int))
+            counted = names == tuple(str(i) for i in range(len(names)))
+            columns = tuple(members[name] for name in names)
+            yield WideColumn(prefix, columns, f"{len(names)} columns", rows, class_names=None if counted else names)
 
 
 def _named_by_class(schema: pa.Schema, floats: Sequence[str], rows: int, taken: set[str]) -> Iterator[WideColumn]:

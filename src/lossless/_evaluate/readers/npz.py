@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from lossless.errors import EvaluationError
 
-from ..roles import Columns, Table, ValueColumn, WideColumn, label_indices
+from ..roles import Column, Columns, Table, WideColumn, label_indices
 from ..rows import Cells, RawBatch
 from ..text import shown
 from . import Part, batch_rows
-from .arrays import Member, check_labels, check_lengths, native, present, read_header, squeezed, texts_of, values_of
+from .arrays import Member, cells_of, check_labels, check_lengths, native, read_header, squeezed, texts_of
 
 _NAMES = ("class_names", "classes")
 # RuntimeError: encrypted; NotImplementedError: an unknown compression; UnicodeDecodeError: names that are no text
@@ -49,7 +49,7 @@ class NpzReader:
 
     def width(self, column: WideColumn) -> int:
         """How many numbers a row has."""
-        return self._members[column.name].shape[1]
+        return self._members[column.name].width
 
     def parts(self, columns: Columns, classes: int) -> Sequence[Part]:
         """The whole file."""
@@ -62,23 +62,24 @@ class NpzReader:
 
     def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
         """Scores and what is read beside them, in step."""
-        scores, beside = self._members[columns.scores.name], [self._members[column.name] for column in columns.beside]
-        for member in beside:
-            check_lengths(scores, member)
-        rows = batch_rows(classes, sum(member.row_bytes for member in beside))
+        asked: tuple[Column, ...] = (columns.scores, *columns.beside)
+        members = [self._members[column.name] for column in asked]
+        check_lengths(members, columns.beside)
+        rows = batch_rows(classes, sum(member.row_bytes for member in members[1:]))
         row = part.first_row
         with self._archive() as archive:
-            for blocks in zip(*(_stream(archive, member, rows) for member in (scores, *beside)), strict=True):
-                yield RawBatch(self.file, row, present(blocks[0]), tuple(present(values_of(b)) for b in blocks[1:]))
+            for blocks in zip(*(_stream(archive, member, rows) for member in members), strict=True):
+                cells = [cells_of(block, column) for block, column in zip(blocks, asked, strict=True)]
+                yield RawBatch(self.file, row, cells[0], tuple(cells[1:]))
                 row += len(blocks[0])
 
-    def values(self, column: ValueColumn) -> Iterator[Cells]:
+    def values(self, column: Column) -> Iterator[Cells]:
         """One array."""
         member = self._members[column.name]
-        check_labels(member)
+        check_labels(member, column)
         with self._archive() as archive:
             for block in _stream(archive, member, batch_rows(1, member.row_bytes)):
-                yield present(values_of(block))
+                yield cells_of(block, column)
 
     def details(self, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
         """Stream the arrays again and pick the rows."""
