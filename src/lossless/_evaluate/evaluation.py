@@ -34,7 +34,9 @@ class Source:
     files: tuple[str, ...]
     format: str
     scores: str
-    kind: str  # "logits", "log-probs" or "probs"
+    task: str  # "multiclass", "binary", "multilabel" or "regression"
+    task_reason: str
+    kind: str  # "logits", "log-probs", "probs" or "predictions"
     kind_reason: str
     label: str
     classes: int
@@ -75,36 +77,13 @@ class Average:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of saved predictions; plain data, unrounded. Losses and entropies are in nats.
-
-    `brier` is the sum over classes, in [0, 2]. `calibration_error` is the expected calibration error of 15 equal-width
-    bins, those of `reliability`. Undefined figures (the precision of a class that is never predicted) are nan.
-    """
+    """Figures of saved predictions; plain data, unrounded. Each task has its own kind of it."""
 
     source: Source
     rows: int  # rows scored
-    nll: float
-    bits: float
-    perplexity: float
-    accuracy: float
-    entropy: float
-    confidence: float
-    brier: float
-    calibration_error: float
-    macro: Average
-    weighted: Average
-    reliability: tuple[CalibrationBin, ...]
-    loss_histogram: tuple[HistogramBin, ...]
-    classes: tuple[ClassFigures, ...]
-    surprising: tuple[SurprisingRow, ...]
     left_out: Mapping[str, int]  # rows that were not scored, by reason
-    infinite: int  # rows whose label has probability exactly 0
     notes: tuple[str, ...]
-    findings: tuple[Finding, ...]  # what looks like misuse, in the first rows
-
-    def worst_classes(self) -> list[ClassFigures]:
-        """The classes that have rows, lowest F1 first; then those that are only predicted, most predicted first."""
-        return sorted(self.classes, key=lambda c: (not c.support, c.f1, -c.predicted, c.index))
+    findings: tuple[Finding, ...]  # what looks like misuse
 
     def scalars(self) -> dict[str, float]:
         """The single figures as a flat {name: float}, for experiment trackers."""
@@ -125,6 +104,35 @@ class Evaluation:
     def to_json(self) -> str:
         """`to_dict` as strict JSON text."""
         return dumps(self.to_dict())
+
+
+@dataclass(frozen=True)
+class ClassEvaluation(Evaluation):
+    """Figures of the scores of classes that exclude one another. Losses and entropies are in nats.
+
+    `brier` is the sum over classes, in [0, 2]. `calibration_error` is the expected calibration error of 15 equal-width
+    bins, those of `reliability`. Undefined figures (the precision of a class that is never predicted) are nan.
+    """
+
+    nll: float
+    bits: float
+    perplexity: float
+    accuracy: float
+    entropy: float
+    confidence: float
+    brier: float
+    calibration_error: float
+    macro: Average
+    weighted: Average
+    reliability: tuple[CalibrationBin, ...]
+    loss_histogram: tuple[HistogramBin, ...]
+    classes: tuple[ClassFigures, ...]
+    surprising: tuple[SurprisingRow, ...]
+    infinite: int  # rows whose label has probability exactly 0
+
+    def worst_classes(self) -> list[ClassFigures]:
+        """The classes that have rows, lowest F1 first; then those that are only predicted, most predicted first."""
+        return sorted(self.classes, key=lambda c: (not c.support, c.f1, -c.predicted, c.index))
 
 
 def evaluate(
@@ -257,18 +265,20 @@ def check_labels(plan: Plan, screening: Screening) -> None:
         )
 
 
-def figures(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Evaluation:
+def figures(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> ClassEvaluation:
     """The evaluation that the results of all metrics make."""
     nll: MeanResult = results["nll"]
     left_out = _left_out_notes(plan, partial.screening)
     if not nll.rows:
         raise EvaluationError(f"none of the {plan.rows} rows can be scored: {'; '.join(left_out)}")
     classes: tuple[ClassFigures, ...] = results["classes"]
-    return Evaluation(
+    return ClassEvaluation(
         source=Source(
             files=tuple(safe(path) for path in plan.paths),
             format=plan.format,
             scores=plan.columns.scores.name,
+            task=plan.columns.task.value,
+            task_reason=plan.task_reason,
             kind=plan.kind.value,
             kind_reason=plan.kind_reason,
             label=plan.columns.label.name,
