@@ -20,6 +20,7 @@ from .errors import about
 from .plan import Partition, Plan
 from .readers import open_reader
 from .rows import Batch, Integers, ScoredRows, block_rows, score_rows
+from .signs import signs
 from .targets import labelled
 
 Factories = Mapping[str, Callable[[], Accumulator]]
@@ -112,7 +113,8 @@ class Cancelled(Exception):
 
 
 def _empty(plan: Plan, extra: Factories) -> Partial:
-    factories = {**standard(plan.classes, plan.surprising, plan.sum_tolerance), **extra}
+    metrics = standard(plan.classes, plan.surprising, plan.sum_tolerance)
+    factories = {**metrics, **signs(plan.classes), **extra}
     return Partial(Screening(), {name: make() for name, make in factories.items()})
 
 
