@@ -163,7 +163,9 @@ def test_probability_zero_for_the_label_is_an_infinite_loss_and_said(tmp_path):
     assert e.nll == math.inf
     assert e.perplexity == math.inf
     assert e.infinite == 1
-    assert any("1 rows give their label probability 0" in n and "0.346574" in n for n in e.notes)
+    assert [f.name for f in e.findings] == ["zero-probability"]
+    assert "1 rows give their label probability 0" in e.findings[0].evidence
+    assert "0.346574" in e.findings[0].evidence
     assert e.surprising[0].nll == math.inf
     assert json.loads(e.to_json())["nll"] == "Infinity"
 

@@ -24,6 +24,7 @@ from .errors import about
 from .plan import Partition, Plan
 from .readers import open_reader
 from .rows import Batch, Integers, ScoredRows, block_rows, score_rows
+from .signs import signs
 from .targets import labelled
 from .text import printable
 
@@ -136,7 +137,8 @@ class Cancelled(Exception):
 
 def begin(plan: Plan, extra: Factories | None = None) -> Partial:
     """The metrics of a plan before the first row."""
-    factories = {**standard(plan.classes, plan.surprising, plan.sum_tolerance), **(extra or {})}
+    metrics = standard(plan.classes, plan.surprising, plan.sum_tolerance)
+    factories = {**metrics, **signs(plan.classes), **(extra or {})}
     return Partial(Screening(), {name: make() for name, make in factories.items()})
 
 
@@ -176,7 +178,7 @@ def make_tasks(plan: Plan, extra: Factories) -> list[Task]:
     columns, targets = plan.columns, plan.columns.targets
     if targets is not None:
         columns = replace(columns, targets=replace(targets, path=os.path.abspath(targets.path)))
-    needed = replace(plan, columns=columns, paths=(), partitions=(), notes=(), findings=())
+    needed = replace(plan, columns=columns, paths=(), partitions=(), notes=())
     return [Task(needed, p, os.path.abspath(p.path), extra) for p in plan.partitions]
 
 

@@ -15,10 +15,10 @@ from lossless.errors import EvaluationError, ParameterError
 from .accumulators import CalibrationBin, ClassFigures, Count, HistogramBin, MeanResult, RankedRow
 from .engine import Factories, Partial, Screening, run
 from .errors import about
+from .findings import among, examine
 from .plan import Plan, make_plan
 from .readers import open_reader
 from .roles import Request, detail_columns
-from .rows import Kind
 from .strict_json import dumps, plain
 from .targets import load_labels
 from .text import enumerated, safe, shown
@@ -83,7 +83,15 @@ class Evaluation:
     rows: int  # rows scored
     left_out: Mapping[str, int]  # rows that were not scored, by reason
     notes: tuple[str, ...]
-    findings: tuple[Finding, ...]  # what looks like misuse
+    findings: tuple[Finding, ...]  # what looks wrong, the gravest first
+
+    def failed(self, names: str | Sequence[str] = "any") -> tuple[Finding, ...]:
+        """The findings of these names or severities: "error", "warning" (and graver), "hint" or "any" (all of them).
+
+        Raises:
+            ParameterError: a name that is no finding's.
+        """
+        return among(self.findings, [names] if isinstance(names, str) else names)
 
     def scalars(self) -> dict[str, float]:
         """The single figures as a flat {name: float}, for experiment trackers."""
@@ -268,9 +276,10 @@ def check_labels(plan: Plan, screening: Screening) -> None:
 def figures(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> ClassEvaluation:
     """The evaluation that the results of all metrics make."""
     nll: MeanResult = results["nll"]
-    left_out = _left_out_notes(plan, partial.screening)
     if not nll.rows:
-        raise EvaluationError(f"none of the {plan.rows} rows can be scored: {'; '.join(left_out)}")
+        reasons = _left_out_notes(plan, partial.screening, ("no_value", "unmatched", "ignored", "no_distribution"))
+        raise EvaluationError(f"none of the {plan.rows} rows can be scored: {'; '.join(reasons)}")
+    left_out = _left_out_notes(plan, partial.screening, ("no_value", "unmatched", "ignored"))
     classes: tuple[ClassFigures, ...] = results["classes"]
     return ClassEvaluation(
         source=Source(
@@ -308,8 +317,8 @@ def figures(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> ClassEv
             "no_distribution": partial.screening.no_distribution.rows,
         },
         infinite=results["peculiar"].infinite.rows,
-        notes=(*plan.notes, *left_out, *_unused_targets(plan, partial.screening), *_notes(plan, results)),
-        findings=plan.findings,
+        notes=(*plan.notes, *left_out, *_unused_targets(plan, partial.screening)),
+        findings=examine(plan, partial.screening, results),
     )
 
 
@@ -331,16 +340,17 @@ def _first(plan: Plan, count: Count) -> str:
     return f"first: row {count.row} of {shown(plan.paths[count.file])}"
 
 
-def _left_out_notes(plan: Plan, screening: Screening) -> list[str]:
-    reasons = (
-        (screening.no_value, "have no scores or no label"),
-        (screening.unmatched, "have a key that is not among the targets"),
-        (screening.ignored, f"have the ignored label {plan.ignore_index}"),
-        (screening.no_distribution, "have scores that give no distribution (NaN, several +inf, or nothing but -inf)"),
-    )
+def _left_out_notes(plan: Plan, screening: Screening, which: Sequence[str]) -> list[str]:
+    reasons = {
+        "no_value": "have no scores or no label",
+        "unmatched": "have a key that is not among the targets",
+        "ignored": f"have the ignored label {plan.ignore_index}",
+        "no_distribution": "have scores that give no distribution (NaN, several +inf, or nothing but -inf)",
+    }
+    counts = ((getattr(screening, name), reasons[name]) for name in which)
     return [
         f"{count.rows} rows {reason} and were left out ({_first(plan, count)})"
-        for count, reason in reasons
+        for count, reason in counts
         if count.rows
     ]
 
@@ -353,30 +363,6 @@ def _unused_targets(plan: Plan, screening: Screening) -> list[str]:
     targets = len(load_labels(columns).labels)
     unused = targets - (plan.rows - screening.no_value.rows - screening.unmatched.rows)
     return [f"at least {unused} of the {targets} targets have no scores"] if unused > 0 else []
-
-
-def _notes(plan: Plan, results: Mapping[str, Any]) -> list[str]:
-    """What a reader of the figures should know, in sentences."""
-    notes = []
-    nll: MeanResult = results["nll"]
-    infinite, off_sum = results["peculiar"].infinite, results["peculiar"].off_sum
-    if infinite.rows:
-        why = " (probabilities stored as 0 were rounded; logits would tell)" if plan.kind is Kind.PROBS else ""
-        notes.append(
-            f"the loss is infinite because {infinite.rows} rows give their label probability 0{why} "
-            f"({_first(plan, infinite)}); the mean over the other rows is {nll.finite:.6g}"
-        )
-    if off_sum.rows:
-        notes.append(
-            f"{off_sum.rows} rows of {plan.kind.value} do not sum to 1 within {plan.sum_tolerance:g}; every row is "
-            f"divided by its sum ({_first(plan, off_sum)})"
-        )
-    if results["accuracy"] == 1.0 and nll.rows >= 20:
-        notes.append(
-            f"the label is the largest score in every row; if '{shown(plan.columns.label.name)}' holds predictions, "
-            "name the column of true labels by --label"
-        )
-    return notes
 
 
 def _with_details(plan: Plan, ranked: Sequence[RankedRow]) -> tuple[SurprisingRow, ...]:

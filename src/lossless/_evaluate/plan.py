@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lossless._diagnose.finding import Finding, found
-from lossless._diagnose.rules import Case, examine
 from lossless.errors import EvaluationError
 
 from .errors import about
@@ -62,7 +60,6 @@ class Plan:
     classes: int
     partitions: tuple[Partition, ...]
     notes: tuple[str, ...]
-    findings: tuple[Finding, ...]
     ignore_index: int | None = -100
     surprising: int = 20
     sum_tolerance: float = SUM_TOLERANCE
@@ -142,7 +139,6 @@ def make_plan(
             Partition(reader.file, reader.path, part) for reader in readers for part in reader.parts(columns, width)
         ),
         notes=tuple(notes),
-        findings=tuple(_findings(columns, kind, sample, ignore_index)),
         ignore_index=ignore_index,
         surprising=surprising,
     )
@@ -318,28 +314,3 @@ def _sample(readers: Sequence[Reader], columns: Columns, width: int) -> Batch:
                         return Batch(batch.file, batch.first_row, scores, labels, none, none)
     none = np.zeros(0, bool)
     return Batch(0, 0, np.zeros((0, width)), none.astype(np.int64), none, none)
-
-
-_SAID_ELSEWHERE = {"unnormalised-probabilities", "non-finite-input", "impossible-label", "one-label"}
-"""Troubles that the figures of the whole input tell of, or that the order of a file may look like."""
-
-
-def _findings(columns: Columns, kind: Kind, sample: Batch, ignore_index: int | None) -> Iterator[Finding]:
-    """What the rules of `lossless.diagnose` see in the first rows."""
-    if columns.task is not Task.MULTICLASS:
-        return
-    case = Case(
-        "probabilities" if kind is Kind.PROBS else "scores",
-        sample.scores.shape,
-        1,
-        {"ignore_index": ignore_index},
-        names=(shown(columns.scores.name), shown(columns.label.name)),
-        dtype=sample.scores.dtype.name,
-        x=sample.scores.astype(np.float64),
-        t=sample.labels,
-        complete=True,
-        asked=True,
-    )
-    for name, evidence in examine(case):
-        if name not in _SAID_ELSEWHERE:
-            yield found(name, "evaluate", f"{evidence} (the first {case.number} rows)")

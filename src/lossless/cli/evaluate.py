@@ -48,6 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="PAGE", help="write a self-contained HTML page")
     parser.add_argument("--json", metavar="FILE", help="write all figures, unrounded, as JSON; - is stdout")
     parser.add_argument(
+        "--fail-on",
+        metavar="NAME",
+        type=_findings,
+        action="extend",
+        default=[],
+        help="exit with 2 if this is found: names of findings (docs/troubleshooting.md), or error, warning, hint or "
+        "any for those of a severity and graver ones; with commas between several",
+    )
+    parser.add_argument(
         "--engine",
         choices=("threads", "dask"),
         default="threads",
@@ -79,8 +88,20 @@ def _positive(text: str) -> int:
     return number
 
 
-def run(args: argparse.Namespace) -> None:
-    """Evaluate the files and show, write or print the figures."""
+def _findings(text: str) -> list[str]:
+    from lossless._evaluate.findings import check_names
+    from lossless.errors import ParameterError
+
+    names = [name.strip() for name in text.split(",")]
+    try:
+        check_names(names)
+    except ParameterError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return names
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate the files and show, write or print the figures; 2 if there is what should not be found."""
     from lossless._evaluate import evaluate
     from lossless._evaluate.inputs import find_files
 
@@ -123,6 +144,11 @@ def run(args: argparse.Namespace) -> None:
         print(evaluation.to_json(), end="")
     else:
         show(evaluation, Output())
+    failed = evaluation.failed(args.fail_on)
+    if failed:
+        sys.stdout.flush()
+        print(f"lossless evaluate: found {', '.join(finding.name for finding in failed)}", file=sys.stderr)
+    return 2 if failed else 0
 
 
 def _engine(args: argparse.Namespace) -> AbstractContextManager[Executor | None]:
