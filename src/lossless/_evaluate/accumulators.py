@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,14 @@ class Accumulator(Protocol):
 
     def result(self) -> Any:
         """The figures of all rows read."""
+
+
+@runtime_checkable
+class Located(Protocol):
+    """An accumulator that remembers row numbers; with `merge` the rows of an `Evaluator` go on where others end."""
+
+    def shift(self, rows: int) -> None:
+        """Add to all row numbers."""
 
 
 @dataclass(frozen=True)
@@ -258,6 +266,10 @@ class MostSurprising:
         if other.kept:
             self._keep(other.kept)
 
+    def shift(self, rows: int) -> None:
+        if self.kept:
+            self.kept["row"] = self.kept["row"] + rows
+
     def _keep(self, more: Mapping[str, NDArray[Any]]) -> None:
         every = {name: np.concatenate([self.kept[name], more[name]]) if self.kept else more[name] for name in more}
         order = np.lexsort((every["row"], every["file"], -every["nll"]))[: self.size]
@@ -290,6 +302,10 @@ class Count:
             self.file, self.row = other.file, other.row
         self.rows += other.rows
 
+    def shift(self, rows: int) -> None:
+        """Add to the row number."""
+        self.row += rows
+
 
 class Peculiar:
     """Counts of scored rows that a reader of the figures should know of."""
@@ -306,6 +322,10 @@ class Peculiar:
     def merge(self, other: Peculiar) -> None:
         self.infinite.merge(other.infinite)
         self.off_sum.merge(other.off_sum)
+
+    def shift(self, rows: int) -> None:
+        self.infinite.shift(rows)
+        self.off_sum.shift(rows)
 
     def result(self) -> Peculiar:
         return self

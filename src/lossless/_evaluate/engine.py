@@ -19,7 +19,7 @@ from lossless._check import warn
 from lossless._config import get_num_threads, set_num_threads
 from lossless.errors import EvaluationError, LosslessError
 
-from .accumulators import Accumulator, Count, standard
+from .accumulators import Accumulator, Count, Located, standard
 from .errors import about
 from .plan import Partition, Plan
 from .readers import open_reader
@@ -33,6 +33,9 @@ Progress = Callable[[int, int], None]
 
 WORKERS_ELSEWHERE = 32
 """That an executor is taken to have, whose number is not known."""
+
+
+_REASONS = ("no_value", "unmatched", "ignored", "outside", "no_distribution")
 
 
 @dataclass
@@ -52,10 +55,15 @@ class Screening:
         """Join the counts of the rows that follow."""
         if not self.outside.rows:
             self.outside_label = other.outside_label
-        for name in ("no_value", "unmatched", "ignored", "outside", "no_distribution"):
+        for name in _REASONS:
             getattr(self, name).merge(getattr(other, name))
         self.least = min((v for v in (self.least, other.least) if v is not None), default=None)
         self.greatest = max((v for v in (self.greatest, other.greatest) if v is not None), default=None)
+
+    def shift(self, rows: int) -> None:
+        """Add to all row numbers."""
+        for name in _REASONS:
+            getattr(self, name).shift(rows)
 
     def labels(self, batch: Batch, plan: Plan) -> tuple[Integers, NDArray[np.bool_]]:
         """Count what is wrong with the labels of a batch; their class indices, and which rows can be scored."""
@@ -120,6 +128,13 @@ class Partial:
         for name, metric in self.metrics.items():
             metric.merge(other.metrics[name])
 
+    def shift(self, rows: int) -> None:
+        """Add to all row numbers."""
+        self.screening.shift(rows)
+        for metric in self.metrics.values():
+            if isinstance(metric, Located):
+                metric.shift(rows)
+
 
 def class_index(labels: Integers, class_values: tuple[int, ...] | None) -> Integers:
     """Labels as indices of scores; -1 for one that is none of the class values."""
@@ -147,7 +162,7 @@ def _nothing(rows: int) -> None:
 
 
 @dataclass(frozen=True)
-class Task:
+class Job:
     """A partition, and what a process in any folder needs to run it: a few kilobytes, which pickle."""
 
     plan: Plan  # without what it says about the other partitions
@@ -173,26 +188,26 @@ class Task:
         return partial
 
 
-def make_tasks(plan: Plan, extra: Factories) -> list[Task]:
-    """The tasks of a run, in the order in which they are merged."""
+def make_jobs(plan: Plan, extra: Factories) -> list[Job]:
+    """The jobs of a run, in the order in which they are merged."""
     columns, targets = plan.columns, plan.columns.targets
     if targets is not None:
         columns = replace(columns, targets=replace(targets, path=os.path.abspath(targets.path)))
     needed = replace(plan, columns=columns, paths=(), partitions=(), notes=())
-    return [Task(needed, p, os.path.abspath(p.path), extra) for p in plan.partitions]
+    return [Job(needed, p, os.path.abspath(p.path), extra) for p in plan.partitions]
 
 
-def run_task(task: Task, tick: Callable[[int], None] = _nothing) -> Partial | LosslessError:
-    """Run a task on one native thread. An error of the data is a result: an engine would log it, or try again."""
+def run_job(job: Job, tick: Callable[[int], None] = _nothing) -> Partial | LosslessError:
+    """Run a job on one native thread. An error of the data is a result: an engine would log it, or try again."""
     try:
         with one_native_thread:
-            return task.run(tick)
+            return job.run(tick)
     except LosslessError as error:
         return error
 
 
-def run_elsewhere(task: Task, sizes: Mapping[str, int]) -> Partial | LosslessError:
-    """`run_task` in a process that may have other files under these paths, or none; `sizes` are those of the plan."""
+def run_elsewhere(job: Job, sizes: Mapping[str, int]) -> Partial | LosslessError:
+    """`run_job` in a process that may have other files under these paths, or none; `sizes` are those of the plan."""
     for path, size in sizes.items():
         try:
             with open(path, "rb") as stream:
@@ -207,7 +222,7 @@ def run_elsewhere(task: Task, sizes: Mapping[str, int]) -> Partial | LosslessErr
             f"{printable(path)}: a worker on {platform.node()} does not see this file: {why}. Workers need the files "
             "under the same paths, as in a folder that all machines share; threads need no workers"
         )
-    return run_task(task)
+    return run_job(job)
 
 
 def run(
@@ -223,8 +238,8 @@ def run(
     On `workers` threads, or on those of an executor, which may be processes here or on other machines.
     """
     clock = _Clock(plan.rows, progress)
-    tasks = make_tasks(plan, extra or {})
-    partials = _on_threads(tasks, workers, clock) if executor is None else _on(executor, tasks, workers, clock)
+    jobs = make_jobs(plan, extra or {})
+    partials = _on_threads(jobs, workers, clock) if executor is None else _on(executor, jobs, workers, clock)
     total = begin(plan, extra)
     with closing(partials):
         for partial in partials:
@@ -232,29 +247,29 @@ def run(
     return total
 
 
-def _on_threads(tasks: Sequence[Task], workers: int | None, clock: _Clock) -> Generator[Partial]:
-    """The partials of tasks, in order; progress after each batch."""
-    workers = min(workers or default_workers(), len(tasks))
+def _on_threads(jobs: Sequence[Job], workers: int | None, clock: _Clock) -> Generator[Partial]:
+    """The partials of jobs, in order; progress after each batch."""
+    workers = min(workers or default_workers(), len(jobs))
     if workers == 1:  # here, and on as many native threads as there are
-        yield from (task.run(clock.tick) for task in tasks)
+        yield from (job.run(clock.tick) for job in jobs)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="lossless") as pool:
         try:
-            yield from _in_order(lambda task: pool.submit(run_task, task, clock.tick), tasks, workers)
+            yield from _in_order(lambda job: pool.submit(run_job, job, clock.tick), jobs, workers)
         finally:
             clock.stopped.set()
 
 
-def _on(executor: Executor, tasks: Sequence[Task], workers: int | None, clock: _Clock) -> Generator[Partial]:
-    """The partials of tasks, in order; progress after each of them. What a broken executor leaves is run on threads."""
+def _on(executor: Executor, jobs: Sequence[Job], workers: int | None, clock: _Clock) -> Generator[Partial]:
+    """The partials of jobs, in order; progress after each of them. What a broken executor leaves is run on threads."""
 
-    def submit(task: Task) -> Future[Partial | LosslessError]:
-        return executor.submit(run_elsewhere, task, {path: os.path.getsize(path) for path in task.files})
+    def submit(job: Job) -> Future[Partial | LosslessError]:
+        return executor.submit(run_elsewhere, job, {path: os.path.getsize(path) for path in job.files})
 
     done = 0
     try:
-        for partial in _in_order(submit, tasks, workers or WORKERS_ELSEWHERE):
-            clock.tick(tasks[done].partition.part.rows)
+        for partial in _in_order(submit, jobs, workers or WORKERS_ELSEWHERE):
+            clock.tick(jobs[done].partition.part.rows)
             done += 1
             yield partial
         return
@@ -265,20 +280,20 @@ def _on(executor: Executor, tasks: Sequence[Task], workers: int | None, clock: _
     except Exception as error:
         raise EvaluationError(f"the executor could not run a partition: {type(error).__name__}: {error}") from error
     warn(
-        f"evaluate: the executor broke down ({why}). The {len(tasks) - done} of {len(tasks)} partitions that were not "
+        f"evaluate: the executor broke down ({why}). The {len(jobs) - done} of {len(jobs)} partitions that were not "
         "done are run on threads of this process, so the figures are complete"
     )
-    yield from _on_threads(tasks[done:], None, clock)
+    yield from _on_threads(jobs[done:], None, clock)
 
 
 def _in_order(
-    submit: Callable[[Task], Future[Partial | LosslessError]], tasks: Iterable[Task], workers: int
+    submit: Callable[[Job], Future[Partial | LosslessError]], jobs: Iterable[Job], workers: int
 ) -> Generator[Partial]:
-    """Submit tasks and yield what they give in their order; whatever ends this cancels the others."""
+    """Submit jobs and yield what they give in their order; whatever ends this cancels the others."""
     waiting: deque[Future[Partial | LosslessError]] = deque()
-    ahead = iter(tasks)
+    ahead = iter(jobs)
     try:
-        # At most two tasks per worker are in flight, so finished ones do not pile up behind a slow one.
+        # At most two jobs per worker are in flight, so finished ones do not pile up behind a slow one.
         waiting.extend(map(submit, itertools.islice(ahead, 2 * workers)))
         while waiting:
             result = waiting[0].result()
@@ -293,7 +308,7 @@ def _in_order(
 
 
 class _Clock:
-    """Counts rows for the progress display, and ends the other tasks when one has failed."""
+    """Counts rows for the progress display, and ends the other jobs when one has failed."""
 
     def __init__(self, rows: int, progress: Progress | None) -> None:
         self.rows, self.done, self.progress = rows, 0, progress
