@@ -11,6 +11,7 @@ from typing import Any
 from lossless._diagnose.finding import Finding
 from lossless.errors import EvaluationError, ParameterError
 
+from . import summary
 from .accumulators import CalibrationBin, ClassFigures, Count, HistogramBin, MeanResult, RankedRow
 from .engine import Factories, Partial, Screening, run
 from .errors import about
@@ -100,6 +101,12 @@ class Evaluation:
     infinite: int  # rows whose label has probability exactly 0
     notes: tuple[str, ...]
     findings: tuple[Finding, ...]  # what looks like misuse, in the first rows
+
+    def __repr__(self) -> str:
+        return summary.text(self)
+
+    def _repr_html_(self) -> str:
+        return summary.html(self)
 
     def worst_classes(self) -> list[ClassFigures]:
         """The classes that have rows, lowest F1 first; then those that are only predicted, most predicted first."""
