@@ -12,6 +12,7 @@ from typing import Any
 from lossless._diagnose.finding import Finding
 from lossless.errors import EvaluationError, ParameterError
 
+from . import summary
 from .accumulators import CalibrationBin, ClassFigures, Count, HistogramBin, MeanResult, RankedRow
 from .engine import Factories, Partial, Screening, run
 from .errors import about
@@ -84,6 +85,12 @@ class Evaluation:
     left_out: Mapping[str, int]  # rows that were not scored, by reason
     notes: tuple[str, ...]
     findings: tuple[Finding, ...]  # what looks wrong, the gravest first
+
+    def __repr__(self) -> str:
+        return summary.text(self)
+
+    def _repr_html_(self) -> str:
+        return summary.html(self)
 
     def failed(self, names: str | Sequence[str] = "any") -> tuple[Finding, ...]:
         """The findings of these names or severities: "error", "warning" (and graver), "hint" or "any" (all of them).
