@@ -46,6 +46,9 @@ class Located(Protocol):
         """Add to all row numbers."""
 
 
+Factories = Mapping[str, Callable[[], Accumulator]]
+
+
 @dataclass(frozen=True)
 class MeanResult:
     """A mean over `rows` rows, and the mean over those where the number is finite."""

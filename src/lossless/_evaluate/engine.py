@@ -10,92 +10,27 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass, replace
 
 from lossless._check import warn
 from lossless._config import get_num_threads, set_num_threads
 from lossless.errors import EvaluationError, LosslessError
 
-from .accumulators import Accumulator, Count, Located, standard
+from .accumulators import Accumulator, Factories, Located
 from .errors import about
 from .plan import Partition, Plan
 from .readers import open_reader
-from .rows import Batch, Integers, ScoredRows, block_rows, score_rows
-from .signs import signs
+from .results import Evaluation
+from .rows import Batch
+from .screening import Screening, check_labels
 from .targets import labelled
+from .tasks import BY_TASK
 from .text import printable
 
-Factories = Mapping[str, Callable[[], Accumulator]]
 Progress = Callable[[int, int], None]
 
 WORKERS_ELSEWHERE = 32
 """That an executor is taken to have, whose number is not known."""
-
-
-_REASONS = ("no_value", "unmatched", "ignored", "outside", "no_distribution")
-
-
-@dataclass
-class Screening:
-    """Rows that cannot be scored, counted by reason."""
-
-    no_value: Count = field(default_factory=Count)  # a null in the file
-    unmatched: Count = field(default_factory=Count)  # a key that is not among the targets
-    ignored: Count = field(default_factory=Count)  # label == ignore_index
-    outside: Count = field(default_factory=Count)  # label not in 0..C-1
-    no_distribution: Count = field(default_factory=Count)  # NaN, several +inf, or nothing but -inf
-    outside_label: int = 0  # the label of the first row outside
-    least: int | None = None  # range of all labels but the ignored ones
-    greatest: int | None = None
-
-    def merge(self, other: Screening) -> None:
-        """Join the counts of the rows that follow."""
-        if not self.outside.rows:
-            self.outside_label = other.outside_label
-        for name in _REASONS:
-            getattr(self, name).merge(getattr(other, name))
-        self.least = min((v for v in (self.least, other.least) if v is not None), default=None)
-        self.greatest = max((v for v in (self.greatest, other.greatest) if v is not None), default=None)
-
-    def shift(self, rows: int) -> None:
-        """Add to all row numbers."""
-        for name in _REASONS:
-            getattr(self, name).shift(rows)
-
-    def labels(self, batch: Batch, plan: Plan) -> tuple[Integers, NDArray[np.bool_]]:
-        """Count what is wrong with the labels of a batch; their class indices, and which rows can be scored."""
-        row = batch.first_row + np.arange(len(batch.labels))
-        self.no_value.add(batch.file, row[batch.missing])
-        self.unmatched.add(batch.file, row[batch.unmatched])
-        present = ~(batch.missing | batch.unmatched)
-        if plan.ignore_index is not None:
-            ignored = present & (batch.labels == plan.ignore_index)
-            self.ignored.add(batch.file, row[ignored])
-            present &= ~ignored
-        labels = batch.labels[present]
-        if len(labels):
-            low, high = int(labels.min()), int(labels.max())
-            self.least = low if self.least is None else min(self.least, low)
-            self.greatest = high if self.greatest is None else max(self.greatest, high)
-        index = class_index(batch.labels, plan.columns.class_values)
-        outside = present & ((index < 0) | (index >= plan.classes))
-        if outside.any():
-            if not self.outside.rows:
-                self.outside_label = int(batch.labels[outside][0])
-            self.outside.add(batch.file, row[outside])
-            present &= ~outside
-        return index, present
-
-    def distributions(self, rows: ScoredRows) -> ScoredRows:
-        """Count and leave out the rows whose scores give no distribution."""
-        lost = np.isnan(rows.nll)
-        if not lost.any():
-            return rows
-        self.no_distribution.add(rows.file, rows.row[lost])
-        return rows.take(~lost)
 
 
 @dataclass
@@ -107,26 +42,21 @@ class Partial:
 
     def update(self, plan: Plan, batch: Batch) -> None:
         """Score the rows of a batch that can be scored, and accumulate."""
-        labels, usable = self.screening.labels(batch, plan)
-        row, scores = batch.first_row + np.arange(len(usable)), batch.scores
-        if not usable.all():
-            row, scores, labels = row[usable], scores[usable], labels[usable]
-        if self.screening.outside.rows:
-            row = row[:0]  # the run ends in an error: read on for its message only
-        step = block_rows(plan.classes)
-        for i in range(0, len(row), step):
-            block = slice(i, i + step)
-            scored = self.screening.distributions(
-                score_rows(batch.file, row[block], scores[block], labels[block], plan.kind)
-            )
+        for rows in BY_TASK[plan.columns.task].rows_of(plan, self.screening, batch):
             for metric in self.metrics.values():
-                metric.update(scored)
+                metric.update(rows)
 
     def merge(self, other: Partial) -> None:
         """Join the partition that follows."""
         self.screening.merge(other.screening)
         for name, metric in self.metrics.items():
             metric.merge(other.metrics[name])
+
+    def evaluation(self, plan: Plan) -> Evaluation:
+        """The figures of all rows."""
+        check_labels(plan, self.screening)
+        results = {name: metric.result() for name, metric in self.metrics.items()}
+        return BY_TASK[plan.columns.task].evaluation(plan, self.screening, results)
 
     def shift(self, rows: int) -> None:
         """Add to all row numbers."""
@@ -136,24 +66,13 @@ class Partial:
                 metric.shift(rows)
 
 
-def class_index(labels: Integers, class_values: tuple[int, ...] | None) -> Integers:
-    """Labels as indices of scores; -1 for one that is none of the class values."""
-    if class_values is None:
-        return labels
-    values = np.array(class_values, np.int64)
-    order = np.argsort(values)
-    found = order[np.minimum(np.searchsorted(values, labels, sorter=order), len(values) - 1)]
-    return np.where(values[found] == labels, found, -1)
-
-
 class Cancelled(Exception):
     """The run has ended elsewhere."""
 
 
 def begin(plan: Plan, extra: Factories | None = None) -> Partial:
     """The metrics of a plan before the first row."""
-    metrics = standard(plan.classes, plan.surprising, plan.sum_tolerance)
-    factories = {**metrics, **signs(plan.classes), **(extra or {})}
+    factories = {**BY_TASK[plan.columns.task].metrics(plan), **(extra or {})}
     return Partial(Screening(), {name: make() for name, make in factories.items()})
 
 

@@ -16,10 +16,11 @@ from lossless._layout import without_dim
 from lossless.errors import EvaluationError, ParameterError, ShapeError, TargetDtypeError
 
 from .engine import Partial, begin
-from .evaluation import Evaluation, check_labels, figures
 from .plan import Plan
-from .roles import Columns, Holds, ScoreColumn, ValueColumn
+from .results import Evaluation
+from .roles import Columns, Holds, ValueColumn, WideColumn
 from .rows import Batch, Kind, block_rows
+from .screening import check_labels
 from .text import quoted, safe, shown
 
 Array = Any
@@ -47,16 +48,17 @@ class _Settings:
             format="arrays",
             rows=rows,
             columns=Columns(
-                ScoreColumn("scores", ("scores",), "array", rows),
+                WideColumn("scores", ("scores",), "array", rows),
                 ValueColumn("labels", "array", rows, Holds.INTEGERS),
                 class_names=self.class_names,
             ),
             kind=self.kind,
             kind_reason="as given",
+            task_reason="as given",
+            width=self.classes,
             classes=self.classes,
             partitions=(),
             notes=(),
-            findings=(),
             ignore_index=self.ignore_index,
             surprising=self.surprising,
         )
@@ -148,7 +150,9 @@ class Evaluator:
         step = max(1, block_rows(plan.classes) // max(inner, 1))
         for i in range(0, shape[0], step):
             block = np.moveaxis(ours.numbers(x[i : i + step]), 1, -1).reshape(-1, plan.classes)
-            partial.update(plan, Batch(0, self.rows + i * inner, block, label[i * inner : (i + step) * inner]))
+            labels = label[i * inner : (i + step) * inner]
+            none = np.zeros(len(labels), bool)
+            partial.update(plan, Batch(0, self.rows + i * inner, block, labels, none, none))
         check_labels(plan, partial.screening)
         self._add(settings, partial, len(label))
 
@@ -181,8 +185,7 @@ class Evaluator:
         """
         if self._total is None:
             raise EvaluationError("Evaluator.result: there are no rows yet, expected an update before")
-        metrics = self._total.metrics.items()
-        return figures(self._settings.plan(self.rows), self._total, {name: m.result() for name, m in metrics})
+        return self._total.evaluation(self._settings.plan(self.rows))
 
     def reset(self) -> None:
         """Forget all rows."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,11 +19,13 @@ from lossless._diagnose.troubles import troubles
 from lossless.errors import ParameterError
 
 from .accumulators import ClassFigures, Count, MeanResult
-from .engine import Screening
-from .plan import Plan
 from .rows import Kind
 from .signs import SATURATED, Confused, Constant, Normalised, Repeats, Saturated, Shifted, Unsoftened, most_confident
 from .text import shown
+
+if TYPE_CHECKING:
+    from .plan import Plan
+    from .screening import Screening
 
 LEVELS = {
     "any": ("error", "warning", "hint"),

@@ -10,7 +10,7 @@ from lossless._diagnose.finding import Findings
 from .text import enumerated, printable
 
 if TYPE_CHECKING:
-    from .evaluation import Evaluation, Source
+    from .results import Evaluation, Source
 
 HEADLINE = {
     "nll": "nats, mean -log p of the true class (the cross-entropy loss)",

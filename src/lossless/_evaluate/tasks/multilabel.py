@@ -273,7 +273,9 @@ def evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Mult
         sample_f1=results["f1"].value,
         calibration_error=results["calibration"].error,
         micro=MarkAverage(
-            _share(correct, predicted, 0.0), _share(correct, support, 0.0), _share(2 * correct, support + predicted, 0.0)
+            _share(correct, predicted, 0.0),
+            _share(correct, support, 0.0),
+            _share(2 * correct, support + predicted, 0.0),
         ),
         macro=_average(classes, [1] * len(classes)),
         weighted=_average(classes, [c.support for c in classes]),
@@ -338,5 +340,6 @@ def _mean(figures: Sequence[Bounded]) -> Bounded:
     if not known:
         return Bounded(math.nan, math.nan)
     return Bounded(
-        math.fsum(figure.value for figure in known) / len(known), math.fsum(figure.bound for figure in known) / len(known)
+        math.fsum(figure.value for figure in known) / len(known),
+        math.fsum(figure.bound for figure in known) / len(known),
     )

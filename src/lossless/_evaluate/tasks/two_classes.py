@@ -86,4 +86,3 @@ def _best(ranking: Ranking) -> Threshold:
         recall=found[0] / int(positive[-1]),
         f1=float(f1[i]),
     )
-

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from lossless.errors import EvaluationError
 
-from .roles import Columns, Holds, Request, Task, WideColumn, decide_kind, kind_by_name
-from .rows import Floats, Kind, Values
-from .text import shown
+from ..roles import Columns, Holds, Request, Task, WideColumn, decide_kind, kind_by_name
+from ..rows import Floats, Kind, Values
+from ..text import shown
 
 _TOP_ROWS = 20  # so many probabilities of at least 1/2 are no accident
 _ONE = 1e-2  # soft targets sum to 1 within this
