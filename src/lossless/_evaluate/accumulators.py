@@ -1,23 +1,26 @@
 """Mergeable metrics: `update(rows)` reads a batch, `merge(other)` joins the next partition, `result()` gives figures.
 
 Counts are integers and sums are exact, so a result is a function of the rows alone: the same bits for any batch size,
-partition plan and number of workers. A metric is added by writing one of these classes and naming it in `standard`.
+partition plan and number of workers. A metric is added by writing one of these classes and naming it in
+`metrics.standard`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .intervals import UNDEFINED, Interval, mean_interval
 from .rows import Integers, ScoredRows
 from .sums import ExactSum
 
 CALIBRATION_BINS = 15
+RANKS = 10  # of the label that are told apart
 # Eighths of decades from 1e-18 to 1e3 nats; what lies outside falls into an open bin at either end.
 BINS_PER_DECADE = 8
 LOSS_EDGES = np.array(
@@ -40,11 +43,12 @@ class Accumulator(Protocol):
 
 @dataclass(frozen=True)
 class MeanResult:
-    """A mean over `rows` rows, and the mean over those where the number is finite."""
+    """A mean over `rows` rows with its interval, and the mean over those where the number is finite."""
 
     rows: int
     value: float
     finite: float
+    interval: Interval
 
 
 class Mean:
@@ -54,18 +58,30 @@ class Mean:
         self.name = name
         self.rows = 0
         self.sum = ExactSum()
+        self.squares = ExactSum()
 
     def update(self, rows: ScoredRows) -> None:
+        values = getattr(rows, self.name)
         self.rows += len(rows)
-        self.sum.add(getattr(rows, self.name))
+        self.sum.add(values)
+        with np.errstate(over="ignore"):
+            self.squares.add(values * values)
 
     def merge(self, other: Mean) -> None:
         self.rows += other.rows
         self.sum.merge(other.sum)
+        self.squares.merge(other.squares)
 
     def result(self) -> MeanResult:
         finite = self.rows - int(self.sum.infinite[0])
-        return MeanResult(self.rows, self.sum.divided_by(self.rows), self.sum.divided_by(finite, finite=True))
+        return MeanResult(
+            self.rows,
+            self.sum.divided_by(self.rows),
+            self.sum.divided_by(finite, finite=True),
+            mean_interval(self.rows, self.sum.exactly(), self.squares.exactly())
+            if not self.squares.infinite[0]
+            else UNDEFINED,
+        )
 
 
 class Accuracy:
@@ -77,7 +93,7 @@ class Accuracy:
 
     def update(self, rows: ScoredRows) -> None:
         self.rows += len(rows)
-        self.correct += int(np.count_nonzero(rows.predicted == rows.label))
+        self.correct += int(np.count_nonzero(rows.right))
 
     def merge(self, other: Accuracy) -> None:
         self.rows += other.rows
@@ -85,6 +101,25 @@ class Accuracy:
 
     def result(self) -> float:
         return self.correct / self.rows if self.rows else math.nan
+
+
+class LabelRanks:
+    """Of how many rows the label has the 1st, 2nd, ..., 10th largest score (equal scores by the number of the class).
+
+    Those of rank 1 are the right ones, and the first k together the top-k accuracy.
+    """
+
+    def __init__(self) -> None:
+        self.count = np.zeros(RANKS + 1, np.int64)  # the last for all that rank lower
+
+    def update(self, rows: ScoredRows) -> None:
+        self.count += np.bincount(np.minimum(rows.rank, RANKS), minlength=RANKS + 1)
+
+    def merge(self, other: LabelRanks) -> None:
+        self.count += other.count
+
+    def result(self) -> tuple[int, ...]:
+        return tuple(self.count[:RANKS].tolist())
 
 
 @dataclass(frozen=True)
@@ -103,6 +138,7 @@ class CalibrationResult:
     """Expected calibration error and the diagram behind it."""
 
     error: float
+    largest: float  # of the |accuracy - confidence| of the bins that hold rows
     bins: tuple[CalibrationBin, ...]
 
 
@@ -117,11 +153,15 @@ class Calibration:
         self.confidence = ExactSum(CALIBRATION_BINS)
 
     def update(self, rows: ScoredRows) -> None:
+        self.add(rows.confidence, rows.right)
+
+    def add(self, confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> None:
+        """Count (n,) predictions."""
         # The inner edges alone decide, so a confidence that rounds to just above 1 stays in the last bin.
-        home = np.searchsorted(self.EDGES[1:-1], rows.confidence, side="left")
+        home = np.searchsorted(self.EDGES[1:-1], confidence, side="left")
         self.count += np.bincount(home, minlength=CALIBRATION_BINS)
-        self.correct += np.bincount(home[rows.predicted == rows.label], minlength=CALIBRATION_BINS)
-        self.confidence.add(rows.confidence, home)
+        self.correct += np.bincount(home[right], minlength=CALIBRATION_BINS)
+        self.confidence.add(confidence, home)
 
     def merge(self, other: Calibration) -> None:
         self.count += other.count
@@ -141,7 +181,10 @@ class Calibration:
             )
             for b in range(CALIBRATION_BINS)
         )
-        return CalibrationResult(math.fsum(gaps) / rows if rows else math.nan, bins)
+        if not rows:
+            return CalibrationResult(math.nan, math.nan, bins)
+        largest = max(gap / count for gap, count in zip(gaps, self.count.tolist(), strict=True) if count)
+        return CalibrationResult(math.fsum(gaps) / rows, largest, bins)
 
 
 @dataclass(frozen=True)
@@ -199,7 +242,7 @@ class PerClass:
     def update(self, rows: ScoredRows) -> None:
         np.add.at(self.support, rows.label, 1)
         np.add.at(self.predicted, rows.predicted, 1)
-        np.add.at(self.correct, rows.label[rows.predicted == rows.label], 1)
+        np.add.at(self.correct, rows.label[rows.right], 1)
         self.nll.add(rows.nll, rows.label)
 
     def merge(self, other: PerClass) -> None:
@@ -309,19 +352,3 @@ class Peculiar:
 
     def result(self) -> Peculiar:
         return self
-
-
-def standard(classes: int, surprising: int, sum_tolerance: float) -> dict[str, Callable[[], Accumulator]]:
-    """The metrics of a multiclass evaluation."""
-    return {
-        "nll": lambda: Mean("nll"),
-        "entropy": lambda: Mean("entropy"),
-        "brier": lambda: Mean("brier"),
-        "confidence": lambda: Mean("confidence"),
-        "accuracy": Accuracy,
-        "calibration": Calibration,
-        "loss_histogram": LossHistogram,
-        "classes": lambda: PerClass(classes),
-        "surprising": lambda: MostSurprising(surprising),
-        "peculiar": lambda: Peculiar(sum_tolerance),
-    }

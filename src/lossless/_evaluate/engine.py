@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from lossless._config import get_num_threads, set_num_threads
 
-from .accumulators import Accumulator, Count, standard
+from .accumulators import Accumulator, Count
 from .errors import about
+from .metrics import standard
 from .plan import Partition, Plan
 from .readers import open_reader
 from .rows import Batch, Integers, ScoredRows, block_rows, score_rows

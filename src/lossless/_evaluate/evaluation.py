@@ -12,14 +12,18 @@ from lossless._diagnose.finding import Finding
 from lossless.errors import EvaluationError, ParameterError
 
 from .accumulators import CalibrationBin, ClassFigures, Count, HistogramBin, MeanResult, RankedRow
+from .confidence import ConfidenceResult, Points
+from .confusion import Confused
 from .engine import Factories, Partial, Screening, run
 from .errors import about
+from .intervals import Interval, wilson
 from .plan import Plan, make_plan
 from .readers import open_reader
 from .roles import Request, detail_columns
 from .rows import Kind
 from .strict_json import dumps, plain
 from .targets import load_labels
+from .temperature import BestTemperature
 from .text import enumerated, safe, shown
 
 SCHEMA = "lossless.evaluation/1"
@@ -76,8 +80,16 @@ class Average:
 class Evaluation:
     """Figures of saved predictions; plain data, unrounded. Losses and entropies are in nats.
 
-    `brier` is the sum over classes, in [0, 2]. `calibration_error` is the expected calibration error of 15 equal-width
-    bins, those of `reliability`. Undefined figures (the precision of a class that is never predicted) are nan.
+    `brier` is the sum over classes, in [0, 2], and `focal` the focal loss of gamma 2. `calibration_error` is the
+    expected calibration error of 15 equal-width bins, those of `reliability`; `max_calibration_error` the largest of
+    their gaps, and `adaptive_calibration_error` that of 15 bins of equally many rows. `auroc` is how often a right
+    prediction has more confidence than a wrong one, equal ones counting half; `aurc` the area under `risk_coverage`,
+    whose points are the error rate among the surest rows by the share of all rows that these are. Undefined figures
+    (the precision of a class that is never predicted) are nan.
+
+    `intervals` has the 95 % confidence intervals of figures by their name, for rows drawn independently: the normal
+    approximation for means, Wilson's for accuracies, DeLong's for the area under the ROC curve. `bounds` says by how
+    much the ranked figures may be off: they come from a sketch, and are exact up to some 100,000 different confidences.
     """
 
     source: Source
@@ -86,15 +98,28 @@ class Evaluation:
     bits: float
     perplexity: float
     accuracy: float
+    top_5_accuracy: float  # 1 where there are no more than 5 classes
     entropy: float
     confidence: float
     brier: float
+    focal: float
     calibration_error: float
+    adaptive_calibration_error: float
+    max_calibration_error: float
+    auroc: float
+    aurc: float
+    intervals: Mapping[str, Interval]
+    bounds: Mapping[str, float]
+    temperature: BestTemperature
     macro: Average
     weighted: Average
     reliability: tuple[CalibrationBin, ...]
     loss_histogram: tuple[HistogramBin, ...]
+    risk_coverage: Points  # at most 200
+    label_ranks: tuple[int, ...]  # rows whose label has the 1st, 2nd, ..., 10th largest score, the first of equals
     classes: tuple[ClassFigures, ...]
+    confused: tuple[Confused, ...]  # the most frequent confusions, at most 100
+    confusion_matrix: tuple[tuple[int, ...], ...] | None  # [label][predicted], of at most 100 classes
     surprising: tuple[SurprisingRow, ...]
     left_out: Mapping[str, int]  # rows that were not scored, by reason
     infinite: int  # rows whose label has probability exactly 0
@@ -105,6 +130,12 @@ class Evaluation:
         """The classes that have rows, lowest F1 first; then those that are only predicted, most predicted first."""
         return sorted(self.classes, key=lambda c: (not c.support, c.f1, -c.predicted, c.index))
 
+    def top_k_accuracy(self, k: int) -> float:
+        """Share of the rows whose label is among the k largest scores, the first of equals; k from 1 to 10."""
+        if not 1 <= k <= len(self.label_ranks):
+            raise ParameterError(f"top_k_accuracy: k got {k}, expected 1 to {len(self.label_ranks)}")
+        return sum(self.label_ranks[:k]) / self.rows
+
     def scalars(self) -> dict[str, float]:
         """The single figures as a flat {name: float}, for experiment trackers."""
         flat: dict[str, float] = {}
@@ -114,6 +145,8 @@ class Evaluation:
                 flat[field.name] = value
             elif isinstance(value, Average):
                 flat |= {f"{name}_{field.name}": number for name, number in vars(value).items()}
+            elif isinstance(value, BestTemperature):
+                flat |= {"best_temperature": value.temperature, "nll_at_best_temperature": value.nll}
         return flat
 
     def to_dict(self) -> dict[str, Any]:
@@ -252,6 +285,8 @@ def _evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Eva
     if not nll.rows:
         raise EvaluationError(f"none of the {plan.rows} rows can be scored: {'; '.join(left_out)}")
     classes: tuple[ClassFigures, ...] = results["classes"]
+    confidence: ConfidenceResult = results["confidence_ranking"]
+    ranks: tuple[int, ...] = results["label_ranks"]
     return Evaluation(
         source=Source(
             files=tuple(safe(path) for path in plan.paths),
@@ -267,17 +302,34 @@ def _evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Eva
         rows=nll.rows,
         nll=nll.value,
         bits=nll.value / math.log(2.0),
-        perplexity=math.exp(nll.value) if nll.value < 709.0 else math.inf,
+        perplexity=_perplexity(nll.value),
         accuracy=results["accuracy"],
+        top_5_accuracy=sum(ranks[:5]) / nll.rows,
         entropy=results["entropy"].value,
         confidence=results["confidence"].value,
         brier=results["brier"].value,
+        focal=results["focal"].value,
         calibration_error=results["calibration"].error,
+        adaptive_calibration_error=confidence.adaptive_error.value,
+        max_calibration_error=results["calibration"].largest,
+        auroc=confidence.auroc.value,
+        aurc=confidence.aurc.value,
+        intervals=_intervals(results),
+        bounds={
+            "adaptive_calibration_error": confidence.adaptive_error.bound,
+            "auroc": confidence.auroc.bound,
+            "aurc": confidence.aurc.bound,
+        },
+        temperature=results["temperature"],
         macro=_average(classes, [1] * len(classes), _mean([c.nll for c in classes if c.support])),
         weighted=_average(classes, [c.support for c in classes], nll.value),
         reliability=results["calibration"].bins,
         loss_histogram=results["loss_histogram"],
+        risk_coverage=confidence.risk_coverage,
+        label_ranks=ranks,
         classes=classes,
+        confused=results["confusion"].pairs,
+        confusion_matrix=results["confusion"].matrix,
         surprising=_with_details(plan, results["surprising"]),
         left_out={
             "missing": partial.screening.no_value.rows,
@@ -289,6 +341,24 @@ def _evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Eva
         notes=(*plan.notes, *left_out, *_unused_targets(plan, partial.screening), *_notes(plan, results)),
         findings=plan.findings,
     )
+
+
+def _perplexity(nll: float) -> float:
+    return math.inf if nll > 709.0 else math.exp(nll)
+
+
+def _intervals(results: Mapping[str, Any]) -> dict[str, Interval]:
+    """95 % confidence intervals by the names of the figures."""
+    means = {name: results[name].interval for name in ("nll", "entropy", "confidence", "brier", "focal")}
+    ranks, rows = results["label_ranks"], results["nll"].rows
+    return {
+        **means,
+        "bits": means["nll"].mapped(lambda nll: nll / math.log(2.0)),
+        "perplexity": means["nll"].mapped(_perplexity),
+        "accuracy": wilson(ranks[0], rows),
+        "top_5_accuracy": wilson(sum(ranks[:5]), rows),
+        "auroc": results["confidence_ranking"].auroc_interval,
+    }
 
 
 def _average(classes: Sequence[ClassFigures], weights: Sequence[int], nll: float) -> Average:
@@ -348,6 +418,11 @@ def _notes(plan: Plan, results: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"{off_sum.rows} rows of {plan.kind.value} do not sum to 1 within {plan.sum_tolerance:g}; every row is "
             f"divided by its sum ({_first(plan, off_sum)})"
+        )
+    if results["confusion"].share < 1.0:
+        notes.append(
+            f"there are over a million different confusions: those listed come from a fair sample of 1 in "
+            f"{1 / results['confusion'].share:g}, each with its exact count"
         )
     if results["accuracy"] == 1.0 and nll.rows >= 20:
         notes.append(
