@@ -149,7 +149,7 @@ def test_nothing_from_data_becomes_markup(tmp_path):
     for name in (*HOSTILE, "</td><script>alert(4)</script>", str(path)):
         assert printable(name) in said
     assert not {"\u2028", "\u202e", "\x07"} & set(said)
-    series = specifications(page)[3]
+    series = specifications(page)[2]
     assert HOSTILE[0] in json.dumps(series, ensure_ascii=False)
 
 
@@ -165,7 +165,7 @@ def test_a_panel_has_points_tables_and_curves_of_many_lines(ordinary):
     tags = Reader(page).tags
     assert tags.count("table") == 4  # and the confusions, the surprising rows, and the classes
     assert tags.count("section") == 6
-    encoding = specifications(page)[3]["encoding"]
+    encoding = specifications(page)[2]["encoding"]
     looks = [
         (encoding["color"]["scale"]["range"][i], tuple(encoding["strokeDash"]["scale"]["range"][i])) for i in range(9)
     ]

@@ -143,7 +143,7 @@ def build_page(
         ),
         notes=(*e.notes, *(finding.sentence() for finding in e.findings)),
         figures=_headline(e),
-        panels=(_confidence(e), *panels),
+        panels=(*panels, _confidence(e)),
         reliability=e.reliability,
         reliability_caption=(
             "Of the rows predicted with a confidence, how many were right. On the diagonal the model means what it "
