@@ -107,7 +107,7 @@ def test_the_page_stands_alone(ordinary):
     assert "default-src 'none'" in policy
     assert "unsafe-eval" not in policy
     assert policy.count("sha256-") == 2
-    assert len(specifications(page)) == 2
+    assert len(specifications(page)) == 3
     assert "prefers-color-scheme: dark" in page
 
 
@@ -142,8 +142,8 @@ def test_nothing_from_data_becomes_markup(tmp_path):
     plain = Reader(render(build_page(e)))
     reader = Reader(page)
     # as many scripts as there are charts and code; no element that only data would make
-    assert reader.tags.count("script") == 3 + 2
-    assert plain.tags.count("script") == 2 + 2
+    assert reader.tags.count("script") == 4 + 2
+    assert plain.tags.count("script") == 3 + 2
     assert not {"img", "b"} & set(reader.tags)
     said = " ".join(reader.text)
     for name in (*HOSTILE, "</td><script>alert(4)</script>", str(path)):
@@ -163,8 +163,8 @@ def test_a_panel_has_points_tables_and_curves_of_many_lines(ordinary):
     assert "<li>One point.</li>" in page
     assert '<td>a</td><td class="number">0.25</td>' in page
     tags = Reader(page).tags
-    assert tags.count("table") == 3  # and the surprising rows, and the classes
-    assert tags.count("section") == 5
+    assert tags.count("table") == 4  # and the confusions, the surprising rows, and the classes
+    assert tags.count("section") == 6
     encoding = specifications(page)[2]["encoding"]
     looks = [
         (encoding["color"]["scale"]["range"][i], tuple(encoding["strokeDash"]["scale"]["range"][i])) for i in range(9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lossless.errors import ParameterError
 
@@ -13,7 +13,10 @@ from .accumulators import Factories
 from .engine import run
 from .plan import Plan, make_plan
 from .results import Evaluation
-from .roles import Request
+from .roles import Request, Task
+from .text import quoted
+
+TaskName = Literal["multiclass", "binary", "multilabel", "regression"]
 
 
 def evaluate(
@@ -22,7 +25,9 @@ def evaluate(
     logits: str | None = None,
     probs: str | None = None,
     log_probs: str | None = None,
+    predictions: str | None = None,
     label: str | None = None,
+    task: TaskName | None = None,
     targets: str | os.PathLike[str] | None = None,
     on: str | None = None,
     class_names: Sequence[str] | None = None,
@@ -90,8 +95,10 @@ def evaluate(
         raise ParameterError(
             f"evaluate: executor got {type(executor).__name__}, expected a concurrent.futures.Executor"
         )
+    if task is not None and task not in get_args(TaskName):
+        raise ParameterError(f"evaluate: task got {task!r}, expected one of {quoted(get_args(TaskName))}")
     paths = [files] if isinstance(files, str | os.PathLike) else list(files)
-    request = Request(logits, probs, log_probs, label)
+    request = Request(logits, probs, log_probs, label, predictions, None if task is None else Task(task))
     plan = make_plan(
         paths,
         request,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lossless._diagnose.finding import Finding
@@ -43,6 +44,11 @@ class Source:
     class_names: tuple[str, ...] | None
     rows: int  # rows of the files, scored or not
 
+    def width(self) -> str:
+        """How many classes or outputs there are, in words."""
+        what = "output" if self.task == "regression" else "class" if self.classes == 1 else "classe"
+        return f"{self.classes} {what}" if self.classes == 1 else f"{self.classes} {what}s"
+
     def class_name(self, index: int) -> str:
         """The name of a class, or its number."""
         return self.class_names[index] if self.class_names else str(index)
@@ -50,17 +56,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Figure:
-    """A headline number with what is known of its uncertainty."""
+    """A single number with what is known of its uncertainty."""
 
-    name: str  # the field of the evaluation
+    name: str  # of the field of the evaluation; macro.f1 is one of a part
     title: str
     value: float
     meaning: str
     interval: Interval | None  # 95 %, for rows drawn independently
-    bound: float | None  # how far a ranked figure may be off
+    bound: float  # how far a ranked figure may be off
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Figures of saved predictions; plain data, unrounded. Each task has its own kind of it.
 
@@ -69,8 +75,10 @@ class Evaluation:
     ranked figures may be off: they come from a sketch, and are exact up to some 100,000 different scores.
     """
 
-    HEADLINE: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    """The figures that say most, by name: their title and meaning."""
+    FIGURES: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Title and meaning of the single figures, by name, in the order in which they are shown."""
+    MAIN: ClassVar[tuple[str, ...]] = ()
+    """Names of those that say most."""
 
     source: Source
     rows: int  # rows scored
@@ -86,12 +94,19 @@ class Evaluation:
     def _repr_html_(self) -> str:
         return summary.html(self)
 
+    def figures(self) -> tuple[Figure, ...]:
+        """The single figures with what is known of them."""
+        return tuple(self.figure(name, *said) for name, said in self.FIGURES.items())
+
+    def figure(self, name: str, title: str, meaning: str) -> Figure:
+        """One of them."""
+        value: float = attrgetter(name)(self)
+        return Figure(name, title, value, meaning, self.intervals.get(name), self.bounds.get(name, 0.0))
+
     def headline(self) -> tuple[Figure, ...]:
-        """The figures that say most, in the order in which they are shown."""
-        return tuple(
-            Figure(name, title, getattr(self, name), meaning, self.intervals.get(name), self.bounds.get(name))
-            for name, (title, meaning) in self.HEADLINE.items()
-        )
+        """The figures that say most."""
+        by_name = {figure.name: figure for figure in self.figures()}
+        return tuple(by_name[name] for name in self.MAIN)
 
     def failed(self, names: str | Sequence[str] = "any") -> tuple[Finding, ...]:
         """The findings of these names or severities: "error", "warning" (and graver), "hint" or "any" (all of them).
@@ -200,7 +215,7 @@ def _unused_targets(plan: Plan, screening: Screening) -> list[str]:
 
 
 def details_of(plan: Plan, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], dict[str, str]]:
-    """Values of further columns for a few rows, {(file, row): {column: value}}, which are read again for these alone."""
+    """Further columns of a few rows, {(file, row): {column: value}}, which are read again for these alone."""
     found: dict[tuple[int, int], dict[str, str]] = {}
     if not plan.columns.details:
         return found

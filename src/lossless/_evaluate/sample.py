@@ -34,7 +34,7 @@ class RowSample:
         for part in other._parts:
             self._add(part)
 
-    def result(self) -> dict[str, NDArray[Any]]:
+    def rows(self) -> dict[str, NDArray[Any]]:
         """The numbers by name, in the order of the hashes; empty if there were no rows."""
         self._settle()
         return self._parts[0] if self._parts else {}

@@ -12,16 +12,6 @@ from .text import enumerated, printable
 if TYPE_CHECKING:
     from .results import Evaluation, Source
 
-HEADLINE = {
-    "nll": "nats, mean -log p of the true class (the cross-entropy loss)",
-    "accuracy": "largest score is the true class",
-    "confidence": "mean probability of the predicted class",
-    "calibration_error": "expected |accuracy - confidence|",
-    "brier": "squared error of the probabilities, summed over classes",
-    "entropy": "nats, mean over rows",
-}
-"The figures that say most, by their names in an `Evaluation`."
-
 
 def subject(source: Source) -> str:
     """The files, as many as fit in a line."""
@@ -30,15 +20,16 @@ def subject(source: Source) -> str:
 
 def text(e: Evaluation) -> str:
     """For a terminal."""
-    width = max(map(len, HEADLINE))
-    figures = (f"  {name:{width}}  {getattr(e, name):<12.6g}  {meaning}" for name, meaning in HEADLINE.items())
+    headline = e.headline()
+    width = max(len(figure.name) for figure in headline)
+    figures = (f"  {f.name:{width}}  {f.value:<12.6g}  {f.meaning}" for f in headline)
     findings = (f"  {finding.severity}: {finding.name}" for finding in Findings(e.findings, ""))
     return "\n".join([_head(e), *figures, *findings, *(f"  note: {printable(note)}" for note in e.notes)])
 
 
 def html(e: Evaluation) -> str:
     """For a notebook."""
-    figures = [(name, f"{getattr(e, name):.6g}", meaning) for name, meaning in HEADLINE.items()]
+    figures = [(f.name, f"{f.value:.6g}", f.meaning) for f in e.headline()]
     parts = [notebook.heading(_head(e)), notebook.table(("figure", "value", "meaning"), figures, numbers={1})]
     if e.findings:
         parts.append(Findings(e.findings, "Findings")._repr_html_())
@@ -48,4 +39,5 @@ def html(e: Evaluation) -> str:
 
 
 def _head(e: Evaluation) -> str:
-    return f"Evaluation of {subject(e.source)}: {e.rows} of {e.source.rows} rows, {e.source.classes} classes"
+    source = e.source
+    return f"Evaluation of {subject(source)}: {source.task}, {e.rows} of {source.rows} rows, {source.width()}"

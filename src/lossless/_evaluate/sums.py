@@ -133,8 +133,12 @@ class SignedSum:
         self.negative.merge(other.negative)
 
     def exactly(self, group: int = 0) -> Fraction:
-        """The sum of `group`, unrounded."""
+        """The sum of the finite numbers of `group`, unrounded."""
         return self.positive.exactly(group) - self.negative.exactly(group)
+
+    def overflows(self, group: int = 0) -> bool:
+        """Whether `group` has infinite numbers."""
+        return bool(self.positive.infinite[group] or self.negative.infinite[group])
 
 
 class SquareSum(SignedSum):

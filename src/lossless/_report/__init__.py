@@ -3,6 +3,30 @@
 The terminal prints the tables of `data` too, so `page`, with all that it needs for drawing, is imported by itself.
 """
 
-from .data import Curve, Figure, Page, Panel, Series, Table, build_page, class_table, surprising_table
+from .data import (
+    Curve,
+    Figure,
+    Page,
+    Panel,
+    Series,
+    Table,
+    build_page,
+    class_table,
+    confused_table,
+    interval_text,
+    surprising_table,
+)
 
-__all__ = ["Curve", "Figure", "Page", "Panel", "Series", "Table", "build_page", "class_table", "surprising_table"]
+__all__ = [
+    "Curve",
+    "Figure",
+    "Page",
+    "Panel",
+    "Series",
+    "Table",
+    "build_page",
+    "class_table",
+    "confused_table",
+    "interval_text",
+    "surprising_table",
+]

@@ -131,7 +131,7 @@ def _kind_of_each(columns: Columns, sample: NDArray[Any], request: Request) -> t
         return kind, "by its name"
     within = bool(x.min() >= 0 and x.max() <= 1)
     runs = f"its values run from {x.min():.6g} to {x.max():.6g}"
-    if within and columns.task is Task.BINARY and x.min() >= 0.5 and len(x) >= _TOP_ROWS:
+    if within and kind is not Kind.LOG_PROBS and columns.task is Task.BINARY and x.min() >= 0.5 and len(x) >= _TOP_ROWS:
         raise EvaluationError(
             f"every value of '{name}' is at least 0.5, as the probability of the predicted class is. Expected that of "
             f"class 1; if it is, say so: --probs {name}"

@@ -6,21 +6,25 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lossless.transforms import sigmoid
+
 from ..accumulators import Calibration, CalibrationBin, Largest, Mean
-from ..intervals import Interval
+from ..findings import unreadable
+from ..intervals import wilson
 from ..ranking import Bounded, RankSketch
-from ..results import Evaluation, common, details_of
+from ..results import Evaluation, check_scored, details_of, left_out_of, notes_of, source_of
 from ..rows import Floats, Integers, block_rows
 from ..sums import ExactSum
+from ..text import safe
 from .odds import log_odds, losses
 
 if TYPE_CHECKING:
-    from ..engine import Factories, Partial
+    from ..accumulators import Factories
     from ..plan import Plan
     from ..rows import Batch
     from ..screening import Screening
@@ -52,11 +56,6 @@ class MarkedRows:
         return losses(self.odds, self.mark)
 
     @cached_property
-    def brier_scores(self) -> Floats:
-        """(n, C) (p - t)^2; |p - t| is 1 - e^-loss, which does not cancel."""
-        return np.square(np.expm1(-self.losses))
-
-    @cached_property
     def bce(self) -> Floats:
         """(n,) the mean loss of the classes of a row."""
         mean: Floats = self.losses.mean(axis=1)
@@ -64,8 +63,8 @@ class MarkedRows:
 
     @cached_property
     def brier(self) -> Floats:
-        """(n,) the mean of (p - t)^2 over the classes of a row."""
-        mean: Floats = self.brier_scores.mean(axis=1)
+        """(n,) the mean of (p - t)^2 over the classes of a row; |p - t| is 1 - e^-loss, which does not cancel."""
+        mean: Floats = np.square(np.expm1(-self.losses)).mean(axis=1)
         return mean
 
     @cached_property
@@ -83,19 +82,22 @@ class MarkedRows:
     @cached_property
     def exact(self) -> Floats:
         """(n,) 1 where every class is right."""
-        return (self.wrong_classes == 0).astype(np.float64)
+        exact: Floats = (self.wrong_classes == 0).astype(np.float64)
+        return exact
 
     @cached_property
     def f1(self) -> Floats:
         """(n,) of the classes of a row; 0 if none is true and none predicted, as in scikit-learn."""
         both = (self.mark & self.predicted).sum(axis=1)
         either = self.true_classes + self.predicted.sum(axis=1)
-        return 2 * both / np.maximum(either, 1)
+        f1: Floats = 2 * both / np.maximum(either, 1)
+        return f1
 
     @cached_property
     def confidence(self) -> Floats:
         """(n C,) the probabilities, whose reliability is that of single marks."""
-        return np.exp(-losses(self.odds, np.ones_like(self.mark))).ravel()
+        p: Floats = sigmoid(self.odds)
+        return p.ravel()
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -114,8 +116,8 @@ class MarkFigures:
     recall: float  # nan if it has no rows
     f1: float  # nan if it neither occurs nor is predicted
     bce: float
-    auroc: Bounded  # nan unless it is true of some rows and not of others; or of very many classes
-    average_precision: Bounded
+    auroc: float  # nan unless it is true of some rows and not of others; and if there are more than 512 classes
+    average_precision: float
 
 
 @dataclass(frozen=True)
@@ -139,37 +141,60 @@ class WorstRow:
     details: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MultilabelEvaluation(Evaluation):
     """Figures of classes that do not exclude one another; a class is predicted where p > 1/2.
 
-    `bce` is the mean binary cross-entropy of all rows and classes, in nats. `calibration_error` and `reliability` are of
-    the probabilities of single marks. `mean_average_precision` and `macro_auroc` are means over the classes for which
-    they are defined.
+    `bce` is the mean binary cross-entropy of all rows and classes, in nats. `calibration_error` and `reliability` are
+    those of the probabilities of single classes. `mean_average_precision` and `macro_auroc` are means over the classes
+    for which they are defined.
     """
 
+    FIGURES: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "bce": ("BCE", "nats, mean binary cross-entropy of a row and class"),
+        "brier": ("Brier", "squared error of the probabilities, mean over rows and classes"),
+        "exact_match": ("Exact match", "share of the rows with every class right"),
+        "hamming_loss": ("Hamming loss", "share of the classes that are wrong"),
+        "sample_f1": ("F1 of a row", "mean over rows"),
+        "micro.f1": ("Micro F1", "of all rows and classes together"),
+        "macro.f1": ("Macro F1", "mean over the classes"),
+        "mean_average_precision": ("Mean average precision", "mean over the classes"),
+        "macro_auroc": ("Macro AUROC", "mean over the classes"),
+        "micro_average_precision": ("Micro average precision", "of all rows and classes together"),
+        "micro_auroc": ("Micro AUROC", "of all rows and classes together"),
+        "calibration_error": ("Calibration error", "expected |share that is true - p|, 15 bins"),
+        "marks_per_row": ("True classes", "of a row, mean"),
+        "predicted_per_row": ("Predicted classes", "of a row, mean"),
+    }
+    MAIN: ClassVar[tuple[str, ...]] = (
+        "bce",
+        "exact_match",
+        "micro.f1",
+        "macro.f1",
+        "mean_average_precision",
+        "calibration_error",
+        "hamming_loss",
+    )
+
     bce: float
-    bce_interval: Interval
     brier: float
-    brier_interval: Interval
-    exact_match: float  # share of the rows with every class right
-    exact_match_interval: Interval
-    hamming_loss: float  # share of the marks that are wrong
-    sample_f1: float  # mean of the F1 of the rows
-    calibration_error: float
+    exact_match: float
+    hamming_loss: float
+    sample_f1: float
     micro: MarkAverage
     macro: MarkAverage
     weighted: MarkAverage
-    micro_auroc: Bounded
-    micro_average_precision: Bounded
-    macro_auroc: Bounded
-    mean_average_precision: Bounded
+    mean_average_precision: float
+    macro_auroc: float
+    micro_average_precision: float
+    micro_auroc: float
+    calibration_error: float
     marks_per_row: float
     predicted_per_row: float
     reliability: tuple[CalibrationBin, ...]
     classes: tuple[MarkFigures, ...]
     surprising: tuple[WorstRow, ...]
-    infinite: int  # rows with a mark of probability exactly 0
+    infinite: int  # rows with a class whose truth has probability exactly 0
 
 
 class MarkCounts:
@@ -250,62 +275,75 @@ def rows_of(plan: Plan, screening: Screening, batch: Batch) -> Iterator[MarkedRo
         yield MarkedRows(batch.file, row[block], odds, batch.labels[block])
 
 
-def evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> MultilabelEvaluation:
+def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> MultilabelEvaluation:
     """The figures of a run."""
     counts: MarkCounts = results["counts"]
+    check_scored(plan, screening, counts.rows)
     ranks: MarkRanks = results["ranks"]
-    together = ranks.together.ranked()
-    classes = tuple(_of(c, counts, ranks) for c in range(plan.classes))
-    bce, brier, exact = results["bce"], results["brier"], results["exact"]
-    marks = counts.rows * plan.classes
+    together, single = ranks.together.ranked(), [sketch.ranked() for sketch in ranks.single]
+    areas, precisions = [r.auroc() for r in single], [r.average_precision() for r in single]
+    classes = tuple(_of(c, counts, areas, precisions) for c in range(plan.classes))
+    ranked = {
+        "mean_average_precision": _mean(precisions),
+        "macro_auroc": _mean(areas),
+        "micro_average_precision": together.average_precision(),
+        "micro_auroc": together.auroc(),
+    }
+    bce, brier, exact, f1 = (results[name] for name in ("bce", "brier", "exact", "f1"))
     support, predicted, correct = (int(n.sum()) for n in (counts.support, counts.predicted, counts.correct))
-    worst = results["surprising"]
-    details = details_of(plan, worst)
     return MultilabelEvaluation(
-        **common(plan, partial, counts.rows, "have NaN among their scores"),
+        source=source_of(plan),
+        rows=counts.rows,
+        intervals={
+            "bce": bce.interval,
+            "brier": brier.interval,
+            "sample_f1": f1.interval,
+            "exact_match": wilson(round(exact.value * counts.rows), counts.rows),
+        },
+        bounds={name: figure.bound for name, figure in ranked.items()},
+        left_out=left_out_of(plan, screening),
+        notes=notes_of(plan, screening),
+        findings=unreadable(plan, screening),
         bce=bce.value,
-        bce_interval=bce.interval,
         brier=brier.value,
-        brier_interval=brier.interval,
         exact_match=exact.value,
-        exact_match_interval=exact.interval,
-        hamming_loss=(support + predicted - 2 * correct) / marks,
-        sample_f1=results["f1"].value,
-        calibration_error=results["calibration"].error,
+        hamming_loss=(support + predicted - 2 * correct) / (counts.rows * plan.classes),
+        sample_f1=f1.value,
         micro=MarkAverage(
-            _share(correct, predicted, 0.0),
-            _share(correct, support, 0.0),
-            _share(2 * correct, support + predicted, 0.0),
+            precision=_share(correct, predicted, 0.0),
+            recall=_share(correct, support, 0.0),
+            f1=_share(2 * correct, support + predicted, 0.0),
         ),
         macro=_average(classes, [1] * len(classes)),
         weighted=_average(classes, [c.support for c in classes]),
-        micro_auroc=together.auroc(),
-        micro_average_precision=together.average_precision(),
-        macro_auroc=_mean([c.auroc for c in classes]),
-        mean_average_precision=_mean([c.average_precision for c in classes]),
+        **{name: figure.value for name, figure in ranked.items()},
+        calibration_error=results["calibration"].error,
         marks_per_row=support / counts.rows,
         predicted_per_row=predicted / counts.rows,
         reliability=results["calibration"].bins,
         classes=classes,
-        surprising=tuple(
-            WorstRow(
-                file=plan.shown_path(found["file"]),
-                row=found["row"],
-                true_classes=found["true_classes"],
-                wrong_classes=found["wrong_classes"],
-                bce=found["bce"],
-                details=details.get((found["file"], found["row"]), {}),
-            )
-            for found in worst
-        ),
+        surprising=_worst(plan, results["surprising"]),
         infinite=counts.infinite,
     )
 
 
-def _of(c: int, counts: MarkCounts, ranks: MarkRanks) -> MarkFigures:
+def _worst(plan: Plan, ranked: Sequence[Mapping[str, Any]]) -> tuple[WorstRow, ...]:
+    details = details_of(plan, [(r["file"], r["row"]) for r in ranked])
+    return tuple(
+        WorstRow(
+            file=safe(plan.paths[r["file"]]),
+            row=r["row"],
+            true_classes=r["true_classes"],
+            wrong_classes=r["wrong_classes"],
+            bce=r["bce"],
+            details=details.get((r["file"], r["row"]), {}),
+        )
+        for r in ranked
+    )
+
+
+def _of(c: int, counts: MarkCounts, areas: Sequence[Bounded], precisions: Sequence[Bounded]) -> MarkFigures:
     support, predicted, correct = int(counts.support[c]), int(counts.predicted[c]), int(counts.correct[c])
-    unknown = Bounded(math.nan, math.nan)
-    ranking = ranks.single[c].ranked() if ranks.single else None
     return MarkFigures(
         index=c,
         support=support,
@@ -314,8 +352,8 @@ def _of(c: int, counts: MarkCounts, ranks: MarkRanks) -> MarkFigures:
         recall=_share(correct, support),
         f1=_share(2 * correct, support + predicted),
         bce=counts.loss.divided_by(counts.rows, c),
-        auroc=unknown if ranking is None else ranking.auroc(),
-        average_precision=unknown if ranking is None else ranking.average_precision(),
+        auroc=areas[c].value if areas else math.nan,
+        average_precision=precisions[c].value if precisions else math.nan,
     )
 
 

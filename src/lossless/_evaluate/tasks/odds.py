@@ -38,4 +38,5 @@ def log_odds(scores: NDArray[Any], kind: Kind, row: Integers) -> Floats:
 def losses(odds: Floats, mark: NDArray[np.bool_]) -> Floats:
     """-log p where the mark is set and -log(1 - p) elsewhere: log(1 + e^-odds) and log(1 + e^odds)."""
     side: Floats = np.where(mark, odds, -odds)
-    return np.abs(logsigmoid(side))
+    loss: Floats = np.abs(logsigmoid(side))
+    return loss

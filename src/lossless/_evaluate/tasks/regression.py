@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..accumulators import HistogramBin, Largest, Mean
-from ..engine import Factories, Partial, Screening
-from ..evaluation import Evaluation, common, details_of
-from ..intervals import Interval
-from ..plan import Plan
-from ..ranking import Bounded, Ranking, RankSketch
-from ..rows import Batch, Floats, Integers
+from ..accumulators import HistogramBin, Largest, Mean, MeanResult
+from ..findings import unreadable
+from ..ranking import Ranking, RankSketch
+from ..results import Evaluation, check_scored, details_of, left_out_of, notes_of, source_of
+from ..rows import Floats, Integers
 from ..sample import RowSample
 from ..sums import ExactSum, SignedSum, SquareSum
+from ..text import safe
+
+if TYPE_CHECKING:
+    from ..accumulators import Factories
+    from ..plan import Plan
+    from ..rows import Batch
+    from ..screening import Screening
 
 _BARS = 60  # of the histogram of residuals
 _POINTS = 1000  # rows of the plot of residuals
+_QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _TAIL = 1e-3  # share of the rows at either end that the histogram leaves to its first and last bar
 
 
@@ -93,26 +99,35 @@ class WorstRow:
     details: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RegressionEvaluation(Evaluation):
     """Figures of predicted quantities, in the units of the target.
 
-    Several outputs count as many elements, as in `mse_loss`; `r2` and `explained_variance` are their means over the
-    outputs, as in scikit-learn. Quantiles are of the absolute error of single elements.
+    The outputs of a row count as so many elements, as in `mse_loss`; `bias`, `r2` and `explained_variance` are their
+    means over the outputs, as in scikit-learn. `error_quantiles` are those of the absolute error of an element.
     """
 
+    FIGURES: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "mse": ("MSE", "mean squared error"),
+        "rmse": ("RMSE", "its square root, in the units of the target"),
+        "mae": ("MAE", "mean absolute error"),
+        "median_absolute_error": ("Median absolute error", "half of the errors are smaller"),
+        "largest_error": ("Largest error", "of all rows"),
+        "bias": ("Bias", "mean prediction - target"),
+        "r2": ("R²", "share of the target's variance that is predicted"),
+        "explained_variance": ("Explained variance", "the same without the bias"),
+    }
+    MAIN: ClassVar[tuple[str, ...]] = ("mse", "rmse", "mae", "median_absolute_error", "bias", "r2")
+
     mse: float
-    mse_interval: Interval
     rmse: float
-    rmse_interval: Interval
     mae: float
-    mae_interval: Interval
+    median_absolute_error: float
+    largest_error: float
     bias: float
     r2: float
     explained_variance: float
-    largest_error: float
-    median_error: Bounded
-    error_quantiles: Mapping[str, Bounded]
+    error_quantiles: Mapping[str, float]
     outputs: tuple[OutputFigures, ...]
     residual_histogram: tuple[HistogramBin, ...]
     residual_plot: tuple[ResidualPoint, ...]  # of the first output, of at most 1000 rows chosen by a hash
@@ -157,8 +172,8 @@ class Residuals:
         n = max(self.rows, 1)
         squared, residual, target = self.squared.exactly(k), self.residual.exactly(k), self.target.exactly(k)
         deviations = self.target_squared.exactly(k) - target * target / n
-        mse = math.inf if self.squared.infinite(k) else _float(squared / n)
-        known = not self.squared.infinite(k) and not self.target_squared.infinite(k) and deviations > 0
+        mse = math.inf if self.squared.overflows(k) else _float(squared / n)
+        known = not self.squared.overflows(k) and not self.target_squared.overflows(k) and deviations > 0
         return OutputFigures(
             name=name,
             mse=mse,
@@ -198,6 +213,19 @@ class ResidualRanks:
         return self.signed.ranked(), self.size.ranked()
 
 
+class ResidualSample(RowSample):
+    """Some rows for the plot of residuals."""
+
+    def __init__(self) -> None:
+        super().__init__(_POINTS, ("prediction", "residual"))
+
+    def result(self) -> tuple[ResidualPoint, ...]:
+        """The points of their first output."""
+        rows = self.rows()
+        pairs = zip(rows["prediction"][:, 0].tolist(), rows["residual"][:, 0].tolist(), strict=True) if rows else ()
+        return tuple(ResidualPoint(prediction, residual) for prediction, residual in pairs)
+
+
 def metrics(plan: Plan) -> Factories:
     """What is accumulated."""
     return {
@@ -205,7 +233,7 @@ def metrics(plan: Plan) -> Factories:
         "absolute_error": lambda: Mean("absolute_error"),
         "residuals": lambda: Residuals(plan.width),
         "ranks": ResidualRanks,
-        "plot": lambda: RowSample(_POINTS, ("prediction", "residual")),
+        "plot": ResidualSample,
         "surprising": lambda: Largest(plan.surprising, "squared_error", ("target", "prediction")),
     }
 
@@ -220,46 +248,60 @@ def rows_of(plan: Plan, screening: Screening, batch: Batch) -> Iterator[Predicte
     yield PredictedRows(batch.file, row[kept], prediction[kept], batch.labels[kept])
 
 
-def evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> RegressionEvaluation:
+def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> RegressionEvaluation:
     """The figures of a run."""
-    squared, absolute = results["squared_error"], results["absolute_error"]
+    squared: MeanResult = results["squared_error"]
+    absolute: MeanResult = results["absolute_error"]
+    check_scored(plan, screening, squared.rows)
     sums: Residuals = results["residuals"]
     signed, size = results["ranks"]
     names = plan.columns.class_names or tuple(str(k) for k in range(plan.width))
     outputs = tuple(sums.figures(k, names[k]) for k in range(plan.width))
-    plot, worst = results["plot"], results["surprising"]
-    details = details_of(plan, worst)
+    median = size.quantile(0.5)
     return RegressionEvaluation(
-        **common(plan, partial, squared.rows, "hold a prediction or target that is no finite number"),
+        source=source_of(plan),
+        rows=squared.rows,
+        intervals={
+            "mse": squared.interval,
+            "rmse": squared.interval.mapped(math.sqrt),
+            "mae": absolute.interval,
+        },
+        bounds={"median_absolute_error": median.bound},
+        left_out=left_out_of(plan, screening),
+        notes=notes_of(plan, screening),
+        findings=unreadable(plan, screening),
         mse=squared.value,
-        mse_interval=squared.interval,
         rmse=math.sqrt(squared.value),
-        rmse_interval=squared.interval.mapped(lambda value: math.sqrt(value)),
         mae=absolute.value,
-        mae_interval=absolute.interval,
-        bias=math.fsum(o.bias for o in outputs) / len(outputs),
-        r2=math.fsum(o.r2 for o in outputs) / len(outputs),
-        explained_variance=math.fsum(o.explained_variance for o in outputs) / len(outputs),
+        median_absolute_error=median.value,
         largest_error=max(o.largest_error for o in outputs),
-        median_error=size.quantile(0.5),
-        error_quantiles={f"{q:g}": size.quantile(q) for q in (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)},
+        bias=_mean([o.bias for o in outputs]),
+        r2=_mean([o.r2 for o in outputs]),
+        explained_variance=_mean([o.explained_variance for o in outputs]),
+        error_quantiles={f"{q:g}": size.quantile(q).value for q in _QUANTILES},
         outputs=outputs,
         residual_histogram=_histogram(signed),
-        residual_plot=tuple(
-            ResidualPoint(float(p[0]), float(r[0]))
-            for p, r in zip(plot.get("prediction", ()), plot.get("residual", ()), strict=True)
-        ),
-        surprising=tuple(
-            WorstRow(
-                file=plan.shown_path(found["file"]),
-                row=found["row"],
-                target=tuple(found["target"]),
-                prediction=tuple(found["prediction"]),
-                squared_error=found["squared_error"],
-                details=details.get((found["file"], found["row"]), {}),
-            )
-            for found in worst
-        ),
+        residual_plot=results["plot"],
+        surprising=_worst(plan, results["surprising"]),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _worst(plan: Plan, ranked: Sequence[Mapping[str, Any]]) -> tuple[WorstRow, ...]:
+    details = details_of(plan, [(r["file"], r["row"]) for r in ranked])
+    return tuple(
+        WorstRow(
+            file=safe(plan.paths[r["file"]]),
+            row=r["row"],
+            target=tuple(r["target"]),
+            prediction=tuple(r["prediction"]),
+            squared_error=r["squared_error"],
+            details=details.get((r["file"], r["row"]), {}),
+        )
+        for r in ranked
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from lossless.transforms import sigmoid
 
 from ..accumulators import Calibration, CalibrationBin
 from ..intervals import Interval
-from ..ranking import Bounded, Ranking, RankSketch
+from ..ranking import Ranking, RankSketch
 from ..rows import ScoredRows
 
 Points = tuple[tuple[float, float], ...]
@@ -31,14 +32,22 @@ class Threshold:
 class PositiveFigures:
     """Figures of the probability of class 1."""
 
-    auroc: Bounded
-    auroc_interval: Interval
-    average_precision: Bounded
+    auroc: float
+    average_precision: float
     best_f1: Threshold  # nan without positive rows
     calibration_error: float
     reliability: tuple[CalibrationBin, ...]
     roc_curve: Points  # (false positive rate, true positive rate)
     precision_recall_curve: Points  # (recall, precision)
+
+
+@dataclass(frozen=True)
+class PositiveResult:
+    """The figures, and their intervals and bounds by the names that they have in an evaluation."""
+
+    figures: PositiveFigures
+    intervals: Mapping[str, Interval]
+    bounds: Mapping[str, float]
 
 
 class Positive:
@@ -57,17 +66,21 @@ class Positive:
         self.sketch.merge(other.sketch)
         self.calibration.merge(other.calibration)
 
-    def result(self) -> PositiveFigures:
+    def result(self) -> PositiveResult:
         ranking, reliability = self.sketch.ranked(), self.calibration.result()
-        return PositiveFigures(
-            auroc=ranking.auroc(),
-            auroc_interval=ranking.auroc_interval(),
-            average_precision=ranking.average_precision(),
-            best_f1=_best(ranking),
-            calibration_error=reliability.error,
-            reliability=reliability.bins,
-            roc_curve=ranking.roc_curve(),
-            precision_recall_curve=ranking.precision_recall_curve(),
+        auroc, average_precision = ranking.auroc(), ranking.average_precision()
+        return PositiveResult(
+            figures=PositiveFigures(
+                auroc=auroc.value,
+                average_precision=average_precision.value,
+                best_f1=_best(ranking),
+                calibration_error=reliability.error,
+                reliability=reliability.bins,
+                roc_curve=ranking.roc_curve(),
+                precision_recall_curve=ranking.precision_recall_curve(),
+            ),
+            intervals={"positive.auroc": ranking.auroc_interval()},
+            bounds={"positive.auroc": auroc.bound, "positive.average_precision": average_precision.bound},
         )
 
 
