@@ -315,13 +315,14 @@ def test_an_interrupt_leaves_no_thread(plan, workers):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lossless")]
 
 
-def test_an_interrupt_cancels_what_waits(plan):
+@pytest.mark.parametrize("error", [Stop, OSError])
+def test_an_interrupt_cancels_what_waits(plan, error):
     def progress(done, rows):
         if done == 500:
-            raise Stop
+            raise error
 
     executor = Waits()
-    with pytest.raises(Stop):
+    with pytest.raises(error):
         evaluate_plan(plan, executor=executor, workers=2, progress=progress)
     assert [future.cancelled() for future in executor.futures] == [True] * 4
 
