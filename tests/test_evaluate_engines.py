@@ -78,10 +78,16 @@ def plan(tmp_path):
     return make_plan([write(tmp_path / "p.parquet")], Request())
 
 
+def settle():
+    """In another folder, with two native threads."""
+    os.chdir("/")
+    set_num_threads(2)
+
+
 @pytest.fixture(scope="module")
 def processes():
-    """Two processes that start from nothing, in another folder."""
-    with ProcessPoolExecutor(2, mp_context=SPAWN, initializer=os.chdir, initargs=("/",)) as pool:
+    """Two processes that start from nothing."""
+    with ProcessPoolExecutor(2, mp_context=SPAWN, initializer=settle) as pool:
         yield pool
 
 
@@ -357,7 +363,7 @@ class Threads:
         return self.most
 
 
-def test_a_job_has_one_native_thread_and_gives_the_others_back(plan):
+def test_a_job_has_one_native_thread_and_gives_the_others_back(plan, processes):
     pytest.importorskip("lossless._native")
     before = get_num_threads()
     set_num_threads(3)
@@ -368,10 +374,8 @@ def test_a_job_has_one_native_thread_and_gives_the_others_back(plan):
                 assert get_num_threads() == 3
     finally:
         set_num_threads(before)
-    with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
-        pool.submit(set_num_threads, 2).result()
-        assert evaluate_plan(plan, executor=pool, extra={"n": Threads})[1] == {"n": 1}
-        assert pool.submit(get_num_threads).result() == 2
+    assert evaluate_plan(plan, executor=processes, extra={"n": Threads})[1] == {"n": 1}
+    assert processes.submit(get_num_threads).result() == 2
 
 
 def test_what_travels_is_small(tmp_path):
