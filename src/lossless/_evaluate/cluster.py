@@ -101,8 +101,8 @@ def _interrupts_held() -> Iterator[None]:
         yield
         return
     resource_tracker.ensure_running()  # which would lift the block when it starts with the first process
-    held: list[object] = []
-    handler = signal.signal(signal.SIGINT, lambda *_: held.append(_))
+    held: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # which new threads and processes inherit
     try:
         yield
@@ -110,4 +110,4 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, handler)
         if held:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)

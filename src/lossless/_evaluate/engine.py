@@ -158,16 +158,18 @@ def run(
     """
     clock = _Clock(plan.rows, progress)
     jobs = make_jobs(plan, extra or {})
-    partials = _on_threads(jobs, workers, clock) if executor is None else _on(executor, jobs, workers, clock)
+    partials = _on_threads(jobs, workers, clock) if executor is None else _on(executor, jobs, workers)
     total = begin(plan, extra)
     with closing(partials):
-        for partial in partials:
+        for job, partial in zip(jobs, partials, strict=True):
             total.merge(partial)
+            if executor is not None:  # whose batches are not seen
+                clock.tick(job.partition.part.rows)
     return total
 
 
 def _on_threads(jobs: Sequence[Job], workers: int | None, clock: _Clock) -> Generator[Partial]:
-    """The partials of jobs, in order; progress after each batch."""
+    """The partials of jobs, in their order."""
     workers = min(workers or default_workers(), len(jobs))
     if workers == 1:  # here, and on as many native threads as there are
         yield from (job.run(clock.tick) for job in jobs)
@@ -179,8 +181,8 @@ def _on_threads(jobs: Sequence[Job], workers: int | None, clock: _Clock) -> Gene
             clock.stopped.set()
 
 
-def _on(executor: Executor, jobs: Sequence[Job], workers: int | None, clock: _Clock) -> Generator[Partial]:
-    """The partials of jobs, in order; progress after each of them. What a broken executor leaves is run on threads."""
+def _on(executor: Executor, jobs: Sequence[Job], workers: int | None) -> Generator[Partial]:
+    """The partials of jobs, in their order. What an executor leaves that breaks is run on threads."""
 
     def submit(job: Job) -> Future[Partial | LosslessError]:
         return executor.submit(run_elsewhere, job, {path: os.path.getsize(path) for path in job.files})
@@ -188,7 +190,6 @@ def _on(executor: Executor, jobs: Sequence[Job], workers: int | None, clock: _Cl
     done = 0
     try:
         for partial in _in_order(submit, jobs, workers or WORKERS_ELSEWHERE):
-            clock.tick(jobs[done].partition.part.rows)
             done += 1
             yield partial
         return
@@ -202,7 +203,7 @@ def _on(executor: Executor, jobs: Sequence[Job], workers: int | None, clock: _Cl
         f"evaluate: the executor broke down ({why}). The {len(jobs) - done} of {len(jobs)} partitions that were not "
         "done are run on threads of this process, so the figures are complete"
     )
-    yield from _on_threads(jobs[done:], None, clock)
+    yield from _on_threads(jobs[done:], None, _Clock(0, None))
 
 
 def _in_order(

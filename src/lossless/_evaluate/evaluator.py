@@ -69,9 +69,9 @@ class Evaluator:
 
         nll = mean_i -log p_i[y_i],   brier = mean_i sum_j (p_ij - [j = y_i])^2,   p = softmax(logits)
 
-    Memory does not grow with the rows. Of several processes each has an evaluator; one of them, to which the others
-    were sent (they pickle), merges them in the order of their ranks. The figures have the same bits however the rows
-    were cut into updates and spread over evaluators.
+    Memory does not grow with the rows. Of several processes each has its own; evaluators pickle, so that one process
+    can gather them (`torch.distributed.all_gather_object`) and merge them in the order of the ranks. The figures have
+    the same bits however the rows were cut into updates and spread over evaluators.
 
     Args:
         kind: what the scores are: "logits", "probs" (divided by their row's sum) or "log-probs".
