@@ -285,5 +285,7 @@ def thinned(position: Floats, points: int) -> Integers:
 
 
 def _dot(a: Integers, b: Integers) -> int:
-    """sum_i a_i b_i in Python's integers, which do not overflow."""
+    """sum_i a_i b_i of numbers >= 0, exact: in Python's integers where int64 might overflow."""
+    if int(a.sum()) * int(b.max(initial=0)) < 1 << 63:
+        return int(np.dot(a, b))
     return sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True))

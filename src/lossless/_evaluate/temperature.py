@@ -63,7 +63,7 @@ class RowSample:
     def _add(self, part: dict[str, NDArray[Any]]) -> None:
         self._parts.append(part)
         self._rows += len(part["hash"])
-        if self._rows >= self.size + self.size // 4:
+        if self._rows >= self.size + self.size // 2:
             self._settle()
 
     def _settle(self) -> None:
@@ -138,10 +138,9 @@ class _Curve:
             first, second = self._slopes(beta)
             low, high = (beta, high) if first < 0.0 else (low, beta)
             step = beta - first / second if second > 0.0 else math.inf
-            following = step if low < step < high else math.sqrt(low * high)
-            if abs(following - beta) <= 1e-12 * beta:
-                return following
-            beta = following
+            if abs(step - beta) <= 1e-12 * beta:
+                break
+            beta = step if low < step < high else math.sqrt(low * high)
         return beta
 
     @property
