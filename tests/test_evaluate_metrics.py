@@ -231,6 +231,20 @@ def test_bounds_of_confidence_figures_hold(limit):
         assert 0 < abs(getattr(coarse, name).value - getattr(exact, name).value) <= getattr(coarse, name).bound
 
 
+@given(
+    st.lists(st.tuples(st.floats(0, 3), st.booleans()), min_size=1, max_size=60),
+    st.integers(2, 12),
+)
+def test_bounds_of_confidence_figures_hold_for_any_few_rows(table, limit):
+    exact, coarse = ConfidenceRanking(), ConfidenceRanking(limit)
+    for ranking in (exact, coarse):
+        ranking.sketch.add(-np.array([s for s, _ in table]), np.array([r for _, r in table]))
+    exact, coarse = exact.result(), coarse.result()
+    for name in ("auroc", "aurc", "adaptive_error"):
+        truth, found = getattr(exact, name).value, getattr(coarse, name)
+        assert abs(found.value - truth) <= found.bound + 1e-12 or math.isnan(truth)
+
+
 def test_bounds_of_many_rows_are_below_a_ten_thousandth():
     logits = RNG.normal(size=(400_000, 4)) * 3
     labels = np.where(RNG.random(len(logits)) < 0.6, logits.argmax(1), RNG.integers(0, 4, len(logits)))
