@@ -133,7 +133,7 @@ def _numbers(scores: NDArray[Any], logits: NDArray[Any], label: Integers) -> tup
     surprise: Floats = statistics.nll
     # One pass gives both losses: the difference is >= 0, so the sum does not cancel.
     nll = surprise.copy()
-    with np.errstate(invalid="ignore"):  # inf - inf, where there is no distribution
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf, where there is no distribution
         nll[wrong] += x[wrong, predicted[wrong]] - x[wrong, label[wrong]]
     p: Floats = softmax(x)
     # sum_j (p_j - t_j)^2 without p_y - 1, which cancels when the model is right: 1 - p_y = -expm1(-nll).
