@@ -363,12 +363,12 @@ def test_interval_of_the_temperature_covers_the_truth():
 def test_temperature_of_logits_of_any_size():
     logits, labels = RNG.normal(size=(60, 3)), RNG.integers(0, 3, 60)
     labels[:30] = logits[:30].argmax(1)
-    expected = result(RowSample(3), scored(logits, labels))
+    expected = result(TemperatureFit(3), scored(logits, labels))
     for scale in (2.0**-900, 2.0**900):
-        best = result(RowSample(3), scored(scale * logits, labels))
-        assert best.temperature == pytest.approx(scale * expected.temperature, rel=1e-11)
+        best = result(TemperatureFit(3), scored(scale * logits, labels))
+        assert best.value == pytest.approx(scale * expected.value, rel=1e-11)
         assert best.nll == pytest.approx(expected.nll, rel=1e-12)
-    result(RowSample(3), scored(np.sign(logits) * np.finfo(float).max, labels))  # without a warning
+    result(TemperatureFit(3), scored(np.sign(logits) * np.finfo(float).max, labels))  # without a warning
 
 
 def test_temperatures_without_a_minimum():
