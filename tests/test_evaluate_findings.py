@@ -146,7 +146,7 @@ def test_found(evaluate, name):
 
 
 def test_every_finding_is_tested():
-    assert set(FOUND) == set(known())
+    assert set(FOUND) | {"weak-slice"} == set(known())  # that one is in test_evaluate_slices.py
     assert set(known()) >= {t.name for t in troubles().values() if "calls" not in t.found_in}
 
 

@@ -25,6 +25,7 @@ from .plan import Partition, Plan
 from .readers import open_reader
 from .rows import Batch, Integers, ScoredRows, block_rows, score_rows
 from .signs import signs
+from .slices import Slices, slice_values
 from .targets import labelled
 from .text import printable
 
@@ -103,14 +104,14 @@ class Partial:
         row, scores = batch.first_row + np.arange(len(usable)), batch.scores
         if not usable.all():
             row, scores, labels = row[usable], scores[usable], labels[usable]
+        by = slice_values(batch.by, plan.columns.by, batch.first_row)[usable] if batch.by else None
         if self.screening.outside.rows:
             row = row[:0]  # the run ends in an error: read on for its message only
         step = block_rows(plan.classes)
         for i in range(0, len(row), step):
             block = slice(i, i + step)
-            scored = self.screening.distributions(
-                score_rows(batch.file, row[block], scores[block], labels[block], plan.kind)
-            )
+            scored = score_rows(batch.file, row[block], scores[block], labels[block], plan.kind)
+            scored = self.screening.distributions(scored if by is None else replace(scored, by=by[block]))
             for metric in self.metrics.values():
                 metric.update(scored)
 
@@ -138,7 +139,9 @@ class Cancelled(Exception):
 def begin(plan: Plan, extra: Factories | None = None) -> Partial:
     """The metrics of a plan before the first row."""
     metrics = standard(plan.classes, plan.surprising, plan.sum_tolerance)
-    factories = {**metrics, **signs(plan.classes), **(extra or {})}
+    by = [column.name for column in plan.columns.by]
+    slices = {"slices": lambda: Slices(by)} if by else {}
+    factories = {**metrics, **signs(plan.classes), **slices, **(extra or {})}
     return Partial(Screening(), {name: make() for name, make in factories.items()})
 
 

@@ -19,6 +19,7 @@ from .findings import among, examine
 from .plan import Plan, make_plan
 from .readers import open_reader
 from .roles import Request, detail_columns
+from .slices import Slicing
 from .strict_json import dumps, plain
 from .targets import load_labels
 from .text import enumerated, safe, shown
@@ -101,6 +102,7 @@ class Evaluation:
     infinite: int  # rows whose label has probability exactly 0
     notes: tuple[str, ...]
     findings: tuple[Finding, ...]  # what looks wrong, the gravest first
+    slices: tuple[Slicing, ...] = ()  # one for each column that was named by `by`
 
     def worst_classes(self) -> list[ClassFigures]:
         """The classes that have rows, lowest F1 first; then those that are only predicted, most predicted first."""
@@ -144,6 +146,7 @@ def evaluate(
     label: str | None = None,
     targets: str | os.PathLike[str] | None = None,
     on: str | None = None,
+    by: str | Sequence[str] = (),
     class_names: Sequence[str] | None = None,
     ignore_index: int | None = -100,
     surprising: int = 20,
@@ -169,6 +172,8 @@ def evaluate(
             held in memory.
         on: the column of texts or whole numbers by which `targets` are joined to the scores; by default its rows are
             those of the files, in their order.
+        by: a column, or several, whose values cut the rows into slices with figures of their own: texts, whole numbers
+            or booleans beside the scores, at most 1000 different ones.
         class_names: names of the classes in score order.
         ignore_index: rows with this label are left out; None if no label means that.
         surprising: how many of the rows of largest loss to keep.
@@ -216,6 +221,7 @@ def evaluate(
         request,
         targets=targets,
         on=on,
+        by=[by] if isinstance(by, str) else by,
         class_names=class_names,
         ignore_index=ignore_index,
         surprising=surprising,
@@ -309,6 +315,7 @@ def figures(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Evaluat
         infinite=results["peculiar"].infinite.rows,
         notes=(*plan.notes, *left_out, *_unused_targets(plan, partial.screening)),
         findings=examine(plan, partial.screening, results),
+        slices=results.get("slices", ()),
     )
 
 

@@ -23,6 +23,7 @@ from .engine import Screening
 from .plan import Plan
 from .rows import Kind
 from .signs import SATURATED, Confused, Constant, Normalised, Repeats, Saturated, Shifted, Unsoftened, most_confident
+from .slices import Slicing
 from .text import shown
 
 LEVELS = {
@@ -62,6 +63,10 @@ class Whole:
     @property
     def accuracy(self) -> float:
         return float(self.results["accuracy"])
+
+    @property
+    def loss(self) -> float:
+        return float(self.results["nll"].value)
 
     @property
     def confidence(self) -> float:
@@ -341,6 +346,20 @@ def dead_classes(whole: Whole) -> Seen:
 def _listed(whole: Whole, classes: list[tuple[int, int]], before: str, behind: str) -> str:
     words = ", ".join(f"class {whole.name(index)} {before} {-count} {behind}" for count, index in classes[:4])
     return f"{words}, and so with {len(classes) - 4} more" if len(classes) > 4 else words
+
+
+@rule
+def worse_slices(whole: Whole) -> Seen:
+    slicings: tuple[Slicing, ...] = whole.results.get("slices", ())
+    worse = [(slicing.column, s) for slicing in slicings for s in slicing.slices if s.worse]
+    if worse:
+        words = [
+            f"where '{shown(column)}' is '{shown(s.name)}' ({s.rows} rows) the accuracy is {s.figures['accuracy']:.6g} "
+            f"and the loss {s.figures['nll']:.6g}"
+            for column, s in worse[:4]
+        ]
+        more = f", and {len(worse) - 4} more slices are worse than the rest" if len(worse) > 4 else ""
+        yield "weak-slice", f"{', '.join(words)}{more}; of all rows {whole.accuracy:.6g} and {whole.loss:.6g}"
 
 
 # ---------------------------------------------------------------- calibration

@@ -3,6 +3,17 @@
 The terminal prints the tables of `data` too, so `page`, with all that it needs for drawing, is imported by itself.
 """
 
-from .data import Curve, Figure, Page, Panel, Series, Table, build_page, class_table, surprising_table
+from .data import Curve, Figure, Page, Panel, Series, Table, build_page, class_table, slice_table, surprising_table
 
-__all__ = ["Curve", "Figure", "Page", "Panel", "Series", "Table", "build_page", "class_table", "surprising_table"]
+__all__ = [
+    "Curve",
+    "Figure",
+    "Page",
+    "Panel",
+    "Series",
+    "Table",
+    "build_page",
+    "class_table",
+    "slice_table",
+    "surprising_table",
+]

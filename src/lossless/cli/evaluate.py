@@ -40,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on", metavar="COL", help="join the targets by this column (default: by the order of the rows)"
     )
     parser.add_argument(
+        "--by",
+        metavar="COL",
+        action="append",
+        default=[],
+        help="figures of the rows of each value of this column, too; may be given several times",
+    )
+    parser.add_argument(
         "--ignore-index", metavar="N", type=int, default=-100, help="leave out rows with this label (default: -100)"
     )
     parser.add_argument(
@@ -127,6 +134,7 @@ def run(args: argparse.Namespace) -> int:
             label=args.label,
             targets=args.targets,
             on=args.on,
+            by=args.by,
             ignore_index=args.ignore_index,
             surprising=args.surprising,
             workers=args.workers,
@@ -162,7 +170,7 @@ def _engine(args: argparse.Namespace) -> AbstractContextManager[Executor | None]
 
 def show(evaluation: Evaluation, output: Output) -> None:
     """The tables of the terminal."""
-    from lossless._report import class_table, surprising_table
+    from lossless._report import class_table, slice_table, surprising_table
 
     from ._console import figure
 
@@ -191,7 +199,8 @@ def show(evaluation: Evaluation, output: Output) -> None:
             ("entropy", figure(e.entropy), "nats, mean over rows"),
         ],
     )
-    for table in (class_table(e, _CLASS_ROWS), surprising_table(e, _SURPRISING_ROWS)):
+    slices = (slice_table(slicing, _CLASS_ROWS) for slicing in e.slices)
+    for table in (*slices, class_table(e, _CLASS_ROWS), surprising_table(e, _SURPRISING_ROWS)):
         if table is not None:
             output.heading(table.title.lower())
             output.text(table.caption)
