@@ -207,6 +207,30 @@ def test_real_classifiers_raise_no_alarm(evaluate, load, model, expected):
     assert {f.name for f in e.failed("warning")} <= expected
 
 
+@pytest.fixture(scope="module", params=[LogisticRegression(max_iter=300), RandomForestClassifier(random_state=0)])
+def held_out(request):
+    """Real probabilities and labels of three classes."""
+    x, y = load_wine(return_X_y=True)
+    x = x / np.abs(x).max(axis=0)
+    return request.param.fit(x[::2], y[::2]).predict_proba(x[1::2]), y[1::2]
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        (lambda p, y: {"probs": p, "label": y}, None),
+        (lambda p, y: {"logits": p, "label": y}, "softmax-before-loss"),
+        (lambda p, y: {"logits": scipy.special.softmax(p, axis=1), "label": y}, "softmax-before-loss"),
+        (lambda p, y: {"probs": p, "label": (y + 1) % 3}, "labels-off-by-one"),
+        (lambda p, y: {"probs": np.insert(p, 0, 0.0, axis=1), "label": y}, "labels-off-by-one"),
+        (lambda p, y: {"probs": p[:, ::-1], "label": y}, "permuted-classes"),
+        (lambda p, y: {"probs": np.concatenate([p, p]), "label": np.concatenate([y, y])}, "duplicated-rows"),
+    ],
+)
+def test_faults_in_real_predictions(evaluate, held_out, fault, name):
+    assert [f.name for f in evaluate(**fault(*held_out)).failed("warning")] == ([] if name is None else [name])
+
+
 def test_softmax_twice_is_not_weak_or_smooth(evaluate):
     # two classes, all of them under the bound 0.73, and under-confident: smoothed, not softened twice
     x, y = calibrated(2, 3)

@@ -102,7 +102,7 @@ class Evaluation:
     infinite: int  # rows whose label has probability exactly 0
     notes: tuple[str, ...]
     findings: tuple[Finding, ...]  # what looks wrong, the gravest first
-    slices: tuple[Slicing, ...] = ()  # one for each column that was named by `by`
+    slices: tuple[Slicing, ...]  # one for each column that `by` names
 
     def worst_classes(self) -> list[ClassFigures]:
         """The classes that have rows, lowest F1 first; then those that are only predicted, most predicted first."""

@@ -214,6 +214,8 @@ class Repeats(_Sign):
         hashes = _hashes(rows)
         near = slice(None) if self.complete else np.flatnonzero(hashes <= self.hashes[-1])
         hashes, row = hashes[near], rows.row[near]
+        if not len(hashes):
+            return
         unique, first, count = np.unique(hashes, return_index=True, return_counts=True)
         self._keep(unique, count, np.full(len(unique), rows.file), row[first])
 

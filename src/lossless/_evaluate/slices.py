@@ -24,7 +24,7 @@ from .sums import ExactSum
 from .text import safe, shown
 
 MOST_SLICES = 1000
-_WAITING_ROWS = 1 << 16  # rows that are sorted by value at once: 4 MB, and few of many values are worth a step each
+_WAITING_ROWS = 1 << 17  # rows that are sorted by value at once: some 10 MB, and enough for each of many values
 _CHANCE = 0.01  # that any slice at all is called worse where none is
 _FEW_LOSSES = 100  # rows whose mean loss is about normal
 _LESS_ACCURATE, _MORE_LOSS = 0.01, 1.05  # differences that are of account
@@ -45,8 +45,8 @@ class Slice:
     @property
     def name(self) -> str:
         """The value in words."""
-        if self.value is None:
-            return "(missing)"
+        if self.value is None or self.value == "":
+            return "(missing)" if self.value is None else "(empty)"
         return str(self.value).lower() if isinstance(self.value, bool) else str(self.value)
 
 
@@ -98,7 +98,8 @@ class Losses:
     def update(self, rows: ScoredRows) -> None:
         self.rows += len(rows)
         self.sum.add(rows.nll)
-        self.squares.add(np.square(rows.nll))
+        with np.errstate(over="ignore"):
+            self.squares.add(np.square(rows.nll))
 
     def merge(self, other: Losses) -> None:
         self.rows += other.rows
@@ -122,7 +123,7 @@ METRICS: Metrics = {
 
 
 class Slices:
-    """A few metrics for each value of each column."""
+    """A few metrics for each value of each column: such as need the numbers of a row, not its scores or its file."""
 
     def __init__(self, columns: Sequence[str], metrics: Metrics = METRICS, most: int = MOST_SLICES) -> None:
         self.columns, self.metrics, self.most = tuple(columns), metrics, most
@@ -131,13 +132,10 @@ class Slices:
 
     def update(self, rows: ScoredRows) -> None:
         if len(rows):
-            self.waiting.append(replace(rows, logits=np.empty((len(rows), 0))))
-            if sum(map(len, self.waiting)) >= _WAITING_ROWS:
-                self._sort()
+            self._wait(replace(rows, logits=np.empty((len(rows), 0))))
 
     def merge(self, other: Slices) -> None:
-        self._sort()
-        other._sort()
+        self._wait(*other.waiting)
         for mine, theirs in zip(self.parts, other.parts, strict=True):
             for value, metrics in theirs.items():
                 if value not in mine:
@@ -146,6 +144,11 @@ class Slices:
                     for name, metric in metrics.items():
                         mine[value][name].merge(metric)
         self._check()
+
+    def _wait(self, *rows: ScoredRows) -> None:
+        self.waiting.extend(rows)
+        if sum(map(len, self.waiting)) >= _WAITING_ROWS:
+            self._sort()
 
     def _sort(self) -> None:
         """Hand the waiting rows to the metrics of their values."""
