@@ -16,7 +16,7 @@ import lossless._evaluate.rows as rows
 from lossless._diagnose.troubles import troubles
 from lossless._evaluate.findings import known
 from lossless._evaluate.rows import Kind, ScoredRows, score_rows
-from lossless._evaluate.signs import Repeats
+from lossless._evaluate.signs import Normalised, Repeats, Uniform
 from lossless.cli import main
 from lossless.errors import ParameterError
 
@@ -295,6 +295,22 @@ def test_counts_of_repeats_are_exact_whatever_is_kept():
     everything = Repeats(10_000)
     everything.update(scored)
     assert everything.distinct() == len(unique)
+
+
+@pytest.mark.parametrize("sign", [Uniform, Normalised, Repeats])
+def test_rows_that_come_after_others(sign):
+    # an evaluator of another process counts its own rows from 0
+    x = np.concatenate([X[:20], np.full((5, 5), 0.2), X[10:30], np.full((5, 5), 0.2), X[40:]])
+    first, second, both = sign(), sign(), sign()
+    for part, where in ((first, slice(0, 15)), (second, slice(15, None)), (both, slice(None))):
+        part.update(score_rows(0, np.arange(len(x[where])), x[where], np.zeros(len(x[where]), int), Kind.LOGITS))
+    second.shift(15)
+    first.merge(second)
+    if sign is Repeats:
+        assert (first.row.tolist(), first.count.tolist()) == (both.row.tolist(), both.count.tolist())
+    else:
+        assert first.found == both.found
+        assert first.found.row == 20
 
 
 def take(scored: ScoredRows, where):

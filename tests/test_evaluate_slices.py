@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ import lossless
 import lossless._evaluate.readers as readers
 import lossless._evaluate.rows as rows
 import lossless._evaluate.slices as slices
+from lossless._evaluate.engine import begin, make_tasks
+from lossless._evaluate.plan import make_plan
+from lossless._evaluate.roles import Request
 from lossless._report import build_page, slice_table
 from lossless.cli import main
 from lossless.errors import EvaluationError
@@ -170,6 +174,19 @@ def test_same_bits_for_any_cuts(tmp_path, monkeypatch):
     assert run(101, 3) == whole
     monkeypatch.setattr(slices, "_WAITING_ROWS", 13)
     assert run(97, 2) == whole
+
+
+def test_slices_travel_between_processes(tmp_path, monkeypatch):
+    path = tmp_path / "p.parquet"
+    pq.write_table(table(country=with_none(COUNTRY), year=YEAR), path, row_group_size=100)
+    expected = lossless.evaluate(path, by=["country", "year"]).slices
+    plan = make_plan([path], Request(), by=["country", "year"])
+    for waiting in (1, 1 << 17):  # sorted before they travel, and after
+        monkeypatch.setattr(slices, "_WAITING_ROWS", waiting)
+        total = begin(plan)
+        for job in make_tasks(plan, {}):
+            total.merge(pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(job)).run())))
+        assert total.metrics["slices"].result() == expected
 
 
 def test_the_largest_loss_comes_first(tmp_path):
