@@ -153,7 +153,7 @@ def test_columns_that_do_not_exist(table):
     refused(table, columns, "--probs names 'p'", "logits (fixed_size_list", probs="p")
     refused(table, columns, "--label names 'logits'", label="logits")
     refused(table, columns, "--label names 'truth'", label="truth")
-    with pytest.raises(LosslessError, match="one of --logits, --probs and --log-probs"):
+    with pytest.raises(LosslessError, match="one of --logits, --probs, --log-probs and --predictions"):
         table(columns, logits="logits", probs="logits")
 
 
@@ -172,7 +172,7 @@ def test_integer_scores_are_no_scores(table):
         ("logits", SCORES.astype(complex), "'logits' holds complex128 of shape (40, 3), expected float"),
         ("logits", np.zeros((40, 3), object), "'logits' holds object of shape (40, 3), pickled"),
         ("logits", SCORES.reshape(20, 2, 3), "'logits' holds float64 of shape (20, 2, 3), expected float"),
-        ("prob", PROBS[:, 0], "'prob' holds float64 of shape (40,), expected float, one per class. For a two-class"),
+        ("prob", PROBS[:, 0], "'prob' has one score per row, but the labels in 'label' are not 0 and 1 alone"),
         ("label", np.array(1), "'label' holds int64 of shape (), expected one integer"),
         ("label", LABELS.astype(complex), "'label' holds complex128 of shape (40,), expected one integer"),
     ],
@@ -349,7 +349,7 @@ def test_other_labels_outside(table):
 def test_labels_that_are_no_labels(table, tmp_path):
     refused(table, {"logits": SCORES, "label": LABELS + 0.5}, "at row 0", "expected whole numbers")
     refused(table, {"logits": SCORES, "label": np.full(40, np.inf)}, "holds inf at row 0")
-    refused(table, {"logits": SCORES, "label": np.eye(3, dtype=int)[LABELS]}, "3 values at row 0", "argmax")
+    refused(table, {"logits": SCORES, "label": np.eye(3, dtype=int)[LABELS]}, "marks one class", "argmax")
     np.savez(tmp_path / "one_hot.npz", logits=SCORES, label=np.eye(3, dtype=int)[LABELS])
-    with pytest.raises(LosslessError, match=r"int64 of shape \(40, 3\), expected one label per row.*argmax"):
+    with pytest.raises(LosslessError, match=r"each row of 'label' marks one class.*argmax"):
         evaluate(tmp_path / "one_hot.npz")

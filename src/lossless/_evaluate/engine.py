@@ -1,19 +1,23 @@
-"""Runs a plan: partitions on threads, merged in their order, so that any number of workers gives the same bits."""
+"""Runs a plan: partitions on any executor, merged in their order, so that engines and workers give the same bits."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import platform
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lossless._check import warn
 from lossless._config import get_num_threads, set_num_threads
+from lossless.errors import EvaluationError, LosslessError
 
 from .accumulators import Accumulator, Count, standard
 from .errors import about
@@ -21,9 +25,13 @@ from .plan import Partition, Plan
 from .readers import open_reader
 from .rows import Batch, Integers, ScoredRows, block_rows, score_rows
 from .targets import labelled
+from .text import printable
 
 Factories = Mapping[str, Callable[[], Accumulator]]
 Progress = Callable[[int, int], None]
+
+WORKERS_ELSEWHERE = 32
+"""That an executor is taken to have, whose number is not known."""
 
 
 @dataclass
@@ -51,11 +59,9 @@ class Screening:
     def labels(self, batch: Batch, plan: Plan) -> tuple[Integers, NDArray[np.bool_]]:
         """Count what is wrong with the labels of a batch; their class indices, and which rows can be scored."""
         row = batch.first_row + np.arange(len(batch.labels))
-        present = np.ones(len(row), bool) if batch.missing is None else ~batch.missing
-        self.no_value.add(batch.file, row[~present])
-        if batch.unmatched is not None:
-            self.unmatched.add(batch.file, row[batch.unmatched])
-            present &= ~batch.unmatched
+        self.no_value.add(batch.file, row[batch.missing])
+        self.unmatched.add(batch.file, row[batch.unmatched])
+        present = ~(batch.missing | batch.unmatched)
         if plan.ignore_index is not None:
             ignored = present & (batch.labels == plan.ignore_index)
             self.ignored.add(batch.file, row[ignored])
@@ -90,6 +96,23 @@ class Partial:
     screening: Screening
     metrics: dict[str, Accumulator]
 
+    def update(self, plan: Plan, batch: Batch) -> None:
+        """Score the rows of a batch that can be scored, and accumulate."""
+        labels, usable = self.screening.labels(batch, plan)
+        row, scores = batch.first_row + np.arange(len(usable)), batch.scores
+        if not usable.all():
+            row, scores, labels = row[usable], scores[usable], labels[usable]
+        if self.screening.outside.rows:
+            row = row[:0]  # the run ends in an error: read on for its message only
+        step = block_rows(plan.classes)
+        for i in range(0, len(row), step):
+            block = slice(i, i + step)
+            scored = self.screening.distributions(
+                score_rows(batch.file, row[block], scores[block], labels[block], plan.kind)
+            )
+            for metric in self.metrics.values():
+                metric.update(scored)
+
     def merge(self, other: Partial) -> None:
         """Join the partition that follows."""
         self.screening.merge(other.screening)
@@ -111,63 +134,160 @@ class Cancelled(Exception):
     """The run has ended elsewhere."""
 
 
-def _empty(plan: Plan, extra: Factories) -> Partial:
-    factories = {**standard(plan.classes, plan.surprising, plan.sum_tolerance), **extra}
+def begin(plan: Plan, extra: Factories | None = None) -> Partial:
+    """The metrics of a plan before the first row."""
+    factories = {**standard(plan.classes, plan.surprising, plan.sum_tolerance), **(extra or {})}
     return Partial(Screening(), {name: make() for name, make in factories.items()})
 
 
-def run_partition(plan: Plan, partition: Partition, extra: Factories, tick: Callable[[int], None]) -> Partial:
-    """Read, score and accumulate one partition; `tick(rows)` is called after each batch and may raise `Cancelled`."""
-    partial = _empty(plan, extra)
-    screening = partial.screening
-    step = block_rows(plan.classes)
-    reader = open_reader(partition.path, partition.file)
-    with about(partition.path):
-        for batch in labelled(reader.batches(partition.part, plan.columns, plan.classes), plan.columns):
-            labels, usable = screening.labels(batch, plan)
-            row, scores = batch.first_row + np.arange(len(usable)), batch.scores
-            if not usable.all():
-                row, scores, labels = row[usable], scores[usable], labels[usable]
-            if screening.outside.rows:
-                row = row[:0]  # the run ends in an error: read on for its message only
-            for i in range(0, len(row), step):
-                block = slice(i, i + step)
-                scored = screening.distributions(
-                    score_rows(batch.file, row[block], scores[block], labels[block], plan.kind)
-                )
-                for metric in partial.metrics.values():
-                    metric.update(scored)
-            tick(len(usable))
-    return partial
+def _nothing(rows: int) -> None:
+    """No progress to tell of."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A partition, and what a process in any folder needs to run it: a few kilobytes, which pickle."""
+
+    plan: Plan  # without what it says about the other partitions
+    partition: Partition
+    path: str  # of its file, from the root
+    extra: Factories
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that is read."""
+        targets = self.plan.columns.targets
+        return (self.path,) if targets is None else (self.path, targets.path)
+
+    def run(self, tick: Callable[[int], None] = _nothing) -> Partial:
+        """Read, score and accumulate; `tick(rows)` is called after each batch and may raise `Cancelled`."""
+        plan, partition = self.plan, self.partition
+        partial = begin(plan, self.extra)
+        reader = open_reader(self.path, partition.file)
+        with about(partition.path):
+            for batch in labelled(reader.batches(partition.part, plan.columns, plan.width), plan.columns):
+                partial.update(plan, batch)
+                tick(len(batch.labels))
+        return partial
+
+
+def make_tasks(plan: Plan, extra: Factories) -> list[Task]:
+    """The tasks of a run, in the order in which they are merged."""
+    columns, targets = plan.columns, plan.columns.targets
+    if targets is not None:
+        columns = replace(columns, targets=replace(targets, path=os.path.abspath(targets.path)))
+    needed = replace(plan, columns=columns, paths=(), partitions=(), notes=(), findings=())
+    return [Task(needed, p, os.path.abspath(p.path), extra) for p in plan.partitions]
+
+
+def run_task(task: Task, tick: Callable[[int], None] = _nothing) -> Partial | LosslessError:
+    """Run a task on one native thread. An error of the data is a result: an engine would log it, or try again."""
+    try:
+        with one_native_thread:
+            return task.run(tick)
+    except LosslessError as error:
+        return error
+
+
+def run_elsewhere(task: Task, sizes: Mapping[str, int]) -> Partial | LosslessError:
+    """`run_task` in a process that may have other files under these paths, or none; `sizes` are those of the plan."""
+    for path, size in sizes.items():
+        try:
+            with open(path, "rb") as stream:
+                found = os.fstat(stream.fileno()).st_size
+        except OSError as error:
+            why = error.strerror or str(error)
+        else:
+            if found == size:
+                continue
+            why = f"it holds {found} bytes there, and {size} here"
+        return EvaluationError(
+            f"{printable(path)}: a worker on {platform.node()} does not see this file: {why}. Workers need the files "
+            "under the same paths, as in a folder that all machines share; threads need no workers"
+        )
+    return run_task(task)
 
 
 def run(
-    plan: Plan, *, workers: int | None = None, extra: Factories | None = None, progress: Progress | None = None
+    plan: Plan,
+    *,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    extra: Factories | None = None,
+    progress: Progress | None = None,
 ) -> Partial:
-    """Run every partition and merge them in order; `extra` adds metrics by name, `progress(done, all)` counts rows."""
-    extra = extra or {}
-    workers = min(workers or default_workers(), len(plan.partitions))
+    """Run every partition and merge them in order; `extra` adds metrics by name, `progress(done, all)` counts rows.
+
+    On `workers` threads, or on those of an executor, which may be processes here or on other machines.
+    """
     clock = _Clock(plan.rows, progress)
-    total = _empty(plan, extra)
-    if workers == 1:
-        for partition in plan.partitions:
-            total.merge(run_partition(plan, partition, extra, clock.tick))
-        return total
-    with one_native_thread, ThreadPoolExecutor(workers, thread_name_prefix="lossless") as pool:
-        waiting: deque[Future[Partial]] = deque()
-        partitions = iter(plan.partitions)
+    tasks = make_tasks(plan, extra or {})
+    partials = _on_threads(tasks, workers, clock) if executor is None else _on(executor, tasks, workers, clock)
+    total = begin(plan, extra)
+    with closing(partials):
+        for partial in partials:
+            total.merge(partial)
+    return total
+
+
+def _on_threads(tasks: Sequence[Task], workers: int | None, clock: _Clock) -> Generator[Partial]:
+    """The partials of tasks, in order; progress after each batch."""
+    workers = min(workers or default_workers(), len(tasks))
+    if workers == 1:  # here, and on as many native threads as there are
+        yield from (task.run(clock.tick) for task in tasks)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="lossless") as pool:
         try:
-            # At most two partitions per worker are in flight, so finished ones do not pile up behind a slow one.
-            for partition in itertools.islice(partitions, 2 * workers):
-                waiting.append(pool.submit(run_partition, plan, partition, extra, clock.tick))
-            while waiting:
-                total.merge(waiting.popleft().result())
-                for partition in itertools.islice(partitions, 1):
-                    waiting.append(pool.submit(run_partition, plan, partition, extra, clock.tick))
+            yield from _in_order(lambda task: pool.submit(run_task, task, clock.tick), tasks, workers)
         finally:
             clock.stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-    return total
+
+
+def _on(executor: Executor, tasks: Sequence[Task], workers: int | None, clock: _Clock) -> Generator[Partial]:
+    """The partials of tasks, in order; progress after each of them. What a broken executor leaves is run on threads."""
+
+    def submit(task: Task) -> Future[Partial | LosslessError]:
+        return executor.submit(run_elsewhere, task, {path: os.path.getsize(path) for path in task.files})
+
+    done = 0
+    try:
+        for partial in _in_order(submit, tasks, workers or WORKERS_ELSEWHERE):
+            clock.tick(tasks[done].partition.part.rows)
+            done += 1
+            yield partial
+        return
+    except BrokenExecutor as error:
+        why = error
+    except LosslessError:
+        raise
+    except Exception as error:
+        raise EvaluationError(f"the executor could not run a partition: {type(error).__name__}: {error}") from error
+    warn(
+        f"evaluate: the executor broke down ({why}). The {len(tasks) - done} of {len(tasks)} partitions that were not "
+        "done are run on threads of this process, so the figures are complete"
+    )
+    yield from _on_threads(tasks[done:], None, clock)
+
+
+def _in_order(
+    submit: Callable[[Task], Future[Partial | LosslessError]], tasks: Iterable[Task], workers: int
+) -> Generator[Partial]:
+    """Submit tasks and yield what they give in their order; whatever ends this cancels the others."""
+    waiting: deque[Future[Partial | LosslessError]] = deque()
+    ahead = iter(tasks)
+    try:
+        # At most two tasks per worker are in flight, so finished ones do not pile up behind a slow one.
+        waiting.extend(map(submit, itertools.islice(ahead, 2 * workers)))
+        while waiting:
+            result = waiting[0].result()
+            waiting.popleft()
+            if isinstance(result, LosslessError):
+                raise result
+            waiting.extend(map(submit, itertools.islice(ahead, 1)))
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 class _Clock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -146,6 +147,7 @@ def evaluate(
     ignore_index: int | None = -100,
     surprising: int = 20,
     workers: int | None = None,
+    executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Loss, accuracy, entropy and calibration of saved predictions, larger than memory or not.
@@ -169,7 +171,11 @@ def evaluate(
         class_names: names of the classes in score order.
         ignore_index: rows with this label are left out; None if no label means that.
         surprising: how many of the rows of largest loss to keep.
-        workers: threads; by default one per processor, at most 8.
+        workers: threads; by default one per processor, at most 8. With an executor, how many partitions of the files
+            it runs at once (default 32): at most twice as many are in flight.
+        executor: where partitions are run instead: any `concurrent.futures.Executor`, such as a ProcessPoolExecutor or
+            that of a Dask client, `client.get_executor(pure=False)`. Its processes must see the files under the same
+            paths. It is not shut down. If it breaks, the partitions that are left run on threads, with a warning.
         progress: called with the numbers of rows done and to do.
 
     Returns:
@@ -198,6 +204,10 @@ def evaluate(
         raise ParameterError(f"evaluate: surprising got {surprising}, expected 0 or more")
     if workers is not None and workers < 1:
         raise ParameterError(f"evaluate: workers got {workers}, expected 1 or more")
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise ParameterError(
+            f"evaluate: executor got {type(executor).__name__}, expected a concurrent.futures.Executor"
+        )
     paths = [files] if isinstance(files, str | os.PathLike) else list(files)
     request = Request(logits, probs, log_probs, label)
     plan = make_plan(
@@ -209,24 +219,25 @@ def evaluate(
         ignore_index=ignore_index,
         surprising=surprising,
     )
-    return evaluate_plan(plan, workers=workers, progress=progress)[0]
+    return evaluate_plan(plan, workers=workers, executor=executor, progress=progress)[0]
 
 
 def evaluate_plan(
     plan: Plan,
     *,
     workers: int | None = None,
+    executor: Executor | None = None,
     extra: Factories | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Run a plan; the results of the `extra` metrics come beside the evaluation."""
-    partial = run(plan, workers=workers, extra=extra, progress=progress)
-    _check_labels(plan, partial.screening)
+    partial = run(plan, workers=workers, executor=executor, extra=extra, progress=progress)
+    check_labels(plan, partial.screening)
     results = {name: metric.result() for name, metric in partial.metrics.items()}
-    return _evaluation(plan, partial, results), {name: results[name] for name in extra or {}}
+    return figures(plan, partial, results), {name: results[name] for name in extra or {}}
 
 
-def _check_labels(plan: Plan, screening: Screening) -> None:
+def check_labels(plan: Plan, screening: Screening) -> None:
     """Labels that are no class number end the run, with what all rows say about them."""
     outside = screening.outside
     if not outside.rows:
@@ -253,7 +264,8 @@ def _check_labels(plan: Plan, screening: Screening) -> None:
         )
 
 
-def _evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Evaluation:
+def figures(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Evaluation:
+    """The evaluation that the results of all metrics make."""
     nll: MeanResult = results["nll"]
     left_out = _left_out_notes(plan, partial.screening)
     if not nll.rows:
@@ -335,7 +347,7 @@ def _unused_targets(plan: Plan, screening: Screening) -> list[str]:
     columns = plan.columns
     if columns.targets is None or columns.key is None:
         return []
-    targets = len(load_labels(columns.targets, columns.label, columns.class_names).labels)
+    targets = len(load_labels(columns).labels)
     unused = targets - (plan.rows - screening.no_value.rows - screening.unmatched.rows)
     return [f"at least {unused} of the {targets} targets have no scores"] if unused > 0 else []
 
@@ -371,7 +383,8 @@ def _with_details(plan: Plan, ranked: Sequence[RankedRow]) -> tuple[SurprisingRo
         for file in {r.file for r in ranked}:
             reader = open_reader(plan.paths[file], file)
             with about(reader.path):
-                rows = next(c.rows for c in reader.table.scores if c.name == plan.columns.scores.name)
+                scores = reader.table.wide(plan.columns.scores.name)
+                rows = 0 if scores is None else scores.rows
                 here = [name for name in plan.columns.details if name in detail_columns(reader.table, rows)]
                 values = reader.details(sorted(r.row for r in ranked if r.file == file), here) if here else {}
             for row, found in values.items():

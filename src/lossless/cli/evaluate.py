@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from lossless._evaluate import Evaluation
 
     from ._console import Output
@@ -45,7 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="PAGE", help="write a self-contained HTML page")
     parser.add_argument("--json", metavar="FILE", help="write all figures, unrounded, as JSON; - is stdout")
     parser.add_argument(
-        "--workers", metavar="N", type=_positive, help="threads (default: one per processor, at most 8)"
+        "--engine",
+        choices=("threads", "dask"),
+        default="threads",
+        help="what runs the parts of the files: threads (default), or the worker processes of Dask; same figures",
+    )
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="with dask, a scheduler that runs (default: workers are started here)"
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=_positive,
+        help="threads, or processes that are started (default: one per processor, at most 8); with --address, how many "
+        "parts its workers run at once (default: 32)",
     )
 
 
@@ -77,9 +93,11 @@ def run(args: argparse.Namespace) -> None:
         from lossless._report import build_page
         from lossless._report.page import render
     to_stdout = args.json == "-"
+    if args.address is not None and args.engine != "dask":
+        raise UsageError(f"--address names a Dask scheduler, and --engine is {args.engine}: add --engine dask")
     inputs = find_files(args.files)[0] + ([] if args.targets is None else [args.targets])
     check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, inputs)
-    with progress("rows") as bar:
+    with _engine(args) as executor, progress("rows") as bar:
         evaluation = evaluate(
             args.files,
             logits=args.logits,
@@ -91,6 +109,7 @@ def run(args: argparse.Namespace) -> None:
             ignore_index=args.ignore_index,
             surprising=args.surprising,
             workers=args.workers,
+            executor=executor,
             progress=bar,
         )
     # Files first: whoever reads stdout may leave at any line.
@@ -104,6 +123,15 @@ def run(args: argparse.Namespace) -> None:
         print(evaluation.to_json(), end="")
     else:
         show(evaluation, Output())
+
+
+def _engine(args: argparse.Namespace) -> AbstractContextManager[Executor | None]:
+    """What runs the parts; None for threads."""
+    if args.engine == "threads":
+        return nullcontext()
+    from lossless._evaluate.cluster import DaskExecutor
+
+    return DaskExecutor(args.address, args.workers)
 
 
 def show(evaluation: Evaluation, output: Output) -> None:

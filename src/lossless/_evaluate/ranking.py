@@ -1,0 +1,301 @@
+"""Ranked figures without keeping the rows: a sketch of sorted keys that any order of updates builds alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Keys = NDArray[np.uint64]
+
+LIMIT = 1 << 17  # cells of a sketch: 3 MB with two groups, and areas of 2 million rows are bounded to 1e-5
+CURVE_POINTS = 200
+_SIGN = np.uint64(1 << 63)
+_ONE = np.uint64(1)
+_Z = NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """A figure of a sketch, and how far the figure of the rows themselves may be from it; 0 where it is exact."""
+
+    value: float
+    bound: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % confidence interval; nan where none is defined."""
+
+    low: float
+    high: float
+
+
+UNDEFINED = Interval(math.nan, math.nan)
+
+
+class RankSketch:
+    """How many rows of each group have which key, in at most `limit` cells: mergeable and independent of order.
+
+    Float64 keys are counted by their bits, as unsigned integers in the same order. As long as no more than `limit`
+    keys differ, every cell holds one key and all figures are exact. Beyond that the lowest `level` bits are dropped,
+    where `level` is the least for which no more than `limit` of the shortened keys differ. Part of the rows never
+    needs a higher level than all of them do, and a cell that was cut too fine is joined later as well as sooner: so
+    the sketch is a function of the rows alone, whatever the batches, the partitions and the order of merging.
+
+    A dropped bit is one of relative precision: keys near zero stay apart, keys near 1 do not. So rank probabilities by
+    their logarithm or by the log-odds.
+    """
+
+    def __init__(self, groups: int = 2, limit: int = LIMIT) -> None:
+        if limit < 2:  # the sign is never dropped
+            raise ValueError(f"RankSketch: limit got {limit}, expected 2 or more")
+        self.groups, self.limit = groups, limit
+        self._level = 0
+        self._key = np.zeros(0, np.uint64)  # the least key of each cell, ascending
+        self._several = np.zeros(0, bool)  # whether the cell holds more than one key
+        self._count = np.zeros((groups, 0), np.int64)
+        self._waiting: list[tuple[Keys, int]] = []  # keys and their group, not yet in cells
+        self._rows_waiting = 0
+
+    def add(self, keys: Floats, group: NDArray[Any] | None = None) -> None:
+        """Count (n,) keys, infinite ones too, each in group[i] (an integer or boolean; by default in group 0)."""
+        if np.isnan(keys).any():
+            raise ValueError("RankSketch orders numbers; leave NaN out and count it")
+        bits = _ordered(keys)
+        for g in range(self.groups):
+            mine = bits if group is None else bits[group == g]
+            self._waiting.append((mine, g))
+            if group is None:
+                break
+        self._rows_waiting += len(keys)
+        if self._rows_waiting >= 2 * self.limit:  # so that joining the cells is shared by many rows
+            self._settle()
+
+    def merge(self, other: RankSketch) -> None:
+        """Count the rows of `other`, a sketch of as many groups and the same limit."""
+        self._settle()
+        other._settle()
+        self._level = max(self._level, other._level)
+        self._join([(self._key, self._several, self._count), (other._key, other._several, other._count)])
+
+    def ranked(self) -> Ranking:
+        """The cells in ascending order of their keys."""
+        self._settle()
+        # The last key that the cell could hold; beyond infinity there are only NaNs.
+        last = np.minimum(self._key | ((_ONE << np.uint64(self._level)) - _ONE), _ordered(np.array([np.inf])))
+        return Ranking(
+            low=_number(self._key),
+            high=np.where(self._several, _number(last), _number(self._key)),
+            several=self._several,
+            count=self._count,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._settle()
+        return {**vars(self), "_count": self._count.astype(np.min_scalar_type(self._count.max(initial=0)))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._count = self._count.astype(np.int64)
+
+    def _settle(self) -> None:
+        """Sort the waiting keys into cells."""
+        if not self._waiting:
+            return
+        parts = [(self._key, self._several, self._count)]
+        for g in range(self.groups):
+            keys = np.sort(np.concatenate([np.zeros(0, np.uint64), *(k for k, home in self._waiting if home == g)]))
+            start, last = _runs(keys, self._level)
+            count = np.zeros((self.groups, len(start)), np.int64)
+            count[g] = last - start + 1
+            parts.append((keys[start], keys[start] != keys[last], count))
+        self._waiting, self._rows_waiting = [], 0
+        self._join(parts)
+
+    def _join(self, parts: Sequence[tuple[Keys, NDArray[np.bool_], Integers]]) -> None:
+        """Make the cells of all `parts` this sketch's, at the least level that is enough."""
+        key, several, count = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
+        order = np.argsort(key, kind="stable")  # the parts are sorted already: a merge
+        cells = _cells(key[order], several[order], count[:, order], self._level)
+        if len(cells[0]) > self.limit:
+            self._level = _level(cells[0], self.limit)
+            cells = _cells(*cells, self._level)
+        self._key, self._several, self._count = cells
+
+
+def _ordered(values: Floats) -> Keys:
+    """Float64 numbers as unsigned integers in the same order; both zeros are one."""
+    bits = (values + 0.0).view(np.uint64)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+
+
+def _number(keys: Keys) -> Floats:
+    """The inverse of `_ordered`."""
+    return np.where(keys & _SIGN, keys ^ _SIGN, ~keys).view(np.float64)
+
+
+def _cells(
+    key: Keys, several: NDArray[np.bool_], count: Integers, level: int
+) -> tuple[Keys, NDArray[np.bool_], Integers]:
+    """Join sorted entries whose keys differ in their lowest `level` bits alone."""
+    if not len(key):
+        return key, several, count
+    start, last = _runs(key, level)
+    mixed = np.logical_or.reduceat(several, start) | (key[start] != key[last])
+    return key[start], mixed, np.add.reduceat(count, start, axis=1)
+
+
+def _runs(key: Keys, level: int) -> tuple[Integers, Integers]:
+    """The first and the last index of each cell of sorted keys."""
+    cell = key >> np.uint64(level)
+    change = np.flatnonzero(cell[1:] != cell[:-1])
+    ends = np.array([len(key) - 1] if len(key) else [], np.int64)
+    return np.concatenate([ends * 0, change + 1]), np.concatenate([change, ends])
+
+
+def _level(key: Keys, limit: int) -> int:
+    """How many low bits to drop so that no more than `limit` of the distinct, sorted keys differ.
+
+    Neighbours that first differ in bit b (the lowest is 1) are one cell from level b on.
+    """
+    differ = key[1:] ^ key[:-1]
+    # Without the bit after the first one the conversion cannot round up to the next power of two.
+    _, first = np.frexp((differ & ~(differ >> _ONE)).astype(np.float64))
+    apart = len(key) - np.cumsum(np.bincount(first, minlength=65))  # cells at each level
+    return int(np.argmax(apart <= limit))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The cells of a sketch in ascending order. Of two groups, group 1 are the positives and high keys stand for them.
+
+    Bounds hold for any way in which the rows of a cell with several keys could be ordered.
+    """
+
+    low: Floats  # (cells,) the least key of the cell
+    high: Floats  # (cells,) no key of the cell is above
+    several: NDArray[np.bool_]  # (cells,) more than one key; otherwise low == high
+    count: Integers  # (groups, cells)
+
+    @property
+    def rows(self) -> int:
+        """How many rows were counted."""
+        return int(self.count.sum())
+
+    def quantile(self, q: float) -> Bounded:
+        """The key of sorted row floor(q (n - 1)), NumPy's method "lower"; nan without rows."""
+        if not self.rows:
+            return Bounded(math.nan, math.nan)
+        i = int(np.searchsorted(np.cumsum(self.count.sum(axis=0)), math.floor(q * (self.rows - 1)), side="right"))
+        low, high = float(self.low[i]), float(self.high[i])
+        return Bounded(low, high - low if self.several[i] else 0.0)
+
+    def equal_mass(self, bins: int) -> Integers:
+        """(cells,) the bin of each of `bins` that hold about as many rows each.
+
+        A bin ends with sorted row floor(k (n - 1) / bins) and all rows of the same key, as in scikit-learn's
+        `calibration_curve(strategy="quantile")`; bins that many equal keys would fill stay empty.
+        """
+        rows = self.count.sum(axis=0)
+        ends = np.arange(1, bins) * (self.rows - 1) // bins
+        home: Integers = np.searchsorted(ends, np.cumsum(rows) - rows, side="left")
+        return home
+
+    def auroc(self) -> Bounded:
+        """Area under the ROC curve: how often a positive has a higher key than a negative, equal keys counting half.
+
+        The pairs within a cell of several keys count half as well, which is wrong by half of them at most. nan unless
+        both groups have rows.
+        """
+        negative, positive = self.count
+        pairs = int(negative.sum()) * int(positive.sum())
+        if not pairs:
+            return Bounded(math.nan, math.nan)
+        twice_below = 2 * np.cumsum(negative) - negative
+        unsure = self.several & (negative > 0) & (positive > 0)
+        return Bounded(
+            _dot(positive, twice_below) / (2 * pairs), _dot(positive[unsure], negative[unsure]) / (2 * pairs)
+        )
+
+    def auroc_interval(self) -> Interval:
+        """DeLong's interval of the area (DeLong et al. 1988, doi:10.2307/2531595), equal keys counting half.
+
+        Undefined with fewer than two rows in a group, and where no pair is out of order: the variance is 0 there.
+        """
+        negative, positive = self.count
+        n, p = int(negative.sum()), int(positive.sum())
+        if min(n, p) < 2:
+            return UNDEFINED
+        area = self.auroc().value
+        # For every positive the share of negatives below it, for every negative the share of positives above it.
+        below = (np.cumsum(negative) - negative / 2) / n
+        above = (p - np.cumsum(positive) + positive / 2) / p
+        variance = float(np.sum(positive * (below - area) ** 2)) / (p - 1) / p
+        variance += float(np.sum(negative * (above - area) ** 2)) / (n - 1) / n
+        if area in (0.0, 1.0) or not variance:
+            return UNDEFINED
+        half = _Z * math.sqrt(variance)
+        return Interval(max(area - half, 0.0), min(area + half, 1.0))
+
+    def average_precision(self) -> Bounded:
+        """sum_k (R_k - R_(k-1)) P_k over the keys in descending order, as scikit-learn has it; nan without positives.
+
+        In a cell of several keys, with t positives and f negatives above it, the j-th of its p positives has a
+        precision of at least (t + j) / (t + j + f + n), and none has more than (t + p) / (t + p + f). The sum of the
+        former is at least p times the mean of its first and last term, for it is concave in j.
+        """
+        negative, positive = self.count[:, ::-1].astype(np.float64)
+        held = positive > 0
+        several, n, p = self.several[::-1][held], negative[held], positive[held]
+        if not len(p):
+            return Bounded(math.nan, math.nan)
+        f = np.cumsum(negative)[held]  # with the negatives of the cell
+        t = np.cumsum(positive)[held]  # with the positives of the cell
+        least = np.where(several, ((t - p + 1) / (t - p + 1 + f) + t / (t + f)) / 2, t / (t + f))
+        most = np.where(several, t / (t + f - n), least)
+        total = float(np.sum(p))
+        return Bounded(float(np.sum(p * (least + most))) / (2 * total), float(np.sum(p * (most - least))) / (2 * total))
+
+    def roc_curve(self, points: int = CURVE_POINTS) -> tuple[tuple[float, float], ...]:
+        """At most `points` (false positive rate, true positive rate), from (0, 0) to (1, 1)."""
+        negative, positive = self._from_above()
+        if not (negative[-1] and positive[-1]):
+            return ()
+        false, true = negative / negative[-1], positive / positive[-1]
+        keep = thinned(false + true, points)
+        return tuple(zip(false[keep].tolist(), true[keep].tolist(), strict=True))
+
+    def precision_recall_curve(self, points: int = CURVE_POINTS) -> tuple[tuple[float, float], ...]:
+        """At most `points` (recall, precision), by ascending recall; the first is that of the highest key."""
+        negative, positive = self._from_above()
+        if not positive[-1]:
+            return ()
+        recall, precision = positive[1:] / positive[-1], positive[1:] / (positive[1:] + negative[1:])
+        keep = thinned(recall, points)
+        return tuple(zip(recall[keep].tolist(), precision[keep].tolist(), strict=True))
+
+    def _from_above(self) -> Integers:
+        """(groups, cells + 1) rows of each group in the highest 0, 1, 2, ... cells."""
+        return np.pad(np.cumsum(self.count[:, ::-1], axis=1), ((0, 0), (1, 0)))
+
+
+def thinned(position: Floats, points: int) -> Integers:
+    """At most `points` indices of a curve, the first and last among them, evenly by a `position` that never falls."""
+    if len(position) <= points:
+        return np.arange(len(position))
+    wanted = np.linspace(position[0], position[-1], points - 1)
+    found = np.searchsorted(position, wanted[1:-1], side="left")
+    return np.unique(np.concatenate([[0], found, [len(position) - 1]]))
+
+
+def _dot(a: Integers, b: Integers) -> int:
+    """sum_i a_i b_i in Python's integers, which do not overflow."""
+    return sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True))
