@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -101,6 +103,13 @@ class ExactSum:
             return total / (divisor << (_LIMB_BITS * scale))  # Python rounds the quotient of integers correctly
         except OverflowError:  # a sum beyond 1.8e308
             return float("inf")
+
+    def exactly(self, group: int = 0) -> Fraction:
+        """The sum of the finite numbers of `group`, unrounded."""
+        total = Fraction(self._large.get(group, 0))
+        for level, limb in enumerate(self._limbs):
+            total += Fraction(int(limb[group]), 1 << (_LIMB_BITS * level))
+        return total
 
     def total(self, group: int = 0) -> float:
         """The sum of `group`, correctly rounded."""

@@ -3,6 +3,21 @@
 The terminal prints the tables of `data` too, so `page`, with all that it needs for drawing, is imported by itself.
 """
 
+from .comparison import agreement_table, build_comparison_page, different_table, figures_table
 from .data import Curve, Figure, Page, Panel, Series, Table, build_page, class_table, surprising_table
 
-__all__ = ["Curve", "Figure", "Page", "Panel", "Series", "Table", "build_page", "class_table", "surprising_table"]
+__all__ = [
+    "Curve",
+    "Figure",
+    "Page",
+    "Panel",
+    "Series",
+    "Table",
+    "agreement_table",
+    "build_comparison_page",
+    "build_page",
+    "class_table",
+    "different_table",
+    "figures_table",
+    "surprising_table",
+]

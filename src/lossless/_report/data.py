@@ -15,6 +15,10 @@ from lossless._evaluate.text import enumerated
 
 CLASSES_IN_ORDER = 20  # a table of more classes starts with the worst
 CLASS_ROWS = 500  # classes listed on the page; all of them are in the JSON output
+FOOTER = (
+    f"Written by lossless {__version__}. Losses are natural logarithms (nats), computed in float64 without "
+    "cancellation; every mean is exact before its one rounding."
+)
 _MOST_BARS = 60
 # log p rounds to 0 where p = exp(-loss) rounds to 1 in float32: losses below 2^-25.
 FLOAT32_LIMIT = 2.0**-25
@@ -98,7 +102,7 @@ class Page:
     reliability_caption: str
     losses: tuple[LossBin, ...]
     losses_caption: str
-    classes: Table
+    classes: Table | None
     surprising: Table | None
     footer: str
     generator: str  # the command that wrote the page
@@ -150,8 +154,7 @@ def build_page(
         losses_caption=_losses_caption(e),
         classes=class_table(e, CLASS_ROWS),
         surprising=surprising_table(e, len(e.surprising)),
-        footer=f"Written by lossless {__version__}. Losses are natural logarithms (nats), computed in float64 without "
-        "cancellation; every mean is exact before its one rounding.",
+        footer=FOOTER,
         generator=generator,
     )
 

@@ -31,8 +31,8 @@ def render(page: Page) -> str:
         style=Markup(_part("page.css")),
         scripts=scripts,
         script_hashes=[_policy_hash(script) for script in scripts],
-        reliability=_json(charts.reliability(page.reliability)),
-        losses=_json(charts.losses(page.losses)),
+        reliability=_json(charts.reliability(page.reliability)) if page.reliability else "",
+        losses=_json(charts.losses(page.losses)) if page.losses else "",
         curves=[[_json(charts.curve(c)) for c in panel.curves] for panel in page.panels],
     )
 

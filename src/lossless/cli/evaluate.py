@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from lossless._evaluate import Evaluation
+    from lossless._evaluate import Comparison, Evaluation
+    from lossless._report import Table
 
     from ._console import Output
 
@@ -44,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--surprising", metavar="N", type=_count, default=20, help="keep the N rows of largest loss (default: 20)"
+    )
+    parser.add_argument(
+        "--compare",
+        metavar="FILE",
+        nargs="+",
+        help="another model's scores of the same rows in the same order: both side by side, with paired intervals",
     )
     parser.add_argument("--out", metavar="PAGE", help="write a self-contained HTML page")
     parser.add_argument("--json", metavar="FILE", help="write all figures, unrounded, as JSON; - is stdout")
@@ -81,7 +88,7 @@ def _positive(text: str) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate the files and show, write or print the figures."""
-    from lossless._evaluate import evaluate
+    from lossless._evaluate import Comparison, compare, evaluate
     from lossless._evaluate.inputs import find_files
 
     from ._console import Output, progress
@@ -90,39 +97,44 @@ def run(args: argparse.Namespace) -> None:
     if args.out == "-":
         raise UsageError("--out got -, expected a file: a page is not for a terminal (--json - is)")
     if args.out is not None:
-        from lossless._report import build_page
+        from lossless._report import build_comparison_page, build_page
         from lossless._report.page import render
     to_stdout = args.json == "-"
     if args.address is not None and args.engine != "dask":
         raise UsageError(f"--address names a Dask scheduler, and --engine is {args.engine}: add --engine dask")
-    inputs = find_files(args.files)[0] + ([] if args.targets is None else [args.targets])
+    inputs = find_files([*args.files, *(args.compare or [])])[0] + ([] if args.targets is None else [args.targets])
     check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, inputs)
     with _engine(args) as executor, progress("rows") as bar:
-        evaluation = evaluate(
-            args.files,
-            logits=args.logits,
-            probs=args.probs,
-            log_probs=args.log_probs,
-            label=args.label,
-            targets=args.targets,
-            on=args.on,
-            ignore_index=args.ignore_index,
-            surprising=args.surprising,
-            workers=args.workers,
-            executor=executor,
-            progress=bar,
+        options = {
+            "logits": args.logits,
+            "probs": args.probs,
+            "log_probs": args.log_probs,
+            "label": args.label,
+            "targets": args.targets,
+            "on": args.on,
+            "ignore_index": args.ignore_index,
+            "surprising": args.surprising,
+            "workers": args.workers,
+            "executor": executor,
+            "progress": bar,
+        }
+        result = (
+            evaluate(args.files, **options) if args.compare is None else compare(args.files, args.compare, **options)
         )
     # Files first: whoever reads stdout may leave at any line.
     if args.json is not None and not to_stdout:
-        write_text(args.json, evaluation.to_json())
+        write_text(args.json, result.to_json())
     if args.out is not None:
-        write_text(args.out, render(build_page(evaluation)))
+        page = build_comparison_page(result) if isinstance(result, Comparison) else build_page(result)
+        write_text(args.out, render(page))
     if to_stdout:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 whatever the terminal speaks
-        print(evaluation.to_json(), end="")
+        print(result.to_json(), end="")
+    elif isinstance(result, Comparison):
+        show_comparison(result, Output())
     else:
-        show(evaluation, Output())
+        show(result, Output())
 
 
 def _engine(args: argparse.Namespace) -> AbstractContextManager[Executor | None]:
@@ -167,7 +179,30 @@ def show(evaluation: Evaluation, output: Output) -> None:
     )
     for table in (class_table(e, _CLASS_ROWS), surprising_table(e, _SURPRISING_ROWS)):
         if table is not None:
-            output.heading(table.title.lower())
-            output.text(table.caption)
-            cells = [[cell[:_CELL] for cell in row] for row in (*table.rows, *table.footer)]
-            output.table(table.columns, cells, numeric=table.numeric)
+            _show_table(table, output)
+
+
+def show_comparison(comparison: Comparison, output: Output) -> None:
+    """The tables of the terminal, of two models side by side."""
+    from lossless._report import agreement_table, different_table, figures_table
+
+    c = comparison
+    for name, e in (("A", c.a), ("B", c.b)):
+        output.heading(f"{name}: {', '.join(e.source.files)}")
+        output.text(f"{e.rows} of {e.source.rows} rows; column '{e.source.scores}' read as {e.source.kind}")
+        for note in e.notes:
+            output.text(f"note: {note}")
+    output.text(f"{c.rows} rows are compared")
+    for note in c.notes:
+        output.text(f"note: {note}")
+    for finding in c.findings:
+        output.text(finding.sentence())
+    for table in (figures_table(c), agreement_table(c), different_table(c, _SURPRISING_ROWS)):
+        _show_table(table, output)
+
+
+def _show_table(table: Table, output: Output) -> None:
+    output.heading(table.title.lower())
+    output.text(table.caption)
+    cells = [[cell[:_CELL] for cell in row] for row in (*table.rows, *table.footer)]
+    output.table(table.columns, cells, numeric=table.numeric)
