@@ -111,12 +111,12 @@ class Comparison:
         lines = [f"Comparison of {self.rows} rows", *(f"  {line}" for line in self._models())]
         lines.append(f"  {'':{width}}  {'A':>12}  {'B':>12}  {'B - A':>12}  95 % interval")
         for name, f in self.figures.items():
-            lines.append(f"  {name:{width}}  {f.a:>12.6g}  {f.b:>12.6g}  {f.difference:>+12.6g}  {interval(f)}")
+            lines.append(f"  {name:{width}}  {f.a:>12.6g}  {f.b:>12.6g}  {signed(f.difference):>12}  {interval(f)}")
         return "\n".join([*lines, f"  {self.sentence()}", *(f"  note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
         rows = [
-            (name, f"{f.a:.6g}", f"{f.b:.6g}", f"{f.difference:+.6g}", interval(f)) for name, f in self.figures.items()
+            (name, f"{f.a:.6g}", f"{f.b:.6g}", signed(f.difference), interval(f)) for name, f in self.figures.items()
         ]
         table = notebook.table(("figure", "A", "B", "B − A", "95 % interval"), rows, numbers={1, 2, 3, 4})
         head = notebook.heading(f"Comparison of {self.rows} rows")
@@ -127,9 +127,14 @@ class Comparison:
         return f"A: {summary.subject(self.a.source)}", f"B: {summary.subject(self.b.source)}"
 
 
+def signed(value: float, digits: int = 6) -> str:
+    """A difference, in short."""
+    return "-" if math.isnan(value) else f"{value:+.{digits}g}" if value else "0"
+
+
 def interval(figure: Compared) -> str:
-    """The interval of a difference, in short; nothing where there is none."""
-    return "" if math.isnan(figure.low) else f"{figure.low:+.4g} to {figure.high:+.4g}"
+    """The interval of a difference, in short."""
+    return "-" if math.isnan(figure.low) else f"{signed(figure.low, 4)} to {signed(figure.high, 4)}"
 
 
 def compare(

@@ -109,7 +109,8 @@ def losses(bins: Sequence[LossBin]) -> dict[str, Any]:
     low, high = bins[0].low, bins[-1].high
     scale = alt.Scale(type="log", domain=[low, high], nice=False)
     decades = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-    axis = alt.Axis(format="~g", values=[float(f"1e{d}") for d in decades][:: 1 + len(decades) // 12])
+    form = "~g" if low > 1e-5 else "~e"  # one notation from end to end
+    axis = alt.Axis(format=form, values=[float(f"1e{d}") for d in decades][:: 1 + len(decades) // 12])
     chart = (
         alt.Chart(alt.InlineData(values=values))
         .mark_rect(opacity=0.85, stroke="transparent", strokeWidth=1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from lossless._diagnose.finding import Findings
 from lossless._evaluate import Comparison, Evaluation
-from lossless._evaluate.comparison import interval
+from lossless._evaluate.comparison import interval, signed
 from lossless._evaluate.summary import HEADLINE, subject
 
 from .data import FOOTER, Curve, Figure, Page, Panel, Series, Table, count, number, share
@@ -15,14 +17,15 @@ def build_comparison_page(comparison: Comparison, *, generator: str = "lossless 
     c = comparison
     different = different_table(c, len(c.different))
     return Page(
-        title=f"A: {subject(c.a.source)}, B: {subject(c.b.source)}",
-        subtitle=f"{count(c.rows)} rows, {count(c.a.source.classes)} classes, the same rows by both models.",
+        title="Two models on the same rows",
+        subtitle=f"A is {subject(c.a.source)}, and B is {subject(c.b.source)}. {count(c.rows)} rows, "
+        f"{count(c.a.source.classes)} classes.",
         findings=tuple(Findings(c.findings, "")),
         notes=(*c.notes, *(f"{name}: {note}" for name, e in (("A", c.a), ("B", c.b)) for note in e.notes)),
         figures=_headline(c),
         panels=(
-            Panel("Side by side", c.sentence() + ".", tables=(figures_table(c), agreement_table(c))),
-            Panel("Reliability", "", curves=(_reliability(c),)),
+            Panel("Side by side", "", tables=(figures_table(c), agreement_table(c))),
+            _reliability(c),
         ),
         reliability=(),
         reliability_caption="",
@@ -41,8 +44,8 @@ def _headline(c: Comparison) -> tuple[Figure, ...]:
     found = []
     for name, title in names.items():
         f = c.figures[name]
-        between = f"; 95 % interval {interval(f)}" if interval(f) else ""
-        found.append(Figure(title, f"{f.difference:+.4g}", f"B − A, from {f.a:.4g} to {f.b:.4g}{between}"))
+        between = "" if math.isnan(f.low) else f"; 95 % interval {interval(f)}"
+        found.append(Figure(title, signed(f.difference, 4), f"B − A, from {f.a:.4g} to {f.b:.4g}{between}"))
     return tuple(found)
 
 
@@ -56,7 +59,7 @@ def figures_table(c: Comparison) -> Table:
         columns=("figure", "A", "B", "B − A", "95 % interval", "meaning"),
         numeric=(False, True, True, True, True, False),
         rows=tuple(
-            (name, number(f.a), number(f.b), f"{f.difference:+.6g}", interval(f) or "-", HEADLINE[name])
+            (name, number(f.a), number(f.b), signed(f.difference), interval(f), HEADLINE[name])
             for name, f in c.figures.items()
         ),
     )
@@ -70,8 +73,7 @@ def agreement_table(c: Comparison) -> Table:
     )
     return Table(
         title="Agreement",
-        caption=f"Rows by who is right. Models of the same accuracy would disagree as unevenly with p = "
-        f"{c.p_value:.3g} (McNemar's test, mid-p).",
+        caption=f"{c.sentence()}.",
         columns=("", "B is right", "B is wrong"),
         numeric=(False, True, True),
         rows=tuple((name, count(right), count(wrong)) for name, right, wrong in rows),
@@ -98,25 +100,23 @@ def different_table(c: Comparison, most: int) -> Table:
                 name(r.predicted_b),
                 number(r.nll_a),
                 number(r.nll_b),
-                f"{r.nll_b - r.nll_a:+.6g}",
+                signed(r.nll_b - r.nll_a),
             )
             for r in c.different[:most]
         ),
     )
 
 
-def _reliability(c: Comparison) -> Curve:
+def _reliability(c: Comparison) -> Panel:
     def series(name: str, e: Evaluation) -> Series:
         return Series(name, tuple((b.confidence, b.accuracy) for b in e.reliability if b.count))
 
-    error = c.figures["calibration_error"]
-    return Curve(
-        title="Accuracy by confidence",
-        caption="Of the rows predicted with a confidence, how many were right, in 15 bins. On the diagonal a model "
+    error, as_it_says = c.figures["calibration_error"], Series("as it says", ((0.0, 0.0), (1.0, 1.0)))
+    lines = series("A", c.a), series("B", c.b), as_it_says
+    return Panel(
+        title="Reliability",
+        text="Of the rows predicted with a confidence, how many were right, in 15 bins. On the diagonal a model "
         "means what it says; below it is over-confident. Expected calibration error: "
         f"A {share(error.a)}, B {share(error.b)}.",
-        x="confidence",
-        y="accuracy",
-        series=(series("A", c.a), series("B", c.b), Series("as it says", ((0.0, 0.0), (1.0, 1.0)))),
-        log_y=False,
+        curves=(Curve("", "", "confidence", "accuracy", lines, log_y=False),),
     )
