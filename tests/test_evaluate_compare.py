@@ -13,7 +13,7 @@ from scipy import special, stats
 
 import lossless
 from lossless.cli import main
-from lossless.errors import EvaluationError
+from lossless.errors import EvaluationError, ParameterError
 
 ROWS, CLASSES = 700, 5
 RANDOM = np.random.default_rng(5)
@@ -170,6 +170,25 @@ def test_other_orders_of_the_classes(files, tmp_path):
         assert c.figures[name].difference == pytest.approx(plain.figures[name].difference, rel=1e-12)
     assert (c.only_a, c.only_b) == (plain.only_a, plain.only_b)
     assert [(r.label, r.predicted_b) for r in c.different] == [(r.label, r.predicted_b) for r in plain.different]
+
+
+def test_labels_in_a_file_of_their_own(files, tmp_path):
+    key = RANDOM.permutation(ROWS)
+    np.savez(tmp_path / "truth.npz", label=LABELS, id=key)
+    for name, scores, order in (("a", A, np.argsort(key)), ("b", B, np.argsort(key))):
+        np.savez(tmp_path / f"{name}-scores.npz", logits=scores[order], id=key[order])
+    scores = [tmp_path / f"{name}-scores.npz" for name in "ab"]
+    c = lossless.compare(*scores, targets=tmp_path / "truth.npz", on="id")
+    assert repr(c.scalars()) == repr(lossless.compare(*files).scalars())
+
+
+def test_options_are_checked(files):
+    with pytest.raises(ParameterError, match="surprising got -1"):
+        lossless.compare(*files, surprising=-1)
+    with pytest.raises(ParameterError, match="workers got 0"):
+        lossless.compare(*files, workers=0)
+    with pytest.raises(TypeError, match="labels"):
+        lossless.compare(*files, labels="label")
 
 
 def test_infinite_losses(tmp_path):

@@ -167,6 +167,7 @@ def compare(
     Raises:
         EvaluationError: a ValueError; inputs that cannot be evaluated, of different numbers of rows or other classes,
             or whose labels differ, where the first such row is named.
+        ParameterError: a ValueError, as in `evaluate`.
 
     Edges:
         Rows that only one of the inputs has a score or a label for are left out, and counted in `notes`. Where a loss
@@ -245,7 +246,8 @@ def _order(a: Plan, b: Plan) -> Integers | None:
     ours, theirs = _names(a), _names(b)
     if ours is None or theirs is None or ours == theirs:
         return None
-    return np.array([ours.index(name) for name in theirs])
+    place = {name: index for index, name in enumerate(ours)}
+    return np.array([place[name] for name in theirs])
 
 
 def _scored(plan: Plan) -> Iterator[tuple[int, ScoredRows]]:
