@@ -205,7 +205,7 @@ def test_infinite_losses(tmp_path):
     same = lossless.compare(b, b)
     assert math.isnan(same.figures["nll"].difference)
     assert same.figures["brier"].difference == same.figures["brier"].low == same.figures["brier"].high == 0.0
-    assert same.different[0].row_a == 0  # all equal: by their number
+    assert same.different == ()
     assert same.p_value == 1.0
 
 
@@ -250,6 +250,9 @@ def test_the_command(files, tmp_path, capsys):
     html = page.read_text("utf-8")
     assert f"{c.figures['brier'].difference:+.6g}" in html
     assert html.count('<script type="application/json">') == 1
+    assert "rows that differ most" in said
+    assert main(["evaluate", a, "--compare", b, "--surprising", "0"]) == 0
+    assert "rows that differ most" not in capsys.readouterr().out
     assert main(["evaluate", a, "--compare", b, "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out) == found
     assert main(["evaluate", a, "--compare", b, "--out", b]) == 2

@@ -139,6 +139,7 @@ class MostDifferent:
         with np.errstate(invalid="ignore"):
             apart = np.where(equal, 0.0, np.abs(every["nll_b"] - every["nll_a"]))
         order = np.lexsort((every["row"], -apart))[: self.size]
+        order = order[apart[order] > 0.0]
         self.kept = {name: values[order] for name, values in every.items()}
 
     def result(self) -> tuple[RankedPair, ...]:

@@ -12,10 +12,9 @@ from lossless._evaluate.summary import HEADLINE, subject
 from .data import FOOTER, Curve, Figure, Page, Panel, Series, Table, count, number, share
 
 
-def build_comparison_page(comparison: Comparison, *, generator: str = "lossless evaluate") -> Page:
+def build_comparison_page(comparison: Comparison) -> Page:
     """The page of a comparison."""
     c = comparison
-    different = different_table(c, len(c.different))
     return Page(
         title="Two models on the same rows",
         subtitle=f"A is {subject(c.a.source)}, and B is {subject(c.b.source)}. {count(c.rows)} rows, "
@@ -32,9 +31,9 @@ def build_comparison_page(comparison: Comparison, *, generator: str = "lossless 
         losses=(),
         losses_caption="",
         classes=None,
-        surprising=different if different.rows else None,
+        surprising=different_table(c, len(c.different)),
         footer=FOOTER,
-        generator=generator,
+        generator="lossless evaluate",
     )
 
 
@@ -80,8 +79,10 @@ def agreement_table(c: Comparison) -> Table:
     )
 
 
-def different_table(c: Comparison, most: int) -> Table:
+def different_table(c: Comparison, most: int) -> Table | None:
     """The first `most` of the rows whose losses differ most."""
+    if not c.different:
+        return None
     files = len(c.a.source.files) > 1 or len(c.b.source.files) > 1
     name = c.a.source.class_name
     return Table(

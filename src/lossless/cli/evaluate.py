@@ -198,7 +198,8 @@ def show_comparison(comparison: Comparison, output: Output) -> None:
     for finding in c.findings:
         output.text(finding.sentence())
     for table in (figures_table(c), agreement_table(c), different_table(c, _SURPRISING_ROWS)):
-        _show_table(table, output)
+        if table is not None:
+            _show_table(table, output)
 
 
 def _show_table(table: Table, output: Output) -> None:
