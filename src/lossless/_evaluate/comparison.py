@@ -273,9 +273,8 @@ def _in_step(a: Plan, b: Plan) -> Iterator[tuple[int, ScoredRows, ScoredRows]]:
     (stop_a, rows_a), (stop_b, rows_b) = (next(stream, none) for stream in streams)
     while rows_a is not None and rows_b is not None:
         stop = int(min(stop_a, stop_b))
-        cut_a, cut_b = (int(np.searchsorted(rows.row, stop)) for rows in (rows_a, rows_b))
-        yield stop, rows_a.take(slice(cut_a)), rows_b.take(slice(cut_b))
-        rows_a, rows_b = rows_a.take(slice(cut_a, None)), rows_b.take(slice(cut_b, None))
+        yield stop, rows_a.take(rows_a.row < stop), rows_b.take(rows_b.row < stop)
+        rows_a, rows_b = rows_a.take(rows_a.row >= stop), rows_b.take(rows_b.row >= stop)
         if stop_a == stop:
             stop_a, rows_a = next(streams[0], none)
         if stop_b == stop:

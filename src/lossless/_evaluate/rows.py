@@ -78,8 +78,8 @@ class ScoredRows:
     def __len__(self) -> int:
         return len(self.row)
 
-    def take(self, keep: NDArray[Any] | slice) -> ScoredRows:
-        """The rows where `keep` is true, or those that it names."""
+    def take(self, keep: NDArray[Any]) -> ScoredRows:
+        """The rows where `keep` is true, or of these numbers."""
         arrays = {k: v[keep] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
         return ScoredRows(file=self.file, **arrays)
 
