@@ -609,10 +609,9 @@ def test_npy_that_cannot_be_used(tmp_path):
     path, labels = npy(tmp_path / "logits.npy", SCORES), npy(tmp_path / "y.npy", LABELS)
     refused(path, "logits.npy: ", "--targets")
     refused(npy(tmp_path / "fewer.npy", SCORES[1:]), "y.npy: 157 labels for 156 rows", "--on", targets=labels)
-    refused(
-        path, "no column named like a true label", "--label", targets=npy(tmp_path / "one_hot.npy", np.eye(4)[LABELS])
-    )
-    refused(path, "expected one label per row", targets=npy(tmp_path / "one_hot.npy", np.eye(4, dtype=int)[LABELS]))
+    for type in (float, int):
+        targets = npy(tmp_path / "one_hot.npy", np.eye(4, dtype=type)[LABELS])
+        refused(path, "one_hot.npy: each row of 'one_hot' marks one class", "argmax", targets=targets)
     refused(path, "missing.npy: No such file", targets=tmp_path / "missing.npy")
     refused(path, "expected whole numbers", targets=npy(tmp_path / "half.npy", LABELS + 0.5))
     refused(path, "--on names 'id'", targets=labels, on="id")

@@ -274,7 +274,9 @@ def test_rows_that_cannot_be_scored_are_counted(tmp_path, data):
     np.savez(tmp_path / "kept.npz", logits=scores[kept], label=labels[kept])
     assert e.scalars() == evaluate(tmp_path / "kept.npz").scalars()
     assert e.left_out == {"missing": 2, "ignored": 1, "no_distribution": 3}
-    assert any("3 rows have scores that give no distribution" in n and "first: row 3 of" in n for n in e.notes)
+    (lost,) = e.failed("non-finite-input")
+    assert f"3 of {ROWS} rows have scores that give no distribution" in lost.evidence
+    assert "first: row 3 of" in lost.evidence
     assert e.rows == ROWS - 6
 
 

@@ -60,14 +60,18 @@ class MissingExtraError(LosslessError, ImportError):
     """A package of an optional extra that is needed here and not installed."""
 
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(f"this needs {module}, which is not installed: pip install 'lossless[{extra}]'")
+        super().__init__(module, extra)  # what pickle makes it of again
+        self.module, self.extra = module, extra
+
+    def __str__(self) -> str:
+        return f"this needs {self.module}, which is not installed: pip install 'lossless[{self.extra}]'"
 
 
 class MissingTorchError(LosslessError, ImportError):
     """PyTorch is needed here and not installed."""
 
-    def __init__(self) -> None:
-        super().__init__("this needs PyTorch, which is not installed: https://pytorch.org/get-started/locally says how")
+    def __str__(self) -> str:
+        return "this needs PyTorch, which is not installed: https://pytorch.org/get-started/locally says how"
 
 
 class LosslessWarning(UserWarning):

@@ -17,6 +17,11 @@ _PARTS = {
         "finding of `diagnose`.",
     ),
     "hint": ("Hinted at", "These may be intended: `diagnose` mentions them, and `LOSSLESS_CHECKS=full` warns of them."),
+    "files": (
+        "Found in files",
+        "`lossless evaluate` finds these in saved predictions, from exact counts of all rows, and so it does what is "
+        "marked “also in files” above. `--fail-on` takes the names, or a severity.",
+    ),
     "answer": (
         "Answered",
         "Nothing to look for: the library is made so that these do not happen, or has an option for them.",
@@ -48,10 +53,14 @@ _REPOSITORIES = {
 def render() -> str:
     """The page."""
     parts = [_HEAD]
-    for level, (title, words) in _PARTS.items():
-        rows = [t for t in troubles().values() if t.level == level]
+    for part, (title, words) in _PARTS.items():
+        rows = [t for t in troubles().values() if _part(t) == part]
         parts += [f"## {title}\n", f"{words}\n", *map(_row, rows)]
     return "\n".join(parts)
+
+
+def _part(trouble: Trouble) -> str:
+    return trouble.level if "calls" in trouble.found_in else "files"
 
 
 def _row(trouble: Trouble) -> str:
@@ -62,6 +71,8 @@ def _row(trouble: Trouble) -> str:
         f"- **Cause.** {cause[0].upper()}{cause[1:]}",
         f"- **Fix.** {fix}",
     ]
+    if "files" in trouble.found_in:
+        lines.append("- Also in files." if "calls" in trouble.found_in else f"- A {trouble.level}.")
     if trouble.issues:
         lines.append(f"- Met in {', '.join(map(_link, trouble.issues))}.")
     return "\n".join(lines) + "\n"

@@ -2,7 +2,7 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Level = Literal["error", "warning", "hint", "answer"]
 
@@ -16,6 +16,7 @@ class Trouble(NamedTuple):
     cause: str
     fix: str
     issues: tuple[str, ...]
+    found_in: tuple[str, ...] = ("calls",)
 
 
 @cache
@@ -24,4 +25,8 @@ def troubles() -> dict[str, Trouble]:
     import tomllib
 
     table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
-    return {name: Trouble(name, **{**row, "issues": tuple(row["issues"])}) for name, row in table.items()}
+    return {name: Trouble(name, **{k: _frozen(v) for k, v in row.items()}) for name, row in table.items()}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -8,9 +8,9 @@ partition plan and number of workers. A metric is added by writing one of these 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ LOSS_EDGES = np.array(
 class Accumulator(Protocol):
     """One metric over any number of rows."""
 
-    def update(self, rows: ScoredRows, /) -> None:
+    def update(self, rows: Any, /) -> None:
         """Read a batch."""
 
     def merge(self, other: Self, /) -> None:
@@ -39,6 +39,17 @@ class Accumulator(Protocol):
 
     def result(self) -> Any:
         """The figures of all rows read."""
+
+
+@runtime_checkable
+class Located(Protocol):
+    """An accumulator that remembers row numbers; with `merge` the rows of an `Evaluator` go on where others end."""
+
+    def shift(self, rows: int) -> None:
+        """Add to all row numbers."""
+
+
+Factories = Mapping[str, Callable[[], Accumulator]]
 
 
 @dataclass(frozen=True)
@@ -269,49 +280,39 @@ class PerClass:
         )
 
 
-@dataclass(frozen=True)
-class RankedRow:
-    """A row among the most surprising ones."""
+class Largest:
+    """Some numbers of the `size` rows of the largest `by`, equal ones by file and row number."""
 
-    file: int
-    row: int
-    label: int
-    predicted: int
-    nll: float
-    confidence: float
-
-
-class MostSurprising:
-    """The `size` rows of largest loss, equal losses by file and row number."""
-
-    _FIELDS = ("row", "label", "predicted", "nll", "confidence")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, by: str, fields: Sequence[str]) -> None:
+        self.size, self.by, self.fields = size, by, ("row", by, *fields)
         self.kept: dict[str, NDArray[Any]] = {}
 
-    def update(self, rows: ScoredRows) -> None:
-        batch = {name: getattr(rows, name) for name in self._FIELDS}
+    def update(self, rows: Any) -> None:
+        batch = {name: getattr(rows, name) for name in self.fields}
+        key = batch[self.by]
         if len(rows) > self.size:  # sort few rows, not the batch; every row that ties with the last one stays
-            bound = np.partition(rows.nll, len(rows) - self.size)[len(rows) - self.size] if self.size else np.inf
-            batch = {name: values[rows.nll >= bound] for name, values in batch.items()}
+            bound = np.partition(key, len(rows) - self.size)[len(rows) - self.size] if self.size else np.inf
+            batch = {name: values[key >= bound] for name, values in batch.items()}
         batch["file"] = np.full(len(batch["row"]), rows.file)
         self._keep(batch)
 
-    def merge(self, other: MostSurprising) -> None:
+    def merge(self, other: Largest) -> None:
         if other.kept:
             self._keep(other.kept)
 
+    def shift(self, rows: int) -> None:
+        if self.kept:
+            self.kept["row"] = self.kept["row"] + rows
+
     def _keep(self, more: Mapping[str, NDArray[Any]]) -> None:
         every = {name: np.concatenate([self.kept[name], more[name]]) if self.kept else more[name] for name in more}
-        order = np.lexsort((every["row"], every["file"], -every["nll"]))[: self.size]
+        order = np.lexsort((every["row"], every["file"], -every[self.by]))[: self.size]
         self.kept = {name: values[order] for name, values in every.items()}
 
-    def result(self) -> tuple[RankedRow, ...]:
-        if not self.kept:
-            return ()
+    def result(self) -> list[dict[str, Any]]:
+        """The rows as {name: number}, `file` among the names."""
         columns = {name: values.tolist() for name, values in self.kept.items()}
-        return tuple(RankedRow(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True))
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 @dataclass
@@ -334,6 +335,10 @@ class Count:
             self.file, self.row = other.file, other.row
         self.rows += other.rows
 
+    def shift(self, rows: int) -> None:
+        """Add to the row number."""
+        self.row += rows
+
 
 class Peculiar:
     """Counts of scored rows that a reader of the figures should know of."""
@@ -350,6 +355,10 @@ class Peculiar:
     def merge(self, other: Peculiar) -> None:
         self.infinite.merge(other.infinite)
         self.off_sum.merge(other.off_sum)
+
+    def shift(self, rows: int) -> None:
+        self.infinite.shift(rows)
+        self.off_sum.shift(rows)
 
     def result(self) -> Peculiar:
         return self

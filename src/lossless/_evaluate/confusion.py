@@ -26,11 +26,29 @@ class Confused:
 
 @dataclass(frozen=True)
 class ConfusionResult:
-    """The most confused pairs, most frequent first, equal ones by their numbers; and the matrix of few classes."""
+    """Counts of pairs (label, predicted)."""
 
-    pairs: tuple[Confused, ...]
-    matrix: tuple[tuple[int, ...], ...] | None  # [label][predicted]
+    label: Integers
+    predicted: Integers
+    count: Integers
     share: float  # of all pairs that were looked at; 1 but for more than 2^20 different ones
+
+    def most(self, number: int = LISTED) -> tuple[Confused, ...]:
+        """The most confused pairs, most frequent first, equal ones by their numbers."""
+        wrong = np.flatnonzero(self.label != self.predicted)
+        first = wrong[np.lexsort((self.predicted[wrong], self.label[wrong], -self.count[wrong]))[:number]]
+        columns = (values[first].tolist() for values in (self.label, self.predicted, self.count))
+        return tuple(Confused(*row) for row in zip(*columns, strict=True))
+
+    def matrix(self, classes: int) -> Integers:
+        """(classes, classes) counts by label and prediction."""
+        dense = np.zeros((classes, classes), np.int64)
+        dense[self.label, self.predicted] = self.count
+        return dense
+
+    def ahead(self, step: int, classes: int) -> int:
+        """Rows that are predicted as the class `step` after their label, in a ring of all classes."""
+        return int(self.count[(self.predicted - self.label) % classes == step % classes].sum())
 
 
 class Confusion:
@@ -87,15 +105,7 @@ class Confusion:
     def result(self) -> ConfusionResult:
         self._settle()
         label, predicted = np.divmod(self._pair, self.classes)
-        wrong = np.flatnonzero(label != predicted)
-        first = wrong[np.lexsort((self._pair[wrong], -self._count[wrong]))[:LISTED]]
-        rows = zip(label[first].tolist(), predicted[first].tolist(), self._count[first].tolist(), strict=True)
-        matrix = None
-        if self.classes <= MATRIX_CLASSES:
-            dense = np.zeros((self.classes, self.classes), np.int64)
-            dense[label, predicted] = self._count
-            matrix = tuple(tuple(row) for row in dense.tolist())
-        return ConfusionResult(tuple(Confused(*row) for row in rows), matrix, 0.5**self._level)
+        return ConfusionResult(label, predicted, self._count, 0.5**self._level)
 
 
 def _zeros(pair: Integers) -> Integers:

@@ -1,87 +1,36 @@
-"""Runs a plan: partitions on threads, merged in their order, so that any number of workers gives the same bits."""
+"""Runs a plan: partitions on any executor, merged in their order, so that engines and workers give the same bits."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import platform
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
+from lossless._check import warn
 from lossless._config import get_num_threads, set_num_threads
+from lossless.errors import EvaluationError, LosslessError
 
-from .accumulators import Accumulator, Count
+from .accumulators import Accumulator, Factories, Located
 from .errors import about
-from .metrics import standard
 from .plan import Partition, Plan
 from .readers import open_reader
-from .rows import Batch, Integers, ScoredRows, block_rows, score_rows
+from .results import Evaluation
+from .rows import Batch
+from .screening import Screening, check_labels
 from .targets import labelled
+from .tasks import BY_TASK
+from .text import printable
 
-Factories = Mapping[str, Callable[[], Accumulator]]
 Progress = Callable[[int, int], None]
 
-
-@dataclass
-class Screening:
-    """Rows that cannot be scored, counted by reason."""
-
-    no_value: Count = field(default_factory=Count)  # a null in the file
-    unmatched: Count = field(default_factory=Count)  # a key that is not among the targets
-    ignored: Count = field(default_factory=Count)  # label == ignore_index
-    outside: Count = field(default_factory=Count)  # label not in 0..C-1
-    no_distribution: Count = field(default_factory=Count)  # NaN, several +inf, or nothing but -inf
-    outside_label: int = 0  # the label of the first row outside
-    least: int | None = None  # range of all labels but the ignored ones
-    greatest: int | None = None
-
-    def merge(self, other: Screening) -> None:
-        """Join the counts of the rows that follow."""
-        if not self.outside.rows:
-            self.outside_label = other.outside_label
-        for name in ("no_value", "unmatched", "ignored", "outside", "no_distribution"):
-            getattr(self, name).merge(getattr(other, name))
-        self.least = min((v for v in (self.least, other.least) if v is not None), default=None)
-        self.greatest = max((v for v in (self.greatest, other.greatest) if v is not None), default=None)
-
-    def labels(self, batch: Batch, plan: Plan) -> tuple[Integers, NDArray[np.bool_]]:
-        """Count what is wrong with the labels of a batch; their class indices, and which rows can be scored."""
-        row = batch.first_row + np.arange(len(batch.labels))
-        present = np.ones(len(row), bool) if batch.missing is None else ~batch.missing
-        self.no_value.add(batch.file, row[~present])
-        if batch.unmatched is not None:
-            self.unmatched.add(batch.file, row[batch.unmatched])
-            present &= ~batch.unmatched
-        if plan.ignore_index is not None:
-            ignored = present & (batch.labels == plan.ignore_index)
-            self.ignored.add(batch.file, row[ignored])
-            present &= ~ignored
-        labels = batch.labels[present]
-        if len(labels):
-            low, high = int(labels.min()), int(labels.max())
-            self.least = low if self.least is None else min(self.least, low)
-            self.greatest = high if self.greatest is None else max(self.greatest, high)
-        index = class_index(batch.labels, plan.columns.class_values)
-        outside = present & ((index < 0) | (index >= plan.classes))
-        if outside.any():
-            if not self.outside.rows:
-                self.outside_label = int(batch.labels[outside][0])
-            self.outside.add(batch.file, row[outside])
-            present &= ~outside
-        return index, present
-
-    def distributions(self, rows: ScoredRows) -> ScoredRows:
-        """Count and leave out the rows whose scores give no distribution."""
-        lost = np.isnan(rows.nll)
-        if not lost.any():
-            return rows
-        self.no_distribution.add(rows.file, rows.row[lost])
-        return rows.take(~lost)
+WORKERS_ELSEWHERE = 32
+"""That an executor is taken to have, whose number is not known."""
 
 
 @dataclass
@@ -91,88 +40,195 @@ class Partial:
     screening: Screening
     metrics: dict[str, Accumulator]
 
+    def update(self, plan: Plan, batch: Batch) -> None:
+        """Score the rows of a batch that can be scored, and accumulate."""
+        for rows in BY_TASK[plan.columns.task].rows_of(plan, self.screening, batch):
+            for metric in self.metrics.values():
+                metric.update(rows)
+
     def merge(self, other: Partial) -> None:
         """Join the partition that follows."""
         self.screening.merge(other.screening)
         for name, metric in self.metrics.items():
             metric.merge(other.metrics[name])
 
+    def evaluation(self, plan: Plan) -> Evaluation:
+        """The figures of all rows."""
+        check_labels(plan, self.screening)
+        results = {name: metric.result() for name, metric in self.metrics.items()}
+        return BY_TASK[plan.columns.task].evaluation(plan, self.screening, results)
 
-def class_index(labels: Integers, class_values: tuple[int, ...] | None) -> Integers:
-    """Labels as indices of scores; -1 for one that is none of the class values."""
-    if class_values is None:
-        return labels
-    values = np.array(class_values, np.int64)
-    order = np.argsort(values)
-    found = order[np.minimum(np.searchsorted(values, labels, sorter=order), len(values) - 1)]
-    return np.where(values[found] == labels, found, -1)
+    def shift(self, rows: int) -> None:
+        """Add to all row numbers."""
+        self.screening.shift(rows)
+        for metric in self.metrics.values():
+            if isinstance(metric, Located):
+                metric.shift(rows)
 
 
 class Cancelled(Exception):
     """The run has ended elsewhere."""
 
 
-def _empty(plan: Plan, extra: Factories) -> Partial:
-    factories = {**standard(plan.classes, plan.surprising, plan.sum_tolerance), **extra}
+def begin(plan: Plan, extra: Factories | None = None) -> Partial:
+    """The metrics of a plan before the first row."""
+    factories = {**BY_TASK[plan.columns.task].metrics(plan), **(extra or {})}
     return Partial(Screening(), {name: make() for name, make in factories.items()})
 
 
-def run_partition(plan: Plan, partition: Partition, extra: Factories, tick: Callable[[int], None]) -> Partial:
-    """Read, score and accumulate one partition; `tick(rows)` is called after each batch and may raise `Cancelled`."""
-    partial = _empty(plan, extra)
-    screening = partial.screening
-    step = block_rows(plan.classes)
-    reader = open_reader(partition.path, partition.file)
-    with about(partition.path):
-        for batch in labelled(reader.batches(partition.part, plan.columns, plan.classes), plan.columns):
-            labels, usable = screening.labels(batch, plan)
-            row, scores = batch.first_row + np.arange(len(usable)), batch.scores
-            if not usable.all():
-                row, scores, labels = row[usable], scores[usable], labels[usable]
-            if screening.outside.rows:
-                row = row[:0]  # the run ends in an error: read on for its message only
-            for i in range(0, len(row), step):
-                block = slice(i, i + step)
-                scored = screening.distributions(
-                    score_rows(batch.file, row[block], scores[block], labels[block], plan.kind)
-                )
-                for metric in partial.metrics.values():
-                    metric.update(scored)
-            tick(len(usable))
-    return partial
+def _nothing(rows: int) -> None:
+    """No progress to tell of."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A partition, and what a process in any folder needs to run it: a few kilobytes, which pickle."""
+
+    plan: Plan  # without what it says about the other partitions
+    partition: Partition
+    path: str  # of its file, from the root
+    extra: Factories
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that is read."""
+        targets = self.plan.columns.targets
+        return (self.path,) if targets is None else (self.path, targets.path)
+
+    def run(self, tick: Callable[[int], None] = _nothing) -> Partial:
+        """Read, score and accumulate; `tick(rows)` is called after each batch and may raise `Cancelled`."""
+        plan, partition = self.plan, self.partition
+        partial = begin(plan, self.extra)
+        reader = open_reader(self.path, partition.file)
+        with about(partition.path):
+            for batch in labelled(reader.batches(partition.part, plan.columns, plan.width), plan.columns):
+                partial.update(plan, batch)
+                tick(len(batch.labels))
+        return partial
+
+
+def make_jobs(plan: Plan, extra: Factories) -> list[Job]:
+    """The jobs of a run, in the order in which they are merged."""
+    columns, targets = plan.columns, plan.columns.targets
+    if targets is not None:
+        columns = replace(columns, targets=replace(targets, path=os.path.abspath(targets.path)))
+    needed = replace(plan, columns=columns, paths=(), partitions=(), notes=())
+    return [Job(needed, p, os.path.abspath(p.path), extra) for p in plan.partitions]
+
+
+def run_job(job: Job, tick: Callable[[int], None] = _nothing) -> Partial | LosslessError:
+    """Run a job on one native thread. An error of the data is a result: an engine would log it, or try again."""
+    try:
+        with one_native_thread:
+            return job.run(tick)
+    except LosslessError as error:
+        return error
+
+
+def run_elsewhere(job: Job, sizes: Mapping[str, int]) -> Partial | LosslessError:
+    """`run_job` in a process that may have other files under these paths, or none; `sizes` are those of the plan."""
+    for path, size in sizes.items():
+        try:
+            with open(path, "rb") as stream:
+                found = os.fstat(stream.fileno()).st_size
+        except OSError as error:
+            why = error.strerror or str(error)
+        else:
+            if found == size:
+                continue
+            why = f"it holds {found} bytes there, and {size} here"
+        return EvaluationError(
+            f"{printable(path)}: a worker on {platform.node()} does not see this file: {why}. Workers need the files "
+            "under the same paths, as in a folder that all machines share; threads need no workers"
+        )
+    return run_job(job)
 
 
 def run(
-    plan: Plan, *, workers: int | None = None, extra: Factories | None = None, progress: Progress | None = None
+    plan: Plan,
+    *,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    extra: Factories | None = None,
+    progress: Progress | None = None,
 ) -> Partial:
-    """Run every partition and merge them in order; `extra` adds metrics by name, `progress(done, all)` counts rows."""
-    extra = extra or {}
-    workers = min(workers or default_workers(), len(plan.partitions))
+    """Run every partition and merge them in order; `extra` adds metrics by name, `progress(done, all)` counts rows.
+
+    On `workers` threads, or on those of an executor, which may be processes here or on other machines.
+    """
     clock = _Clock(plan.rows, progress)
-    total = _empty(plan, extra)
-    if workers == 1:
-        for partition in plan.partitions:
-            total.merge(run_partition(plan, partition, extra, clock.tick))
-        return total
-    with one_native_thread, ThreadPoolExecutor(workers, thread_name_prefix="lossless") as pool:
-        waiting: deque[Future[Partial]] = deque()
-        partitions = iter(plan.partitions)
-        try:
-            # At most two partitions per worker are in flight, so finished ones do not pile up behind a slow one.
-            for partition in itertools.islice(partitions, 2 * workers):
-                waiting.append(pool.submit(run_partition, plan, partition, extra, clock.tick))
-            while waiting:
-                total.merge(waiting.popleft().result())
-                for partition in itertools.islice(partitions, 1):
-                    waiting.append(pool.submit(run_partition, plan, partition, extra, clock.tick))
-        finally:
-            clock.stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+    jobs = make_jobs(plan, extra or {})
+    partials = _on_threads(jobs, workers, clock) if executor is None else _on(executor, jobs, workers)
+    total = begin(plan, extra)
+    with closing(partials):
+        for job, partial in zip(jobs, partials, strict=True):
+            total.merge(partial)
+            if executor is not None:  # whose batches are not seen
+                clock.tick(job.partition.part.rows)
     return total
 
 
+def _on_threads(jobs: Sequence[Job], workers: int | None, clock: _Clock) -> Generator[Partial]:
+    """The partials of jobs, in their order."""
+    workers = min(workers or default_workers(), len(jobs))
+    if workers == 1:  # here, and on as many native threads as there are
+        yield from (job.run(clock.tick) for job in jobs)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="lossless") as pool:
+        try:
+            yield from _in_order(lambda job: pool.submit(run_job, job, clock.tick), jobs, workers)
+        finally:
+            clock.stopped.set()
+
+
+def _on(executor: Executor, jobs: Sequence[Job], workers: int | None) -> Generator[Partial]:
+    """The partials of jobs, in their order. What an executor leaves that breaks is run on threads."""
+
+    def submit(job: Job) -> Future[Partial | LosslessError]:
+        return executor.submit(run_elsewhere, job, {path: os.path.getsize(path) for path in job.files})
+
+    done = 0
+    try:
+        for partial in _in_order(submit, jobs, workers or WORKERS_ELSEWHERE):
+            done += 1
+            yield partial
+        return
+    except BrokenExecutor as error:
+        why = error
+    except LosslessError:
+        raise
+    except Exception as error:
+        raise EvaluationError(f"the executor could not run a partition: {type(error).__name__}: {error}") from error
+    warn(
+        f"evaluate: the executor broke down ({why}). The {len(jobs) - done} of {len(jobs)} partitions that were not "
+        "done are run on threads of this process, so the figures are complete"
+    )
+    yield from _on_threads(jobs[done:], None, _Clock(0, None))
+
+
+def _in_order(
+    submit: Callable[[Job], Future[Partial | LosslessError]], jobs: Iterable[Job], workers: int
+) -> Generator[Partial]:
+    """Submit jobs and yield what they give in their order; whatever ends this cancels the others."""
+    waiting: deque[Future[Partial | LosslessError]] = deque()
+    ahead = iter(jobs)
+    try:
+        # At most two jobs per worker are in flight, so finished ones do not pile up behind a slow one.
+        waiting.extend(map(submit, itertools.islice(ahead, 2 * workers)))
+        while waiting:
+            result = waiting[0].result()
+            waiting.popleft()
+            if isinstance(result, LosslessError):
+                raise result
+            waiting.extend(map(submit, itertools.islice(ahead, 1)))
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
 class _Clock:
-    """Counts rows for the progress display, and ends the other tasks when one has failed."""
+    """Counts rows for the progress display, and ends the other jobs when one has failed."""
 
     def __init__(self, rows: int, progress: Progress | None) -> None:
         self.rows, self.done, self.progress = rows, 0, progress

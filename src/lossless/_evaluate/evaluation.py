@@ -2,161 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any, Literal, get_args
 
-from lossless._diagnose.finding import Finding
-from lossless.errors import EvaluationError, ParameterError
+from lossless.errors import ParameterError
 
-from .accumulators import CalibrationBin, ClassFigures, Count, HistogramBin, MeanResult, RankedRow
-from .confidence import ConfidenceResult, Points
-from .confusion import Confused
-from .engine import Factories, Partial, Screening, run
-from .errors import about
-from .intervals import Interval, wilson
+from .accumulators import Factories
+from .engine import run
 from .plan import Plan, make_plan
-from .readers import open_reader
-from .roles import Request, detail_columns
-from .rows import Kind
-from .strict_json import dumps, plain
-from .targets import load_labels
-from .temperature import BestTemperature
-from .text import enumerated, safe, shown
+from .results import Evaluation
+from .roles import Request, Task
+from .text import quoted
 
-SCHEMA = "lossless.evaluation/1"
-_MAX_DETAIL = 200  # characters of a detail value that are kept
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the rows came from and how the columns were read."""
-
-    files: tuple[str, ...]
-    format: str
-    scores: str
-    kind: str  # "logits", "log-probs" or "probs"
-    kind_reason: str
-    label: str
-    classes: int
-    class_names: tuple[str, ...] | None
-    rows: int  # rows of the files, scored or not
-
-    def class_name(self, index: int) -> str:
-        """The name of a class, or its number."""
-        return self.class_names[index] if self.class_names else str(index)
-
-
-@dataclass(frozen=True)
-class SurprisingRow:
-    """One of the rows of largest loss: the first place to look for wrong labels."""
-
-    file: str
-    row: int  # from 0
-    label: int
-    predicted: int
-    nll: float
-    confidence: float  # probability of the predicted class
-    details: Mapping[str, str]  # further columns of the file
-
-
-@dataclass(frozen=True)
-class Average:
-    """Figures of the classes, averaged.
-
-    Precision, recall and F1 over the classes that occur as a label or a prediction, where an undefined one counts as 0
-    as in scikit-learn; the loss over those that occur as a label, since no other class has one.
-    """
-
-    precision: float
-    recall: float
-    f1: float
-    nll: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Figures of saved predictions; plain data, unrounded. Losses and entropies are in nats.
-
-    `brier` is the sum over classes, in [0, 2], and `focal` the focal loss of gamma 2. `calibration_error` is the
-    expected calibration error of 15 equal-width bins, those of `reliability`; `max_calibration_error` the largest of
-    their gaps, and `adaptive_calibration_error` that of 15 bins of equally many rows. `auroc` is how often a right
-    prediction has more confidence than a wrong one, equal ones counting half; `aurc` the area under `risk_coverage`,
-    whose points are the error rate among the surest rows by the share of all rows that these are. Undefined figures
-    (the precision of a class that is never predicted) are nan.
-
-    `intervals` has the 95 % confidence intervals of figures by their name, for rows drawn independently: the normal
-    approximation for means, Wilson's for accuracies, DeLong's for the area under the ROC curve. `bounds` says by how
-    much the ranked figures may be off: they come from a sketch, and are exact up to some 100,000 different confidences.
-    """
-
-    source: Source
-    rows: int  # rows scored
-    nll: float
-    bits: float
-    perplexity: float
-    accuracy: float
-    top_5_accuracy: float  # 1 where there are no more than 5 classes
-    entropy: float
-    confidence: float
-    brier: float
-    focal: float
-    calibration_error: float
-    adaptive_calibration_error: float
-    max_calibration_error: float
-    auroc: float
-    aurc: float
-    intervals: Mapping[str, Interval]
-    bounds: Mapping[str, float]
-    temperature: BestTemperature
-    macro: Average
-    weighted: Average
-    reliability: tuple[CalibrationBin, ...]
-    loss_histogram: tuple[HistogramBin, ...]
-    risk_coverage: Points  # at most 200
-    label_ranks: tuple[int, ...]  # rows whose label has the 1st, 2nd, ..., 10th largest score, the first of equals
-    classes: tuple[ClassFigures, ...]
-    confused: tuple[Confused, ...]  # the most frequent confusions, at most 100
-    confusion_matrix: tuple[tuple[int, ...], ...] | None  # [label][predicted], of at most 100 classes
-    surprising: tuple[SurprisingRow, ...]
-    left_out: Mapping[str, int]  # rows that were not scored, by reason
-    infinite: int  # rows whose label has probability exactly 0
-    notes: tuple[str, ...]
-    findings: tuple[Finding, ...]  # what looks like misuse, in the first rows
-
-    def worst_classes(self) -> list[ClassFigures]:
-        """The classes that have rows, lowest F1 first; then those that are only predicted, most predicted first."""
-        return sorted(self.classes, key=lambda c: (not c.support, c.f1, -c.predicted, c.index))
-
-    def top_k_accuracy(self, k: int) -> float:
-        """Share of the rows whose label is among the k largest scores, the first of equals; k from 1 to 10."""
-        if not 1 <= k <= len(self.label_ranks):
-            raise ParameterError(f"top_k_accuracy: k got {k}, expected 1 to {len(self.label_ranks)}")
-        return sum(self.label_ranks[:k]) / self.rows
-
-    def scalars(self) -> dict[str, float]:
-        """The single figures as a flat {name: float}, for experiment trackers."""
-        flat: dict[str, float] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int | float):
-                flat[field.name] = value
-            elif isinstance(value, Average):
-                flat |= {f"{name}_{field.name}": number for name, number in vars(value).items()}
-            elif isinstance(value, BestTemperature):
-                flat |= {"best_temperature": value.temperature, "nll_at_best_temperature": value.nll}
-        return flat
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON values: NaN is None, infinities are the strings "Infinity" and "-Infinity"."""
-        data: dict[str, Any] = plain(self)
-        return {"schema": SCHEMA, **data}
-
-    def to_json(self) -> str:
-        """`to_dict` as strict JSON text."""
-        return dumps(self.to_dict())
+TaskName = Literal["multiclass", "binary", "multilabel", "regression"]
 
 
 def evaluate(
@@ -165,13 +25,16 @@ def evaluate(
     logits: str | None = None,
     probs: str | None = None,
     log_probs: str | None = None,
+    predictions: str | None = None,
     label: str | None = None,
+    task: TaskName | None = None,
     targets: str | os.PathLike[str] | None = None,
     on: str | None = None,
     class_names: Sequence[str] | None = None,
     ignore_index: int | None = -100,
     surprising: int = 20,
     workers: int | None = None,
+    executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Loss, accuracy, entropy and calibration of saved predictions, larger than memory or not.
@@ -195,7 +58,11 @@ def evaluate(
         class_names: names of the classes in score order.
         ignore_index: rows with this label are left out; None if no label means that.
         surprising: how many of the rows of largest loss to keep.
-        workers: threads; by default one per processor, at most 8.
+        workers: threads; by default one per processor, at most 8. With an executor, how many partitions of the files
+            it runs at once (default 32): at most twice as many are in flight.
+        executor: where partitions are run instead: any `concurrent.futures.Executor`, such as a ProcessPoolExecutor or
+            that of a Dask client, `client.get_executor(pure=False)`. Its processes must see the files under the same
+            paths. It is not shut down. If it breaks, the partitions that are left run on threads, with a warning.
         progress: called with the numbers of rows done and to do.
 
     Returns:
@@ -224,8 +91,14 @@ def evaluate(
         raise ParameterError(f"evaluate: surprising got {surprising}, expected 0 or more")
     if workers is not None and workers < 1:
         raise ParameterError(f"evaluate: workers got {workers}, expected 1 or more")
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise ParameterError(
+            f"evaluate: executor got {type(executor).__name__}, expected a concurrent.futures.Executor"
+        )
+    if task is not None and task not in get_args(TaskName):
+        raise ParameterError(f"evaluate: task got {task!r}, expected one of {quoted(get_args(TaskName))}")
     paths = [files] if isinstance(files, str | os.PathLike) else list(files)
-    request = Request(logits, probs, log_probs, label)
+    request = Request(logits, probs, log_probs, label, predictions, None if task is None else Task(task))
     plan = make_plan(
         paths,
         request,
@@ -235,218 +108,17 @@ def evaluate(
         ignore_index=ignore_index,
         surprising=surprising,
     )
-    return evaluate_plan(plan, workers=workers, progress=progress)[0]
+    return evaluate_plan(plan, workers=workers, executor=executor, progress=progress)[0]
 
 
 def evaluate_plan(
     plan: Plan,
     *,
     workers: int | None = None,
+    executor: Executor | None = None,
     extra: Factories | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Run a plan; the results of the `extra` metrics come beside the evaluation."""
-    partial = run(plan, workers=workers, extra=extra, progress=progress)
-    _check_labels(plan, partial.screening)
-    results = {name: metric.result() for name, metric in partial.metrics.items()}
-    return _evaluation(plan, partial, results), {name: results[name] for name in extra or {}}
-
-
-def _check_labels(plan: Plan, screening: Screening) -> None:
-    """Labels that are no class number end the run, with what all rows say about them."""
-    outside = screening.outside
-    if not outside.rows:
-        return
-    low, high, classes, values = screening.least, screening.greatest, plan.classes, plan.columns.class_values
-    scores, label = f"'{shown(plan.columns.scores.name)}'", f"'{shown(plan.columns.label.name)}'"
-    expected = f"0..{classes - 1}"
-    if values is not None:
-        expected = f"those of the array 'classes' ({enumerated([str(value) for value in values])})"
-        fix = "Check that 'classes' names the label of each score"
-    elif low == 1 and high == classes:
-        fix = "The labels look 1-based: subtract 1"
-    elif high == classes and low == 0:
-        fix = f"Either the labels have one class more than {scores}, or one of them is not a class"
-    elif screening.outside_label < 0:
-        fix = f"If {screening.outside_label} marks rows to be left out, pass --ignore-index={screening.outside_label}"
-    else:
-        fix = "Check that the labels number the classes of the scores from 0"
-    with about(plan.paths[outside.file]):
-        raise EvaluationError(
-            f"label column {label} runs from {low} to {high}, expected {expected} ({classes} scores per row in "
-            f"{scores}): {outside.rows} of {plan.rows} rows are outside, first {screening.outside_label} at row "
-            f"{outside.row}. {fix}"
-        )
-
-
-def _evaluation(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Evaluation:
-    nll: MeanResult = results["nll"]
-    left_out = _left_out_notes(plan, partial.screening)
-    if not nll.rows:
-        raise EvaluationError(f"none of the {plan.rows} rows can be scored: {'; '.join(left_out)}")
-    classes: tuple[ClassFigures, ...] = results["classes"]
-    confidence: ConfidenceResult = results["confidence_ranking"]
-    ranks: tuple[int, ...] = results["label_ranks"]
-    return Evaluation(
-        source=Source(
-            files=tuple(safe(path) for path in plan.paths),
-            format=plan.format,
-            scores=plan.columns.scores.name,
-            kind=plan.kind.value,
-            kind_reason=plan.kind_reason,
-            label=plan.columns.label.name,
-            classes=plan.classes,
-            class_names=plan.columns.class_names,
-            rows=plan.rows,
-        ),
-        rows=nll.rows,
-        nll=nll.value,
-        bits=nll.value / math.log(2.0),
-        perplexity=_perplexity(nll.value),
-        accuracy=results["accuracy"],
-        top_5_accuracy=sum(ranks[:5]) / nll.rows,
-        entropy=results["entropy"].value,
-        confidence=results["confidence"].value,
-        brier=results["brier"].value,
-        focal=results["focal"].value,
-        calibration_error=results["calibration"].error,
-        adaptive_calibration_error=confidence.adaptive_error.value,
-        max_calibration_error=results["calibration"].largest,
-        auroc=confidence.auroc.value,
-        aurc=confidence.aurc.value,
-        intervals=_intervals(results),
-        bounds={
-            "adaptive_calibration_error": confidence.adaptive_error.bound,
-            "auroc": confidence.auroc.bound,
-            "aurc": confidence.aurc.bound,
-        },
-        temperature=results["temperature"],
-        macro=_average(classes, [1] * len(classes), _mean([c.nll for c in classes if c.support])),
-        weighted=_average(classes, [c.support for c in classes], nll.value),
-        reliability=results["calibration"].bins,
-        loss_histogram=results["loss_histogram"],
-        risk_coverage=confidence.risk_coverage,
-        label_ranks=ranks,
-        classes=classes,
-        confused=results["confusion"].pairs,
-        confusion_matrix=results["confusion"].matrix,
-        surprising=_with_details(plan, results["surprising"]),
-        left_out={
-            "missing": partial.screening.no_value.rows,
-            **({} if plan.columns.key is None else {"unmatched": partial.screening.unmatched.rows}),
-            "ignored": partial.screening.ignored.rows,
-            "no_distribution": partial.screening.no_distribution.rows,
-        },
-        infinite=results["peculiar"].infinite.rows,
-        notes=(*plan.notes, *left_out, *_unused_targets(plan, partial.screening), *_notes(plan, results)),
-        findings=plan.findings,
-    )
-
-
-def _perplexity(nll: float) -> float:
-    return math.inf if nll > 709.0 else math.exp(nll)
-
-
-def _intervals(results: Mapping[str, Any]) -> dict[str, Interval]:
-    """95 % confidence intervals by the names of the figures."""
-    means = {name: results[name].interval for name in ("nll", "entropy", "confidence", "brier", "focal")}
-    ranks, rows = results["label_ranks"], results["nll"].rows
-    return {
-        **means,
-        "bits": means["nll"].mapped(lambda nll: nll / math.log(2.0)),
-        "perplexity": means["nll"].mapped(_perplexity),
-        "accuracy": wilson(ranks[0], rows),
-        "top_5_accuracy": wilson(sum(ranks[:5]), rows),
-        "auroc": results["confidence_ranking"].auroc_interval,
-    }
-
-
-def _average(classes: Sequence[ClassFigures], weights: Sequence[int], nll: float) -> Average:
-    total = sum(weights)
-
-    def mean(name: str) -> float:
-        values = (getattr(c, name) for c in classes)
-        return math.fsum(w * (0.0 if math.isnan(v) else v) for w, v in zip(weights, values, strict=True)) / total
-
-    return Average(mean("precision"), mean("recall"), mean("f1"), nll)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _first(plan: Plan, count: Count) -> str:
-    return f"first: row {count.row} of {shown(plan.paths[count.file])}"
-
-
-def _left_out_notes(plan: Plan, screening: Screening) -> list[str]:
-    reasons = (
-        (screening.no_value, "have no scores or no label"),
-        (screening.unmatched, "have a key that is not among the targets"),
-        (screening.ignored, f"have the ignored label {plan.ignore_index}"),
-        (screening.no_distribution, "have scores that give no distribution (NaN, several +inf, or nothing but -inf)"),
-    )
-    return [
-        f"{count.rows} rows {reason} and were left out ({_first(plan, count)})"
-        for count, reason in reasons
-        if count.rows
-    ]
-
-
-def _unused_targets(plan: Plan, screening: Screening) -> list[str]:
-    """How many targets have no scores; more, if several rows have the same key."""
-    columns = plan.columns
-    if columns.targets is None or columns.key is None:
-        return []
-    targets = len(load_labels(columns.targets, columns.label, columns.class_names).labels)
-    unused = targets - (plan.rows - screening.no_value.rows - screening.unmatched.rows)
-    return [f"at least {unused} of the {targets} targets have no scores"] if unused > 0 else []
-
-
-def _notes(plan: Plan, results: Mapping[str, Any]) -> list[str]:
-    """What a reader of the figures should know, in sentences."""
-    notes = []
-    nll: MeanResult = results["nll"]
-    infinite, off_sum = results["peculiar"].infinite, results["peculiar"].off_sum
-    if infinite.rows:
-        why = " (probabilities stored as 0 were rounded; logits would tell)" if plan.kind is Kind.PROBS else ""
-        notes.append(
-            f"the loss is infinite because {infinite.rows} rows give their label probability 0{why} "
-            f"({_first(plan, infinite)}); the mean over the other rows is {nll.finite:.6g}"
-        )
-    if off_sum.rows:
-        notes.append(
-            f"{off_sum.rows} rows of {plan.kind.value} do not sum to 1 within {plan.sum_tolerance:g}; every row is "
-            f"divided by its sum ({_first(plan, off_sum)})"
-        )
-    if results["confusion"].share < 1.0:
-        notes.append(
-            f"there are over a million different confusions: those listed come from a fair sample of 1 in "
-            f"{1 / results['confusion'].share:g}, each with its exact count"
-        )
-    if results["accuracy"] == 1.0 and nll.rows >= 20:
-        notes.append(
-            f"the label is the largest score in every row; if '{shown(plan.columns.label.name)}' holds predictions, "
-            "name the column of true labels by --label"
-        )
-    return notes
-
-
-def _with_details(plan: Plan, ranked: Sequence[RankedRow]) -> tuple[SurprisingRow, ...]:
-    """The rows with the values of further columns, which are read again for these rows alone."""
-    details: dict[tuple[int, int], dict[str, str]] = {}
-    if plan.columns.details:
-        for file in {r.file for r in ranked}:
-            reader = open_reader(plan.paths[file], file)
-            with about(reader.path):
-                rows = next(c.rows for c in reader.table.scores if c.name == plan.columns.scores.name)
-                here = [name for name in plan.columns.details if name in detail_columns(reader.table, rows)]
-                values = reader.details(sorted(r.row for r in ranked if r.file == file), here) if here else {}
-            for row, found in values.items():
-                details[file, row] = {name: safe(str(value)[:_MAX_DETAIL]) for name, value in found.items()}
-    return tuple(
-        SurprisingRow(
-            safe(plan.paths[r.file]), r.row, r.label, r.predicted, r.nll, r.confidence, details.get((r.file, r.row), {})
-        )
-        for r in ranked
-    )
+    partial = run(plan, workers=workers, executor=executor, extra=extra, progress=progress)
+    return partial.evaluation(plan), {name: partial.metrics[name].result() for name in extra or {}}

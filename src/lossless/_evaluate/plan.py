@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lossless._diagnose.finding import Finding, found
-from lossless._diagnose.rules import Case, examine
 from lossless.errors import EvaluationError
 
 from .errors import about
@@ -18,17 +16,21 @@ from .inputs import find_files
 from .readers import Part, Reader, open_reader, stamp
 from .roles import (
     SAMPLE_ROWS,
+    Column,
     Columns,
     Holds,
     Request,
     Targets,
+    Task,
     ValueColumn,
+    WideColumn,
     choose_columns,
     choose_label,
-    decide_kind,
+    choose_scores,
 )
-from .rows import SUM_TOLERANCE, Batch, Kind
+from .rows import SUM_TOLERANCE, Batch, Kind, Values
 from .targets import key_column, labelled, load_labels
+from .tasks.choice import choose_task, kind_of
 from .text import enumerated, quoted, safe, shown
 
 MOST_CLASSES = 1 << 24  # a row of float64 numbers is then 128 MiB, and a run holds several
@@ -53,10 +55,11 @@ class Plan:
     columns: Columns
     kind: Kind
     kind_reason: str
+    task_reason: str
+    width: int  # scores of a row
     classes: int
     partitions: tuple[Partition, ...]
     notes: tuple[str, ...]
-    findings: tuple[Finding, ...]
     ignore_index: int | None = -100
     surprising: int = 20
     sum_tolerance: float = SUM_TOLERANCE
@@ -79,11 +82,13 @@ def make_plan(
     readers = [_opened(path, number) for number, path in enumerate(files)]
     first = readers[0]
     truth = None if targets is None else _opened(os.fspath(targets), 0)
-    label = None if truth is None else _label(truth, request)
     with about(first.path):
         if truth is None and on is not None:
             raise EvaluationError("--on names the column that joins scores and --targets, which are not given")
-        columns = choose_columns(first.table, label, request)
+        scores = choose_scores(first.table, request)
+    label = _label(truth or first, scores, request)
+    with about(first.path):
+        columns = choose_columns(first.table, scores, label, request, own=truth is None)
     if truth is not None:
         columns = _joined(first, truth, columns, on)
     rows = [_rows(first, reader, columns) for reader in readers]
@@ -92,10 +97,16 @@ def make_plan(
         with about(first.path):
             raise EvaluationError("holds no rows")
     with about(filled.path):
-        classes = filled.classes(columns.scores)
+        width = filled.width(columns.scores)
+    with about((truth or filled).path):
+        task, task_reason = choose_task(columns, width, lambda: _first_values(truth or filled, columns.label), request)
+        columns = replace(columns, task=task)
+        _check_width(truth or filled, columns, width)
+    with about(filled.path):
+        classes = max(width, 2) if task is Task.BINARY else width
         _check_classes(columns, classes)
     for reader, held in zip(readers[1:], rows[1:], strict=True):
-        _check_alike(first, reader, columns, classes if held else None, given_names=class_names is not None)
+        _check_alike(first, reader, columns, width if held else None, given_names=class_names is not None)
     notes = skipped + list(dict.fromkeys(note for reader in readers for note in reader.notes(columns)))
     given = None if class_names is None else tuple(safe(name) for name in class_names)
     names = _names(first, truth, columns) if given is None else given
@@ -111,9 +122,9 @@ def make_plan(
         columns = _by_order(readers, truth, columns, rows) if on is None else columns
         how = "by the order of the rows" if on is None else f"by '{shown(on)}'"
         notes = [f"labels are '{shown(columns.label.name)}' of {shown(truth.path)}, joined {how}", *notes]
-    sample = _sample(readers, columns, classes)
+    sample = _sample(readers, columns, width)
     with about(filled.path):
-        kind, reason = decide_kind(columns.scores, sample.scores, request)
+        kind, reason = kind_of(columns, width, sample.scores, request)
     return Plan(
         paths=tuple(reader.path for reader in readers),
         format=first.format,
@@ -121,12 +132,13 @@ def make_plan(
         columns=columns,
         kind=kind,
         kind_reason=reason,
+        task_reason=task_reason,
+        width=width,
         classes=classes,
         partitions=tuple(
-            Partition(reader.file, reader.path, part) for reader in readers for part in reader.parts(columns, classes)
+            Partition(reader.file, reader.path, part) for reader in readers for part in reader.parts(columns, width)
         ),
         notes=tuple(notes),
-        findings=tuple(_findings(columns, kind, sample, ignore_index)),
         ignore_index=ignore_index,
         surprising=surprising,
     )
@@ -140,12 +152,37 @@ def _opened(path: str, file: int) -> Reader:
     return reader
 
 
-def _label(truth: Reader, request: Request) -> ValueColumn:
-    """The labels in a file of targets; the array of an .npy file has no name but the file's."""
+def _label(truth: Reader, scores: WideColumn, request: Request) -> Column:
+    """The column of truth; the array of an .npy file has no name but the file's."""
     with about(truth.path):
-        if truth.format == "NPY" and request.label is None and truth.table.values:
-            request = replace(request, label=truth.table.values[0].name)
-        return choose_label(truth.table, request)
+        every: list[Column] = [*truth.table.values, *truth.table.scores]
+        if truth.format == "NPY" and request.label is None and every[0] != scores:
+            request = replace(request, label=every[0].name)
+        label = choose_label(truth.table, request, scores)
+        if isinstance(label, ValueColumn) and label.listed and truth.width(label.widened) > 1:
+            return label.widened
+        return label
+
+
+def _first_values(reader: Reader, label: Column) -> Values:
+    """The first values of a column that are not null."""
+    for values, null in reader.values(label):
+        if isinstance(values, list):
+            return [value for value in values if value is not None]
+        if not null.all():
+            return values[~null]
+    return np.zeros(0)
+
+
+def _check_width(truth: Reader, columns: Columns, width: int) -> None:
+    """Raise if the truth of a row has another number of values than its scores."""
+    label = columns.label
+    theirs = truth.width(label) if isinstance(label, WideColumn) else 1
+    if theirs != width and (columns.task is Task.REGRESSION or isinstance(label, WideColumn)):
+        raise EvaluationError(
+            f"'{shown(columns.scores.name)}' has {width} numbers per row and '{shown(label.name)}' has {theirs}, "
+            "expected as many"
+        )
 
 
 def _joined(first: Reader, truth: Reader, columns: Columns, on: str | None) -> Columns:
@@ -161,7 +198,7 @@ def _joined(first: Reader, truth: Reader, columns: Columns, on: str | None) -> C
                     f"'{shown(on)}' holds {shown(there.type)} here and {shown(key.type)} in {shown(first.path)}, "
                     "expected texts in both or whole numbers in both"
                 )
-            if on == columns.label.name:
+            if on in columns.label.members:
                 raise EvaluationError(f"'{shown(on)}' is both the label and the key")
     return replace(columns, targets=Targets(truth.path, stamp(truth.path), there), key=key)
 
@@ -176,7 +213,7 @@ def _names(first: Reader, truth: Reader | None, columns: Columns) -> tuple[str, 
                 f"label column '{shown(label.name)}' numbers the classes {enumerated(theirs)}, but the scores are in "
                 f"the order {enumerated(names)}. Bring the scores into the order of the labels, or save their names"
             )
-        if names is not None and label.holds is Holds.BOOLEANS and [n.lower() for n in names] == ["true", "false"]:
+        if names is not None and _boolean(label) and [n.lower() for n in names] == ["true", "false"]:
             raise EvaluationError(
                 f"label column '{shown(label.name)}' holds booleans, which count as 0 and 1, but the scores are in the "
                 f"order {enumerated(names)}. Bring the scores into the order False, True"
@@ -187,7 +224,7 @@ def _names(first: Reader, truth: Reader | None, columns: Columns) -> tuple[str, 
 def _by_order(readers: Sequence[Reader], truth: Reader, columns: Columns, rows: Sequence[int]) -> Columns:
     """The targets, whose rows are those of the files of scores one after another."""
     assert columns.targets is not None
-    labels = len(load_labels(columns.targets, columns.label, columns.class_names).labels)
+    labels = len(load_labels(columns).labels)
     if labels != sum(rows):
         with about(truth.path):
             raise EvaluationError(
@@ -201,29 +238,27 @@ def _by_order(readers: Sequence[Reader], truth: Reader, columns: Columns, rows: 
 
 def _rows(first: Reader, other: Reader, columns: Columns) -> int:
     """The rows of a file that has the columns of the first one."""
-    scores = {c.name: c for c in other.table.scores}
-    values = {c.name for c in other.table.values}
-    beside = [] if columns.beside is None else [columns.beside.name]
-    if columns.scores.name not in scores or not values.issuperset(beside):
+    asked: tuple[Column, ...] = (columns.scores, *columns.beside)
+    scores, *beside = (other.table.like(column) for column in asked)
+    if scores is None or None in beside:
         with about(other.path):
             raise EvaluationError(
-                f"lacks the columns of {shown(first.path)} ({quoted([columns.scores.name, *beside])}). "
+                f"lacks the columns of {shown(first.path)} ({quoted([column.name for column in asked])}). "
                 f"It has: {other.table.describe()}"
             )
-    return scores[columns.scores.name].rows
+    return scores.rows
+
+
+def _boolean(label: Column) -> bool:
+    return isinstance(label, ValueColumn) and label.holds is Holds.BOOLEANS
 
 
 def _check_classes(columns: Columns, classes: int) -> None:
     """Raise if there is no telling what so many scores per row are."""
     scores, label = f"'{shown(columns.scores.name)}'", f"'{shown(columns.label.name)}'"
-    if classes < 2:
-        raise EvaluationError(
-            f"{scores} has {classes} score per row, expected one per class. "
-            "For a two-class model with one probability p, save the two columns 1 - p and p"
-        )
     if classes > MOST_CLASSES:
         raise EvaluationError(f"{scores} has {classes} scores per row, expected at most {MOST_CLASSES}")
-    if columns.label.holds is Holds.BOOLEANS and classes > 2:
+    if _boolean(columns.label) and classes > 2:
         raise EvaluationError(
             f"label column {label} holds booleans, but {scores} has {classes} classes. If it says whether the model "
             "was right, it is not the truth: name the column of true labels by --label"
@@ -236,18 +271,18 @@ def _check_classes(columns: Columns, classes: int) -> None:
         )
 
 
-def _check_alike(first: Reader, other: Reader, columns: Columns, classes: int | None, *, given_names: bool) -> None:
-    """Raise if the columns of another file mean something else; `classes` is None if it has no rows."""
-    scores = {c.name: c for c in other.table.scores}[columns.scores.name]
-    beside = columns.beside
-    label = None if beside is None else {c.name: c for c in other.table.values}[beside.name]
+def _check_alike(first: Reader, other: Reader, columns: Columns, width: int | None, *, given_names: bool) -> None:
+    """Raise if the columns of another file mean something else; `width` is None if it has no rows."""
+    scores = other.table.wide(columns.scores.name)
+    label = other.table.like(columns.label) if columns.targets is None else None
+    assert scores is not None
     ours = first.table.names_of(columns.scores, columns.label)
     theirs = other.table.names_of(scores, columns.label if label is None else label)
     unnamed = not columns.label.text and (ours is None or theirs is None)
     alike = (
         scores.members == columns.scores.members
-        and (label is None or beside is None or (label.text == beside.text and label.holds is not Holds.OTHER))
-        and (classes is None or other.classes(scores) == classes)
+        and all(_same_type(column, other.table.like(column)) for column in columns.beside)
+        and (width is None or other.width(scores) == width)
         and (given_names or unnamed or theirs == ours)
         and other.table.class_values == columns.class_values
     )
@@ -259,39 +294,23 @@ def _check_alike(first: Reader, other: Reader, columns: Columns, classes: int | 
             )
 
 
-def _sample(readers: Sequence[Reader], columns: Columns, classes: int) -> Batch:
+def _same_type(column: Column, other: Column | None) -> bool:
+    """Whether a column means the same as one of another file."""
+    if isinstance(column, WideColumn):
+        return other is not None and len(other.members) == len(column.members)
+    return isinstance(other, ValueColumn) and other.text == column.text and other.holds is not Holds.OTHER
+
+
+def _sample(readers: Sequence[Reader], columns: Columns, width: int) -> Batch:
     """The first rows of the input, those without scores left out."""
     for reader in readers:
         with about(reader.path):
-            for part in reader.parts(columns, classes):
-                for batch in labelled(reader.batches(part, columns, classes), columns):
-                    kept = np.ones(len(batch.labels), bool)
-                    for lost in (batch.missing, batch.unmatched):
-                        kept &= True if lost is None else ~lost
+            for part in reader.parts(columns, width):
+                for batch in labelled(reader.batches(part, columns, width), columns):
+                    kept = ~(batch.missing | batch.unmatched)
                     scores, labels = batch.scores[kept][:SAMPLE_ROWS], batch.labels[kept][:SAMPLE_ROWS]
                     if len(scores):
-                        return Batch(batch.file, batch.first_row, scores, labels)
-    return Batch(0, 0, np.zeros((0, classes)), np.zeros(0, np.int64))
-
-
-_SAID_ELSEWHERE = {"unnormalised-probabilities", "non-finite-input", "impossible-label", "one-label"}
-"""Troubles that the figures of the whole input tell of, or that the order of a file may look like."""
-
-
-def _findings(columns: Columns, kind: Kind, sample: Batch, ignore_index: int | None) -> Iterator[Finding]:
-    """What the rules of `lossless.diagnose` see in the first rows."""
-    case = Case(
-        "probabilities" if kind is Kind.PROBS else "scores",
-        sample.scores.shape,
-        1,
-        {"ignore_index": ignore_index},
-        names=(shown(columns.scores.name), shown(columns.label.name)),
-        dtype=sample.scores.dtype.name,
-        x=sample.scores.astype(np.float64),
-        t=sample.labels,
-        complete=True,
-        asked=True,
-    )
-    for name, evidence in examine(case):
-        if name not in _SAID_ELSEWHERE:
-            yield found(name, "evaluate", f"{evidence} (the first {case.number} rows)")
+                        none = np.zeros(len(scores), bool)
+                        return Batch(batch.file, batch.first_row, scores, labels, none, none)
+    none = np.zeros(0, bool)
+    return Batch(0, 0, np.zeros((0, width)), none.astype(np.int64), none, none)

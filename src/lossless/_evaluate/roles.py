@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -27,6 +27,15 @@ _SAMPLE_SUM_TOLERANCE = 1e-2
 _RANKED_ROWS = 20  # so many rows in falling order are no accident from three classes on
 
 
+class Task(StrEnum):
+    """What the scores are for."""
+
+    MULTICLASS = "multiclass"  # one of several classes, a score for each
+    BINARY = "binary"  # one of two classes, one score
+    MULTILABEL = "multilabel"  # any of several classes, a score for each
+    REGRESSION = "regression"  # a quantity, or several
+
+
 class Holds(StrEnum):
     """What a column of one value per row holds."""
 
@@ -37,9 +46,12 @@ class Holds(StrEnum):
     OTHER = "other"  # nothing that could be a label
 
 
+_NUMBERS = (Holds.INTEGERS, Holds.BOOLEANS, Holds.FLOATS)
+
+
 @dataclass(frozen=True)
-class ScoreColumn:
-    """A candidate for the scores: one column of lists (or a 2-d array), or one column per class."""
+class WideColumn:
+    """Several numbers a row, as scores are: one column of lists (or a 2-d array), or one column per class."""
 
     name: str  # the column, or the prefix of `members`
     members: tuple[str, ...]  # columns to read, in class order
@@ -47,6 +59,11 @@ class ScoreColumn:
     rows: int
     unnamed: bool = False  # columns called 0, 1, ... or after their classes, and nothing else
     class_names: tuple[str, ...] | None = None  # in score order, if the columns are called after them
+
+    @property
+    def text(self) -> bool:
+        """Whether the values are class names: never."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -65,23 +82,48 @@ class ValueColumn:
         """Whether the values are class names and not indices."""
         return self.holds is Holds.TEXT
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Columns to read."""
+        return (self.name,)
+
+    @property
+    def widened(self) -> WideColumn:
+        """The same column read as one of numbers."""
+        return WideColumn(self.name, (self.name,), self.type, self.rows, class_names=self.class_names)
+
+
+Column = WideColumn | ValueColumn
+
 
 @dataclass(frozen=True)
 class Table:
     """What a reader says about its file."""
 
-    scores: tuple[ScoreColumn, ...]
+    scores: tuple[WideColumn, ...]
     values: tuple[ValueColumn, ...]
+    marks: tuple[WideColumn, ...] = ()  # one column of truth per class: label_0, label_1, ... or label_cat, ...
     class_names: tuple[str, ...] | None = None  # in score order
     class_values: tuple[int, ...] | None = None  # the label of each score, where they are not 0..C-1
     numbered_from_one: tuple[str, ...] = ()  # prefixes of columns that would be scores if they began at 0
 
     def describe(self) -> str:
         """The columns, for messages."""
-        columns: list[ScoreColumn | ValueColumn] = [*self.scores, *self.values]
+        columns: list[Column] = [*self.scores, *self.values]
         return enumerated([f"{shown(c.name)} ({shown(c.type)})" for c in columns]) or "none"
 
-    def names_of(self, scores: ScoreColumn, label: ValueColumn) -> tuple[str, ...] | None:
+    def wide(self, name: str) -> WideColumn | None:
+        """The column of numbers that has a name, of one number a row if it has to be."""
+        single = (c.widened for c in self.values if c.holds in _NUMBERS)
+        return next((column for column in (*self.scores, *self.marks, *single) if column.name == name), None)
+
+    def like(self, column: Column) -> Column | None:
+        """The column of this file that stands for one of another file."""
+        if isinstance(column, WideColumn):
+            return self.wide(column.name)
+        return next((other for other in self.values if other.name == column.name), None)
+
+    def names_of(self, scores: WideColumn, label: Column) -> tuple[str, ...] | None:
         """Names of the classes in score order, if the file has them."""
         if scores.class_names is not None:
             return scores.class_names
@@ -98,16 +140,20 @@ class Request:
     probs: str | None = None
     log_probs: str | None = None
     label: str | None = None
+    predictions: str | None = None
+    task: Task | None = None
 
     def scores(self) -> tuple[str, Kind] | None:
         """The score column named by the user, and its kind."""
-        named = [
-            (name, kind)
-            for name, kind in ((self.logits, Kind.LOGITS), (self.probs, Kind.PROBS), (self.log_probs, Kind.LOG_PROBS))
-            if name is not None
-        ]
+        by_kind = {
+            Kind.LOGITS: self.logits,
+            Kind.PROBS: self.probs,
+            Kind.LOG_PROBS: self.log_probs,
+            Kind.PREDICTIONS: self.predictions,
+        }
+        named = [(name, kind) for kind, name in by_kind.items() if name is not None]
         if len(named) > 1:
-            raise EvaluationError("give one of --logits, --probs and --log-probs, not several")
+            raise EvaluationError("give one of --logits, --probs, --log-probs and --predictions, not several")
         return named[0] if named else None
 
 
@@ -125,18 +171,21 @@ class Targets:
 class Columns:
     """The columns that were chosen."""
 
-    scores: ScoreColumn
-    label: ValueColumn  # of the targets, if there are any
+    scores: WideColumn
+    label: Column  # of the targets, if there are any
     details: tuple[str, ...] = ()  # shown with the most surprising rows
     class_names: tuple[str, ...] | None = None  # in score order
     class_values: tuple[int, ...] | None = None  # the label of each score; None for 0..C-1
+    task: Task = Task.MULTICLASS
     targets: Targets | None = None
     key: ValueColumn | None = None  # what is read beside the scores to join them to the targets
+    by: tuple[ValueColumn, ...] = ()  # columns whose values cut the rows into slices
 
     @property
-    def beside(self) -> ValueColumn | None:
-        """What is read of a file of scores besides them."""
-        return self.label if self.targets is None else self.key
+    def beside(self) -> tuple[Column, ...]:
+        """What is read of a file of scores besides them: the label or the key, if there is one, and the slices."""
+        join = self.label if self.targets is None else self.key
+        return (*([] if join is None else [join]), *self.by)
 
 
 # ---------------------------------------------------------------- scores
@@ -148,6 +197,8 @@ _KIND_NAMES = {  # tried in this order, since log_probs are also something_probs
     Kind.PROBS: re.compile(r"(\w+_)?(probs?|probabilit(y|ies)|proba|softmax)"),
 }
 _NEUTRAL_NAMES = re.compile(r"(\w+_)?(scores?|outputs?|predictions?|preds?)|filtered_resps")  # the last is lm-eval's
+
+_PREDICTED = re.compile(r"(\w+_)?(predicted|prediction|y_?hat|forecast|estimate)")
 
 
 def _plain(name: str) -> str:
@@ -170,26 +221,28 @@ def class_prefix(name: str) -> str | None:
     )
 
 
-def choose_scores(table: Table, request: Request) -> ScoreColumn:
+def choose_scores(table: Table, request: Request) -> WideColumn:
     """The score column: the one named, else the only candidate with the name of scores."""
     named = request.scores()
     if named is not None:
         name, kind = named
-        for column in table.scores:
-            if name in (column.name, column.name + "_"):
-                return column
+        column = table.wide(name) or table.wide(name.removesuffix("_"))
+        if column is not None:
+            return column
         raise EvaluationError(
-            f"--{kind.value} names '{shown(name)}', expected a column of lists of floats or one float column per class "
-            f"({shown(name)}_0, {shown(name)}_1, ...).{_no_scores(table, lambda other: other in (name, name + '_'))} "
-            f"Columns: {table.describe()}"
+            f"--{kind.value} names '{shown(name)}', expected a column of numbers, of lists of them, or one column per "
+            f"class ({shown(name)}_0, {shown(name)}_1, ...)."
+            f"{_no_scores(table, lambda other: other in (name, name + '_'))} Columns: {table.describe()}"
         )
     known = [c for c in table.scores if promises_scores(c.name)] or [c for c in table.scores if c.unnamed]
+    if not known and not table.numbered_from_one:
+        known = [c.widened for c in table.values if c.holds is Holds.FLOATS and _promises_a_score(c.name)]
     if len(known) == 1:
         return known[0]
-    fix = "name it by --logits, --probs or --log-probs"
+    fix = "name it by --logits, --probs, --log-probs or --predictions"
     if not known:
         raise EvaluationError(
-            f"found no column named like scores (logits, log_probs, probs, scores, ...) with a float per class; {fix}."
+            f"found no column named like scores (logits, log_probs, probs, predictions, ...) that holds floats; {fix}."
             f"{_no_scores(table, promises_scores)} Columns: {table.describe()}"
         )
     raise EvaluationError(f"several columns are named like scores: {quoted([c.name for c in known])}; {fix}")
@@ -200,6 +253,11 @@ def promises_scores(name: str) -> bool:
     return kind_by_name(name) is not None or _NEUTRAL_NAMES.fullmatch(_plain(name)) is not None
 
 
+def _promises_a_score(name: str) -> bool:
+    """Whether a column of one number a row should hold a score or a prediction."""
+    return promises_scores(name) or _PREDICTED.fullmatch(_plain(name)) is not None
+
+
 def _no_scores(table: Table, meant: Callable[[str], bool]) -> str:
     """Why the columns that were meant are no scores, as sentences for the end of a message."""
     why = []
@@ -208,13 +266,11 @@ def _no_scores(table: Table, meant: Callable[[str], bool]) -> str:
             why.append(f" The columns '{shown(prefix)}' are numbered from 1, expected from 0")
     for column in table.values:
         if meant(column.name):
-            why.append(f" '{shown(column.name)}' holds {shown(column.type)}, expected float, one per class")
-            if column.holds is Holds.FLOATS:
-                why[-1] += ". For a two-class model save two columns: 1 - p and p, or 0 and the logit"
+            why.append(f" '{shown(column.name)}' holds {shown(column.type)}, expected floats, one per class")
     return "".join(f"{sentence}." for sentence in why[:3])
 
 
-def decide_kind(column: ScoreColumn, sample: NDArray[Any], request: Request) -> tuple[Kind, str]:
+def decide_kind(column: WideColumn, sample: NDArray[Any], request: Request) -> tuple[Kind, str]:
     """What the scores are, and how that was decided; `sample` is (n, C) rows from the start of the input."""
     named = request.scores()
     if named is not None:
@@ -300,21 +356,23 @@ _TRUTH = re.compile(
 )
 
 
-def choose_label(table: Table, request: Request) -> ValueColumn:
+def choose_label(table: Table, request: Request, scores: WideColumn) -> Column:
     """The column of true labels: the one named, else the only column with the name of a truth.
 
     Names of predictions (pred, y_pred, argmax, ...) do not match, whatever their type.
     """
-    usable = [c for c in table.values if c.holds is not Holds.OTHER]
+    usable: list[Column] = [c for c in table.values if c.holds is not Holds.OTHER]
+    usable += [c for c in table.scores if c.name != scores.name]
     if request.label is not None:
-        for column in usable:
-            if column.name == request.label:
-                return column
+        for column in (*usable, *table.marks):
+            if request.label in (column.name, f"{column.name}_"):
+                return _in_order(column, scores)
         raise EvaluationError(
-            f"--label names '{shown(request.label)}', expected a column of one integer (or class name) per row."
+            f"--label names '{shown(request.label)}', expected a column of one integer (or class name) per row, or one "
+            "number per class for labels that do not exclude one another."
             f"{_no_label(table, lambda name: name == request.label)} Columns: {table.describe()}"
         )
-    known = [c for c in usable if promises_truth(c.name)]
+    known = [c for c in (*usable, *(c for c in table.marks if _marks_all(c, scores))) if promises_truth(c.name)]
     if not known:
         raise EvaluationError(
             "found no column named like a true label (label, target, y_true, ...); name it by --label, never a "
@@ -324,7 +382,7 @@ def choose_label(table: Table, request: Request) -> ValueColumn:
     if len(known) > 1:
         names = quoted([c.name for c in known])
         raise EvaluationError(f"several columns are named like a true label: {names}; name the truth by --label")
-    column = known[0]
+    column = _in_order(known[0], scores)
     if column.name == "label" and _looks_written_by_timm(table):
         raise EvaluationError(
             "columns 'filename', 'label' and 'prob' or 'logit' are what timm's inference.py writes, and its 'label' is "
@@ -334,13 +392,36 @@ def choose_label(table: Table, request: Request) -> ValueColumn:
     return column
 
 
+def _marks_all(marks: WideColumn, scores: WideColumn) -> bool:
+    """Whether columns that begin like a truth are one for each class: no target_weight, target_count and the like."""
+    if marks.class_names is not None and scores.class_names is not None:
+        return set(marks.class_names) == set(scores.class_names)
+    return marks.class_names is None and len(scores.members) in (1, len(marks.members))
+
+
+def _in_order(label: Column, scores: WideColumn) -> Column:
+    """One column of truth per class, in the order of the scores where both are called after their classes."""
+    theirs, ours = scores.class_names, label.class_names
+    if not isinstance(label, WideColumn) or theirs is None or ours is None or sorted(theirs) != sorted(ours):
+        return label
+    return replace(label, members=tuple(label.members[ours.index(name)] for name in theirs), class_names=theirs)
+
+
+def truth_prefix(name: str) -> str | None:
+    """The beginning of a name like label_cat that says what the column holds of a class."""
+    if promises_truth(name):
+        return None
+    ends = [m.start() for m in re.finditer(r"[^a-zA-Z0-9]", name[:-1])]
+    return next((name[:end] for end in reversed(ends) if promises_truth(name[:end])), None)
+
+
 def promises_truth(name: str) -> bool:
     """Whether a column of this name should hold true labels."""
     return _TRUTH.fullmatch(_plain(name)) is not None
 
 
 def _no_label(table: Table, meant: Callable[[str], bool]) -> str:
-    every: list[ScoreColumn | ValueColumn] = [*table.scores, *table.values]
+    every: list[Column] = [*table.scores, *table.values]
     columns = [c for c in every if meant(c.name)]
     return "".join(
         f" '{shown(c.name)}' holds {shown(c.type)}, expected one integer or class name per row." for c in columns[:3]
@@ -352,28 +433,25 @@ def _looks_written_by_timm(table: Table) -> bool:
     return "filename" in names and any(c.name in ("prob", "logit") for c in table.scores)
 
 
-def choose_columns(table: Table, label: ValueColumn | None, request: Request, details: int = 3) -> Columns:
+def choose_columns(
+    table: Table, scores: WideColumn, label: Column, request: Request, *, own: bool = True, details: int = 3
+) -> Columns:
     """The columns to read; `details` other columns of text or integers go with the most surprising rows.
 
-    The label is that of another file, or else chosen here.
+    The label is one of this table (its `own`), or of another file.
     """
-    scores = choose_scores(table, request)
-    own = choose_label(table, request) if label is None else None
-    label = label or own
-    assert label is not None
     names = Counter([*(c.name for c in table.scores if len(c.members) == 1), *(c.name for c in table.values)])
-    for name in (*scores.members, *([own.name] if own else [])):
+    for name in (*scores.members, *(label.members if own else ())):
         if names[name] > 1:
             raise EvaluationError(f"two columns are called '{shown(name)}'; write the file with different names")
-    if scores.class_names is not None and not label.text and request.scores() is None:
+    if scores.class_names is not None and isinstance(label, ValueColumn) and not label.text and not request.scores():
         raise EvaluationError(
             f"the columns of '{shown(scores.name)}' are called after their classes ({quoted(scores.class_names)}), and "
             f"label column '{shown(label.name)}' holds {shown(label.type)}: nothing says which number is which class. "
             f"If the labels count these columns from 0, name them by --logits, --probs or --log-probs"
         )
-    others = [
-        name for name in detail_columns(table, scores.rows) if names[name] == 1 and (own is None or name != own.name)
-    ]
+    taken = label.members if own else ()
+    others = [name for name in detail_columns(table, scores.rows) if names[name] == 1 and name not in taken]
     return Columns(scores, label, tuple(others[:details]), class_values=table.class_values)
 
 
@@ -383,6 +461,40 @@ def detail_columns(table: Table, rows: int) -> list[str]:
 
 
 # ---------------------------------------------------------------- values of the label column
+
+
+def truth(values: Values, columns: Columns, first_row: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The truth of consecutive rows as the task has it, and which rows have none.
+
+    (n,) indices of classes, (n, C) marks of 0 and 1, or (n, k) quantities.
+    """
+    label = columns.label
+    if columns.task is Task.REGRESSION:
+        return quantities(values, label.name, first_row)
+    if isinstance(label, WideColumn):
+        return marks(np.asarray(values), label.name, first_row)
+    return indices(values, label, first_row, columns.class_names)
+
+
+def quantities(values: Values, column: str, first_row: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(n, k) numbers; a row with NaN has none."""
+    if isinstance(values, list):
+        raise EvaluationError(f"target column '{shown(column)}' holds text, expected numbers to predict")
+    numbers: NDArray[np.float64] = values.reshape(len(values), -1).astype(np.float64)
+    return numbers, np.asarray(np.isnan(numbers).any(axis=1))
+
+
+def marks(values: NDArray[Any], column: str, first_row: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(n, C) marks; a row with NaN has none."""
+    missing = np.isnan(values).any(axis=1) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+    unfit = (values != 0) & (values != 1) & ~missing[:, None]
+    if unfit.any():
+        i, j = np.argwhere(unfit)[0].tolist()
+        raise EvaluationError(
+            f"label column '{shown(column)}' holds {values[i, j]!s} for class {j} at row {first_row + i}, expected 0 "
+            "or 1 for each class. If it holds quantities, pass --task regression"
+        )
+    return values == 1, missing
 
 
 def indices(
@@ -408,15 +520,10 @@ def label_indices(
         unfit = values > np.iinfo(np.int64).max
     if unfit.any():
         i = int(np.flatnonzero(unfit)[0])
-        regression = (
-            ""
-            if values.dtype.kind == "u" or role != "label"
-            else (". If it is a regression target, this command does not evaluate it yet")
-        )
+        expected = "whole numbers 0..C-1. If it holds quantities to predict, pass --task regression"
         raise EvaluationError(
-            f"{role} column '{shown(column)}' holds {values[i]!s} at row {first_row + i}, expected whole numbers"
-            f"{' 0..C-1' if role == 'label' else ''}"
-            f"{regression}"
+            f"{role} column '{shown(column)}' holds {values[i]!s} at row {first_row + i}, expected "
+            f"{expected if role == 'label' else 'whole numbers'}"
         )
     return values.astype(np.int64), missing
 

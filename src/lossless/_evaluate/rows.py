@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,14 @@ class Kind(StrEnum):
     LOGITS = "logits"
     LOG_PROBS = "log-probs"
     PROBS = "probs"
+    PREDICTIONS = "predictions"  # of a quantity
+
+
+class Cells(NamedTuple):
+    """What a column holds in consecutive rows."""
+
+    values: Values  # (n,) as the file has them, or (n, k) numbers of a wide column
+    null: NDArray[np.bool_]  # (n,) rows without a value
 
 
 @dataclass(frozen=True)
@@ -36,9 +44,8 @@ class RawBatch:
 
     file: int
     first_row: int
-    scores: NDArray[Any]  # (n, C) float16, float32 or float64
-    values: Values  # (n,) labels or keys as the file has them; empty if none were asked for
-    missing: NDArray[np.bool_] | None = None  # (n,) rows whose scores or value are null
+    scores: Cells  # (n, C) float16, float32 or float64
+    beside: tuple[Cells, ...]  # the columns that were asked for besides the scores, in their order
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,10 @@ class Batch:
     file: int
     first_row: int
     scores: NDArray[Any]  # (n, C)
-    labels: Integers  # (n,)
-    missing: NDArray[np.bool_] | None = None  # (n,) rows without scores or label
-    unmatched: NDArray[np.bool_] | None = None  # (n,) rows whose key is not among the targets
+    labels: NDArray[Any]  # (n,) class indices, (n, C) marks or (n, k) quantities
+    missing: NDArray[np.bool_]  # (n,) rows without scores or label
+    unmatched: NDArray[np.bool_]  # (n,) rows whose key is not among the targets
+    by: tuple[Cells, ...] = ()  # columns whose values cut the rows into slices
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,11 @@ from lossless.errors import EvaluationError
 
 from .errors import about
 from .readers import open_reader
-from .roles import Columns, Holds, Table, Targets, ValueColumn, indices, label_indices
+from .roles import Columns, Holds, Table, ValueColumn, WideColumn, label_indices, truth
 from .rows import Batch, Integers, RawBatch, Values
 from .text import shown
+
+NO_SCORES = WideColumn("", (), "", 0)
 
 
 def key_column(table: Table, name: str) -> ValueColumn:
@@ -33,7 +36,7 @@ def key_column(table: Table, name: str) -> ValueColumn:
 class Labels:
     """The labels of a file of targets, in memory: 8 bytes a row, and their keys."""
 
-    labels: Integers
+    labels: NDArray[Any]  # (n,) class indices, (n, C) marks or (n, k) quantities
     missing: NDArray[np.bool_]
     numbers: Integers  # keys in order, if they are numbers
     order: Integers  # and their rows
@@ -50,20 +53,29 @@ class Labels:
         return np.where((self.numbers[at] == keys) & ~undefined, self.order[at], -1)
 
 
+def load_labels(columns: Columns) -> Labels:
+    """The labels of the file of targets."""
+    wanted = replace(columns, scores=NO_SCORES, details=(), key=None, by=())  # what they depend on
+    if wanted.targets is not None:
+        wanted = replace(wanted, targets=replace(wanted.targets, starts=()))
+    return _load(wanted)
+
+
 @lru_cache(maxsize=2)
-def load_labels(targets: Targets, label: ValueColumn, class_names: tuple[str, ...] | None) -> Labels:
-    """The labels of a file of targets."""
+def _load(columns: Columns) -> Labels:
+    targets = columns.targets
+    assert targets is not None
     reader = open_reader(targets.path, 0)
     none = np.zeros(0, np.int64)
-    labels, missing = [none], [none.astype(bool)]
+    labels, missing = [], [none.astype(bool)]
     row = 0
     with about(targets.path):
-        for values, null in reader.values(label):
-            found, undefined = indices(values, label, row, class_names)
+        for values, null in reader.values(columns.label):
+            found, undefined = truth(values, columns, row)
             labels.append(found)
             missing.append(null | undefined)
             row += len(found)
-        whole = np.concatenate(labels), np.concatenate(missing)
+        whole = np.concatenate(labels or [none]), np.concatenate(missing)
         if targets.key is None:
             return Labels(*whole, none, none, None)
         if targets.key.text:
@@ -107,25 +119,24 @@ def _twice(name: str, key: object, first: int, second: int) -> EvaluationError:
 def labelled(batches: Iterable[RawBatch], columns: Columns) -> Iterator[Batch]:
     """Batches with the labels of their rows."""
     targets = columns.targets
-    if targets is None:
-        for batch in batches:
-            labels, undefined = indices(batch.values, columns.label, batch.first_row, columns.class_names)
-            yield Batch(batch.file, batch.first_row, batch.scores, labels, _any(batch.missing, undefined))
-        return
-    known = load_labels(targets, columns.label, columns.class_names)
+    known = None if targets is None else load_labels(columns)
     for batch in batches:
-        if columns.key is None:
-            rows = targets.starts[batch.file] + batch.first_row + np.arange(len(batch.scores))
+        scores, beside = batch.scores, batch.beside
+        missing, unmatched = scores.null, np.zeros(len(scores.null), bool)
+        if known is None or targets is None:
+            label, *by = beside
+            labels, undefined = truth(label.values, columns, batch.first_row)
+            missing = missing | label.null | undefined
         else:
-            rows = known.rows_of(batch.values, columns.key.name, batch.first_row)
-        unmatched = rows < 0
-        if batch.missing is not None:
-            unmatched &= ~batch.missing
-        missing = _any(batch.missing, known.missing[rows] & (rows >= 0) if len(known.missing) else unmatched)
-        labels = np.where(rows < 0, 0, known.labels[rows]) if len(known.labels) else np.zeros(len(rows), np.int64)
-        yield Batch(batch.file, batch.first_row, batch.scores, labels, missing, unmatched if unmatched.any() else None)
-
-
-def _any(missing: NDArray[np.bool_] | None, more: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    missing = more if missing is None else missing | more
-    return missing if missing.any() else None
+            if columns.key is None:
+                by = list(beside)
+                rows = targets.starts[batch.file] + batch.first_row + np.arange(len(missing))
+            else:
+                key, *by = beside
+                missing = missing | key.null
+                rows = known.rows_of(key.values, columns.key.name, batch.first_row)
+            unmatched = (rows < 0) & ~missing
+            labels = known.labels[rows] if len(known.labels) else np.zeros(len(rows), np.int64)
+            labels[rows < 0] = 0
+            missing = missing | (known.missing[rows] & (rows >= 0) if len(known.missing) else unmatched)
+        yield Batch(batch.file, batch.first_row, np.asarray(scores.values), labels, missing, unmatched, tuple(by))

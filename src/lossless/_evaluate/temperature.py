@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .accumulators import Calibration
-from .hashing import mixed
 from .intervals import UNDEFINED, Interval, Z
 from .ranking import Floats
-from .rows import ScoredRows, cache_rows
+from .rows import cache_rows
+from .sample import RowSample
+from .sums import SignedSum
 
 SAMPLE_SCORES = 1 << 19  # 2 MB of float32: 5,242 rows of 100 classes
-_FILE_SHIFT = np.uint64(40)  # row numbers stay below 2^40
 _LEAST, _GREATEST = 2.0**-20, 2.0**40  # inverse temperatures that are searched, for logits of a range from 1 to 2
 
 
@@ -24,12 +24,12 @@ _LEAST, _GREATEST = 2.0**-20, 2.0**40  # inverse temperatures that are searched,
 class BestTemperature:
     """The T > 0 for which softmax(logits / T) has the least mean nll, and what it would gain, on `rows` rows.
 
-    `temperature` is 0 where the mean falls as long as T does (every largest score is the label's), inf where it falls
+    `value` is 0 where the mean falls as long as T does (every largest score is the label's), inf where it falls
     as long as T grows (the scores tell nothing or the opposite), nan where T changes nothing. Rows whose loss is
     infinite at every T are left out of the fit and of its figures.
     """
 
-    temperature: float
+    value: float
     interval: Interval
     rows: int
     nll: float
@@ -38,54 +38,18 @@ class BestTemperature:
     calibration_error_before: float
 
 
-class RowSample:
-    """The rows whose hash of (file, row) is least, as many as hold `scores` scores: the same sample in any order."""
-
-    _FIELDS = ("hash", "logits", "label", "right")
+class TemperatureFit(RowSample):
+    """A sample of the rows that holds as many as `scores` scores."""
 
     def __init__(self, classes: int, scores: int = SAMPLE_SCORES) -> None:
-        self.size = max(scores // classes, 1)
-        self._parts: list[dict[str, NDArray[Any]]] = []
-        self._rows = 0
-        self._bound = np.uint64(2**64 - 1)  # no row of a larger hash is wanted
-
-    def update(self, rows: ScoredRows) -> None:
-        hashes = mixed((np.uint64(rows.file) << _FILE_SHIFT) | rows.row.astype(np.uint64))
-        wanted = np.flatnonzero(hashes <= self._bound)
-        if len(wanted):
-            chosen = {"logits": rows.logits, "label": rows.label, "right": rows.right}
-            self._add({"hash": hashes[wanted], **{name: values[wanted] for name, values in chosen.items()}})
-
-    def merge(self, other: RowSample) -> None:
-        for part in other._parts:
-            self._add(part)
-
-    def _add(self, part: dict[str, NDArray[Any]]) -> None:
-        self._parts.append(part)
-        self._rows += len(part["hash"])
-        if self._rows >= self.size + self.size // 2:
-            self._settle()
-
-    def _settle(self) -> None:
-        if not self._parts:
-            return
-        every = {name: np.concatenate([part[name] for part in self._parts]) for name in self._FIELDS}
-        order = np.argsort(every["hash"])[: self.size]
-        self._parts = [{name: values[order] for name, values in every.items()}]
-        self._rows = len(order)
-        if self._rows == self.size:
-            self._bound = self._parts[0]["hash"][-1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._settle()
-        return vars(self)
+        super().__init__(max(scores // classes, 1), ("logits", "label", "right"))
 
     def result(self) -> BestTemperature:
-        self._settle()
-        if not self._parts:
+        """The best temperature of the sample."""
+        rows = self.rows()
+        if not rows:
             return best_temperature(np.zeros((0, 1)), np.zeros(0, np.int64), np.zeros(0, bool))
-        part = self._parts[0]
-        return best_temperature(part["logits"], part["label"], part["right"])
+        return best_temperature(rows["logits"], rows["label"], rows["right"])
 
 
 def best_temperature(logits: NDArray[Any], label: NDArray[np.int64], right: NDArray[np.bool_]) -> BestTemperature:
@@ -99,7 +63,7 @@ def best_temperature(logits: NDArray[Any], label: NDArray[np.int64], right: NDAr
     nll, calibration_error = curve.figures(curve.unit if math.isnan(beta) else beta)
     nll_before, calibration_error_before = curve.figures(curve.unit)
     return BestTemperature(
-        temperature=math.inf if beta == 0.0 else curve.unit / beta,
+        value=math.inf if beta == 0.0 else curve.unit / beta,
         interval=curve.interval(beta),
         rows=len(curve.label),
         nll=nll,
@@ -155,7 +119,7 @@ class _Curve:
     def _slopes(self, beta: float) -> tuple[float, float]:
         """The first two derivatives of the mean nll."""
         first, second = self.row_slopes(beta)
-        return float(np.mean(first)), float(np.mean(second))
+        return _mean(first), _mean(second)
 
     def row_slopes(self, beta: float) -> tuple[Floats, Floats]:
         """The first two derivatives of every row's nll."""
@@ -188,11 +152,18 @@ class _Curve:
         lost = 0.0 if self.all_right else beta * self.label  # not inf * 0
         calibration = Calibration()
         calibration.add(1.0 / total, self.right)
-        return float(np.mean(np.log(total) - lost)), calibration.result().error
+        return _mean(np.log(total) - lost), calibration.result().error
 
     def _blocks(self) -> list[slice]:
         step = cache_rows(self.below.shape[1])
         return [slice(i, i + step) for i in range(0, len(self.label), step)]
+
+
+def _mean(values: Floats) -> float:
+    """The exact mean, rounded once: rows in another order give the same figures."""
+    total = SignedSum()
+    total.add(values)
+    return float(total.exactly() / len(values))
 
 
 def _total(below: Floats, beta: float) -> Floats:

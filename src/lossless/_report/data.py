@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lossless import __version__
+from lossless._diagnose.finding import Finding, Findings
 from lossless._evaluate import Evaluation
 from lossless._evaluate.accumulators import BINS_PER_DECADE, CalibrationBin, HistogramBin
 from lossless._evaluate.intervals import Interval
+from lossless._evaluate.text import enumerated
 
 CLASSES_IN_ORDER = 20  # a table of more classes starts with the worst
 CLASS_ROWS = 500  # classes listed on the page; all of them are in the JSON output
@@ -90,6 +92,7 @@ class Page:
 
     title: str
     subtitle: str
+    findings: tuple[Finding, ...]  # gravest first
     notes: tuple[str, ...]
     figures: tuple[Figure, ...]
     panels: tuple[Panel, ...]
@@ -136,12 +139,13 @@ def build_page(
     e, source = evaluation, evaluation.source
     rows = f"{count(e.rows)} rows" if e.rows == source.rows else f"{count(e.rows)} of {count(source.rows)} rows"
     return Page(
-        title=title or ", ".join(source.files),
+        title=title or enumerated(source.files),
         subtitle=(
             f"{rows}, {count(source.classes)} classes. Column “{source.scores}” read as {source.kind} "
             f"({source.kind_reason}), labels from “{source.label}”."
         ),
-        notes=(*e.notes, *(finding.sentence() for finding in e.findings)),
+        findings=tuple(Findings(e.findings, "")),
+        notes=e.notes,
         figures=_headline(e),
         panels=(*panels, _confidence(e)),
         reliability=e.reliability,
@@ -196,15 +200,15 @@ def _confidence(e: Evaluation) -> Panel:
         figures=(
             Figure(
                 "AUROC",
-                share(e.auroc),
-                f"a right prediction is surer than a wrong one; 95 % interval {interval_text(e.intervals['auroc'])}",
+                share(e.confidence_auroc),
+                f"a right prediction is surer than a wrong one; 95 % interval {interval_text(e.intervals['confidence_auroc'])}",
             ),
             Figure("AURC", share(e.aurc), "error rate of the surest rows, mean over their share"),
             Figure("Adaptive calibration error", share(e.adaptive_calibration_error), "bins of equally many rows"),
             Figure("Largest gap", share(e.max_calibration_error), "|accuracy − confidence| of a bin of the diagram"),
             Figure(
                 "Best temperature",
-                number(best.temperature),
+                number(best.value),
                 f"95 % interval {interval_text(best.interval)}; NLL {number(best.nll_before)} → {number(best.nll)}, "
                 f"calibration error {share(best.calibration_error_before)} → {share(best.calibration_error)} on "
                 f"{count(best.rows)} rows",
@@ -243,7 +247,9 @@ def _loss_bin(low: float, high: float, rows: int, width: int) -> LossBin:
 def _losses_caption(e: Evaluation) -> str:
     lost = [b for b in e.loss_histogram if b.high <= FLOAT32_LIMIT]
     below = sum(b.count for b in lost)
-    text = "How many rows have which loss."
+    text = (
+        "How many rows have which loss. The height of a bar is the square root of its rows, so that few are seen too."
+    )
     if below:
         text += (
             f" {count(below)} rows ({below / e.rows:.1%}) lie below {lost[-1].high:.2g}, where −log(softmax(x)) in "

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from lossless._evaluate import Evaluation
     from lossless._evaluate.intervals import Interval
 
@@ -46,7 +49,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="PAGE", help="write a self-contained HTML page")
     parser.add_argument("--json", metavar="FILE", help="write all figures, unrounded, as JSON; - is stdout")
     parser.add_argument(
-        "--workers", metavar="N", type=_positive, help="threads (default: one per processor, at most 8)"
+        "--fail-on",
+        metavar="NAME",
+        type=_findings,
+        action="extend",
+        default=[],
+        help="exit with 2 if this is found: names of findings (docs/troubleshooting.md), or error, warning, hint or "
+        "any for those of a severity and graver ones; with commas between several",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("threads", "dask"),
+        default="threads",
+        help="what runs the parts of the files: threads (default), or the worker processes of Dask; same figures",
+    )
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="with dask, a scheduler that runs (default: workers are started here)"
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=_positive,
+        help="threads, or processes that are started (default: one per processor, at most 8); with --address, how many "
+        "parts its workers run at once (default: 32)",
     )
 
 
@@ -64,8 +89,20 @@ def _positive(text: str) -> int:
     return number
 
 
-def run(args: argparse.Namespace) -> None:
-    """Evaluate the files and show, write or print the figures."""
+def _findings(text: str) -> list[str]:
+    from lossless._evaluate.findings import check_names
+    from lossless.errors import ParameterError
+
+    names = [name.strip() for name in text.split(",")]
+    try:
+        check_names(names)
+    except ParameterError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return names
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate the files and show, write or print the figures; 2 if there is what should not be found."""
     from lossless._evaluate import evaluate
     from lossless._evaluate.inputs import find_files
 
@@ -78,9 +115,11 @@ def run(args: argparse.Namespace) -> None:
         from lossless._report import build_page
         from lossless._report.page import render
     to_stdout = args.json == "-"
+    if args.address is not None and args.engine != "dask":
+        raise UsageError(f"--address names a Dask scheduler, and --engine is {args.engine}: add --engine dask")
     inputs = find_files(args.files)[0] + ([] if args.targets is None else [args.targets])
     check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, inputs)
-    with progress("rows") as bar:
+    with _engine(args) as executor, progress("rows") as bar:
         evaluation = evaluate(
             args.files,
             logits=args.logits,
@@ -92,6 +131,7 @@ def run(args: argparse.Namespace) -> None:
             ignore_index=args.ignore_index,
             surprising=args.surprising,
             workers=args.workers,
+            executor=executor,
             progress=bar,
         )
     # Files first: whoever reads stdout may leave at any line.
@@ -105,6 +145,20 @@ def run(args: argparse.Namespace) -> None:
         print(evaluation.to_json(), end="")
     else:
         show(evaluation, Output())
+    failed = evaluation.failed(args.fail_on)
+    if failed:
+        sys.stdout.flush()
+        print(f"lossless evaluate: found {', '.join(finding.name for finding in failed)}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _engine(args: argparse.Namespace) -> AbstractContextManager[Executor | None]:
+    """What runs the parts; None for threads."""
+    if args.engine == "threads":
+        return nullcontext()
+    from lossless._evaluate.cluster import DaskExecutor
+
+    return DaskExecutor(args.address, args.workers)
 
 
 def show(evaluation: Evaluation, output: Output) -> None:

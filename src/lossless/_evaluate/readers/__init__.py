@@ -15,14 +15,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lossless.errors import EvaluationError, MissingExtraError
 
 from ..errors import about
-from ..roles import Columns, ScoreColumn, Table, ValueColumn
-from ..rows import RawBatch, Values
+from ..roles import Column, Columns, Table, WideColumn
+from ..rows import Cells, RawBatch
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,8 @@ class Reader(Protocol):
     file: int  # number of the file in the input
     table: Table
 
-    def classes(self, scores: ScoreColumn) -> int:
-        """Number of scores per row."""
+    def width(self, column: WideColumn) -> int:
+        """How many numbers a row has."""
 
     def parts(self, columns: Columns, classes: int) -> Sequence[Part]:
         """The rows of these columns cut into parts, the same whoever asks."""
@@ -54,8 +51,8 @@ class Reader(Protocol):
     def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
         """The rows of a part, in order, a few megabytes at a time."""
 
-    def values(self, column: ValueColumn) -> Iterator[tuple[Values, NDArray[np.bool_]]]:
-        """One column of the whole file in blocks, and which of its values are null."""
+    def values(self, column: Column) -> Iterator[Cells]:
+        """One column of the whole file in blocks."""
 
     def details(self, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
         """Values of further columns for a few rows: {row: {column: value}}."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import tokenize
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 
 from lossless.errors import EvaluationError
 
-from ..roles import Holds, ScoreColumn, ValueColumn
-from ..rows import Values
+from ..roles import Column, Holds, ValueColumn, WideColumn
+from ..rows import Cells, Values
 from ..text import safe, shown
 
 # NumPy parses the header as Python, and lets through what the parser raises
@@ -37,6 +38,11 @@ class Member:
     @property
     def row_shape(self) -> tuple[int, ...]:
         return self.shape[1:]
+
+    @property
+    def width(self) -> int:
+        """How many numbers a row has."""
+        return math.prod(self.row_shape)
 
     @property
     def row_bytes(self) -> int:
@@ -61,9 +67,9 @@ class Member:
         return kinds.get(self.dtype.kind, Holds.OTHER)
 
     @property
-    def as_scores(self) -> ScoreColumn:
+    def as_scores(self) -> WideColumn:
         """As a candidate for the scores."""
-        return ScoreColumn(self.name, (self.name,), str(self), self.rows)
+        return WideColumn(self.name, (self.name,), str(self), self.rows)
 
     @property
     def as_values(self) -> ValueColumn:
@@ -95,23 +101,25 @@ def read_header(stream: IO[bytes], name: str, size: int) -> Member:
     return member
 
 
-def check_labels(member: Member) -> None:
-    """Raise if the array has no one value a row."""
-    if member.row_shape not in ((), (1,)):
+def check_labels(member: Member, column: Column) -> None:
+    """Raise if the array of a column of one value a row has more."""
+    if isinstance(column, ValueColumn) and member.row_shape not in ((), (1,)):
         raise EvaluationError(
             f"label array '{shown(member.name)}' is {member}, expected one label per row; "
             "a one-hot or soft target is not a label, save its argmax"
         )
 
 
-def check_lengths(scores: Member, labels: Member) -> None:
-    """Raise if there is no one label for each row of scores."""
-    check_labels(labels)
-    if labels.rows != scores.rows:
-        raise EvaluationError(
-            f"'{shown(scores.name)}' is {scores} and '{shown(labels.name)}' is {labels}: {scores.rows} rows of scores "
-            f"but {labels.rows} labels"
-        )
+def check_lengths(members: Sequence[Member], columns: Sequence[Column]) -> None:
+    """Raise if the arrays behind the first, those of the columns, have no value for each row of scores."""
+    scores = members[0]
+    for member, column in zip(members[1:], columns, strict=True):
+        check_labels(member, column)
+        if member.rows != scores.rows:
+            raise EvaluationError(
+                f"'{shown(scores.name)}' is {scores} and '{shown(member.name)}' is {member}: {scores.rows} rows of "
+                f"scores but {member.rows} labels"
+            )
 
 
 def squeezed(member: Member) -> list[str]:
@@ -119,6 +127,12 @@ def squeezed(member: Member) -> list[str]:
     if member.row_shape != (1,):
         return []
     return [f"label array '{shown(member.name)}' has shape {member.shape}; it was squeezed to ({member.shape[0]},)"]
+
+
+def cells_of(block: NDArray[Any], column: Column) -> Cells:
+    """Rows of an array, none of which is null; a wide column has rows of numbers also where they are one number."""
+    wide = isinstance(column, WideColumn)
+    return Cells(block.reshape(len(block), -1) if wide else values_of(block), np.zeros(len(block), bool))
 
 
 def values_of(block: NDArray[Any]) -> Values:

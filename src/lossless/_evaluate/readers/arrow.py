@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 from lossless.errors import EvaluationError
 
 from ..roles import (
+    Column,
     Columns,
     Holds,
-    ScoreColumn,
     Table,
     ValueColumn,
+    WideColumn,
     class_prefix,
     promises_scores,
     promises_truth,
+    truth_prefix,
 )
-from ..rows import RawBatch, Values
+from ..rows import Cells, RawBatch
 from ..text import quoted, safe, shown
 from . import Part, batch_rows
 
@@ -91,31 +93,31 @@ class ArrowReader:
                 first += batch.num_rows
         return found
 
-    def classes(self, scores: ScoreColumn) -> int:
-        """Number of scores per row: of the type, the columns, or else of the first row that has scores."""
-        if len(scores.members) > 1:
-            return len(scores.members)
-        storage = _storage_type(self._schema.field(scores.name).type)
+    def width(self, column: WideColumn) -> int:
+        """How many numbers a row has: by the type, the columns, or else the first row that has any."""
+        storage = _storage_type(self._schema.field(column.members[0]).type)
+        if len(column.members) > 1 or not is_list(storage):
+            return len(column.members)
         if pa.types.is_fixed_size_list(storage):
             return int(storage.list_size)
-        for batch in self._read(range(len(self._sizes())), scores.members, 8):
+        for batch in self._read(range(len(self._sizes())), column.members, 8):
             lengths = pc.list_value_length(_storage(batch.column(0))).drop_null()
             if len(lengths):
                 return int(lengths[0].as_py())
-        raise EvaluationError(f"column '{shown(scores.name)}' holds no scores")
+        raise EvaluationError(f"column '{shown(column.name)}' holds no scores")
 
     def notes(self, columns: Columns) -> list[str]:
         """Labels in lists of one are squeezed; classes are taken from the names of columns."""
-        value, notes = columns.beside, []
-        if value is not None and is_list(self._schema.field(value.name).type):
-            notes.append(
-                f"label column '{shown(value.name)}' holds lists of one value (shape (N, 1)); they were squeezed"
-            )
+        notes = [
+            f"label column '{shown(value.name)}' holds lists of one value (shape (N, 1)); they were squeezed"
+            for value in columns.beside
+            if isinstance(value, ValueColumn) and is_list(self._schema.field(value.name).type)
+        ]
         if columns.scores.class_names is not None and len(columns.scores.members) > 1:
             notes.append(self._classes_note(columns.scores))
         return notes
 
-    def _classes_note(self, scores: ScoreColumn) -> str:
+    def _classes_note(self, scores: WideColumn) -> str:
         """Which classes the names of the columns gave, and which columns of the same prefix are no class."""
         classes = scores.class_names or ()
         others = [] if scores.unnamed else [n for n in self._schema.names if class_prefix(n) == scores.name]
@@ -125,63 +127,66 @@ class ArrowReader:
         return f"{len(classes)} classes are taken from the names of the columns: {quoted(classes)}{left}"
 
     def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
-        """Scores and labels (or keys) of the units of a part."""
-        row, beside = part.first_row, columns.beside
-        names = [*columns.scores.members, *([] if beside is None else [beside.name])]
+        """Scores and what is read beside them in the units of a part."""
+        row = part.first_row
+        asked: tuple[Column, ...] = (columns.scores, *columns.beside)
+        names = list(dict.fromkeys(name for column in asked for name in column.members))
         for batch in self._read(part.selection, names, batch_rows(classes)):
-            by_name = {name: batch.column(batch.schema.get_field_index(name)) for name in names}
-            scores, missing = self._scores([by_name[m] for m in columns.scores.members], columns, classes, row)
-            values: Values = []
-            if beside is not None:
-                values, nulls = _plain(by_name[beside.name], beside, row)
-                missing = missing | nulls
-            yield RawBatch(self.file, row, scores, values, missing if missing.any() else None)
-            row += batch.num_rows
-
-    def values(self, column: ValueColumn) -> Iterator[tuple[Values, NDArray[np.bool_]]]:
-        """One column of the whole file, and which of its values are null."""
-        row = 0
-        for batch in self._read(range(len(self._sizes())), [column.name], batch_rows(1)):
-            yield _plain(batch.column(0), column, row)
-            row += batch.num_rows
-
-    def _scores(
-        self, members: Sequence[pa.Array], columns: Columns, classes: int, row: int
-    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """(n, C) scores, and which rows have none; a null inside a row is NaN."""
-        if len(members) > 1:
-            return np.stack([_floats(m) for m in members], axis=1), np.zeros(len(members[0]), bool)
-        array = _storage(members[0])
-        missing = _nulls(array)
-        lengths = pc.list_value_length(array).fill_null(classes).to_numpy(zero_copy_only=False)
-        if (lengths != classes).any():
-            i = int(np.flatnonzero(lengths != classes)[0])
-            raise EvaluationError(
-                f"column '{shown(columns.scores.name)}' has {lengths[i]} scores at row {row + i}, "
-                f"expected {classes} in every row"
+            arrays = {name: batch.column(batch.schema.get_field_index(name)) for name in names}
+            scores, *beside = (
+                _cells([arrays[name] for name in column.members], column, classes, row) for column in asked
             )
-        present = _floats(array.flatten()).reshape(-1, classes)
-        if not missing.any():
-            return present, missing
-        scores = np.zeros((len(array), classes), present.dtype)
-        scores[~missing] = present
-        return scores, missing
+            yield RawBatch(self.file, row, scores, tuple(beside))
+            row += batch.num_rows
+
+    def values(self, column: Column) -> Iterator[Cells]:
+        """One column of the whole file."""
+        row, width = 0, self.width(column) if isinstance(column, WideColumn) else 1
+        for batch in self._read(range(len(self._sizes())), column.members, batch_rows(width)):
+            yield _cells([batch.column(batch.schema.get_field_index(n)) for n in column.members], column, width, row)
+            row += batch.num_rows
 
 
-def _plain(array: pa.Array, column: ValueColumn, row: int) -> tuple[Values, NDArray[np.bool_]]:
-    """(n,) values, numbers in an array and texts in a list, and which are null."""
+def _cells(members: Sequence[pa.Array], column: Column, width: int, row: int) -> Cells:
+    if isinstance(column, WideColumn):
+        return _wide(members, column.name, width, row)
+    return _plain(members[0], column, row)
+
+
+def _wide(members: Sequence[pa.Array], name: str, width: int, row: int) -> Cells:
+    """(n, width) numbers; a null inside a row is NaN."""
+    if not is_list(_storage(members[0]).type):
+        return Cells(np.stack([_floats(m) for m in members], axis=1), np.zeros(len(members[0]), bool))
+    array = _storage(members[0])
+    null = _nulls(array)
+    lengths = pc.list_value_length(array).fill_null(width).to_numpy(zero_copy_only=False)
+    if (lengths != width).any():
+        i = int(np.flatnonzero(lengths != width)[0])
+        raise EvaluationError(
+            f"column '{shown(name)}' has {lengths[i]} scores at row {row + i}, expected {width} in every row"
+        )
+    present = _floats(array.flatten()).reshape(-1, width)
+    if not null.any():
+        return Cells(present, null)
+    numbers = np.zeros((len(array), width), present.dtype)
+    numbers[~null] = present
+    return Cells(numbers, null)
+
+
+def _plain(array: pa.Array, column: ValueColumn, row: int) -> Cells:
+    """(n,) values, numbers in an array and texts in a list."""
     if is_list(array.type):
         array = _squeeze(array, column.name, row)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()  # a null may be among its values: nulls are counted after this
-    missing = _nulls(array)
+    null = _nulls(array)
     if column.text:
-        return values_of(array), missing
+        return Cells(values_of(array), null)
     if pa.types.is_boolean(array.type):
         array = array.cast(pa.int8())
     if array.null_count:
         array = array.fill_null(0)
-    return array.to_numpy(zero_copy_only=False), missing
+    return Cells(array.to_numpy(zero_copy_only=False), null)
 
 
 @contextmanager
@@ -255,7 +260,7 @@ def _squeeze(array: pa.Array, column: str, row: int) -> pa.Array:
 
 def describe(schema: pa.Schema, rows: int) -> Table:
     """What a schema says about scores, labels and classes."""
-    scores: list[ScoreColumn] = []
+    scores: list[WideColumn] = []
     values: list[ValueColumn] = []
     floats: list[str] = []
     groups: dict[str, list[tuple[int, str]]] = defaultdict(list)
@@ -266,7 +271,7 @@ def describe(schema: pa.Schema, rows: int) -> Table:
         tensor = isinstance(field.type, pa.FixedShapeTensorType)  # of rank 1 it is a list, else no column of ours
         flat = not tensor or len(field.type.shape) == 1
         if is_list(storage) and pa.types.is_floating(storage.value_type) and flat and not single:
-            scores.append(ScoreColumn(field.name, (field.name,), str(field.type), rows))
+            scores.append(WideColumn(field.name, (field.name,), str(field.type), rows))
             continue
         value = storage.value_type if is_list(storage) or pa.types.is_dictionary(storage) else storage
         values.append(
@@ -292,7 +297,7 @@ def describe(schema: pa.Schema, rows: int) -> Table:
         if len(columns) > 1 and numbers == list(range(len(columns))):
             type = f"{len(members)} columns of {schema.field(members[0]).type}"
             name = prefix or f"{members[0]}..{members[-1]}"
-            scores.append(ScoreColumn(name, members, type, rows, unnamed=not prefix))
+            scores.append(WideColumn(name, members, type, rows, unnamed=not prefix))
             members_of_any.update(members)
             numbered_names.update(members)
         elif len(columns) > 1 and numbers == list(range(1, len(columns) + 1)):
@@ -301,10 +306,28 @@ def describe(schema: pa.Schema, rows: int) -> Table:
     values = [value for value in values if value.name not in members_of_any]
     floats = [name for name in floats if name not in numbered_names]
     scores += _named_by_class(schema, floats, rows, {column.name for column in scores})
-    return Table(tuple(scores), tuple(values), _class_names(schema), numbered_from_one=tuple(from_one))
+    marks = tuple(_marks(values, rows))
+    return Table(tuple(scores), tuple(values), marks, _class_names(schema), numbered_from_one=tuple(from_one))
 
 
-def _named_by_class(schema: pa.Schema, floats: Sequence[str], rows: int, taken: set[str]) -> Iterator[ScoreColumn]:
+def _marks(values: Sequence[ValueColumn], rows: int) -> Iterator[WideColumn]:
+    """One column of truth per class: label_0, label_1, ..., or label_cat, label_dog, ..."""
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for column in values:
+        prefix = truth_prefix(column.name)
+        if prefix is not None and column.holds in (Holds.INTEGERS, Holds.BOOLEANS, Holds.FLOATS) and not column.listed:
+            groups[prefix][column.name[len(prefix) + 1 :]] = column.name
+    for prefix, members in groups.items():
+        if len(members) > 1:
+            names = tuple(members)
+            if all(name.isdecimal() for name in names):
+                names = tuple(sorted(names, key=int))
+            counted = names == tuple(str(i) for i in range(len(names)))
+            columns = tuple(members[name] for name in names)
+            yield WideColumn(prefix, columns, f"{len(names)} columns", rows, class_names=None if counted else names)
+
+
+def _named_by_class(schema: pa.Schema, floats: Sequence[str], rows: int, taken: set[str]) -> Iterator[WideColumn]:
     """Columns of floats with a class name each: prob_cat, prob_dog, ..., or cat, dog, ... if nothing else is there."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in floats:
@@ -316,11 +339,11 @@ def _named_by_class(schema: pa.Schema, floats: Sequence[str], rows: int, taken: 
         if len(members) > 1 and prefix not in taken:
             taken.add(prefix)
             classes = tuple(name[len(prefix) + 1 :] for name in members)
-            yield ScoreColumn(prefix, tuple(members), f"{len(members)} columns", rows, class_names=classes)
+            yield WideColumn(prefix, tuple(members), f"{len(members)} columns", rows, class_names=classes)
     alone = [name for name in alone if not promises_truth(name)]
     if len(alone) > 1 and not taken:
         type, name = f"{len(alone)} columns of {schema.field(alone[0]).type}", f"{alone[0]}..{alone[-1]}"
-        yield ScoreColumn(name, tuple(alone), type, rows, unnamed=True, class_names=tuple(alone))
+        yield WideColumn(name, tuple(alone), type, rows, unnamed=True, class_names=tuple(alone))
 
 
 def whole_as_floats(schema: pa.Schema) -> pa.Schema:

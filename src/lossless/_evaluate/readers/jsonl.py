@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from lossless.errors import EvaluationError
 
-from ..roles import Columns, ScoreColumn, Table, promises_scores
+from ..roles import Columns, Table, WideColumn, promises_scores
+from ..rows import RawBatch
 from ..text import safe, shown
-from . import stamp
+from . import Part, stamp
 from .arrow import ArrowReader, describe, faults, whole_as_floats
 
 _LONGEST = 1 << 26  # bytes of a line
@@ -37,6 +38,7 @@ class JsonLinesReader(ArrowReader):
 
     def __init__(self, path: str, file: int) -> None:
         self.path, self.file = path, file
+        self._label: str | None = None
         columns: dict[str, list[Any]] = {}
         for _, row in islice(_rows(path, _FIRST_BYTES), _FIRST):
             for name, value in row.items():
@@ -59,11 +61,16 @@ class JsonLinesReader(ArrowReader):
         with faults(self.format):
             return describe(self._schema, sum(self._sizes()))
 
-    def classes(self, scores: ScoreColumn) -> int:
-        """Number of scores per row; where it differs by row, as in lm-eval's choices, the most."""
-        if scores.name == _CHOICES and self._has_choices:
+    def width(self, column: WideColumn) -> int:
+        """How many numbers a row has; where it differs by row, as in lm-eval's choices, the most."""
+        if column.name == _CHOICES and self._has_choices:
             return self._choices()[1]
-        return super().classes(scores)
+        return super().width(column)
+
+    def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
+        """Scores and what is read beside them; a label that is none of its row's own choices is an error."""
+        self._label = None if columns.targets is not None else columns.label.name
+        return super().batches(part, columns, classes)
 
     def notes(self, columns: Columns) -> list[str]:
         """Choices that a row lacks."""
@@ -99,7 +106,8 @@ class JsonLinesReader(ArrowReader):
                 values = [row[i] for _, row in block]
                 if most is not None and name != _CHOICES and pa.types.is_integer(type):
                     values = _numbers(values)
-                    _check_choices(values, [row[columns.index(_CHOICES)] for _, row in block], name, block[0][0])
+                    if name == self._label:
+                        _check_choices(values, [row[columns.index(_CHOICES)] for _, row in block], name, block[0][0])
                 elif name == _CHOICES and most is not None:
                     values = [_padded(value, most, number) for value, (number, _) in zip(values, block, strict=True)]
                 arrays.append(_array(values, type, name, block[0][0]))

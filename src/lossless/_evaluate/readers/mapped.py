@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from lossless.errors import EvaluationError
 
-from ..roles import Columns, ScoreColumn, Table, ValueColumn
-from ..rows import RawBatch, Values
+from ..roles import Column, Columns, Table, WideColumn
+from ..rows import Cells, RawBatch
 from ..text import safe, shown
 from . import Part, batch_rows
-from .arrays import Member, check_labels, check_lengths, native, read_header, squeezed, values_of
+from .arrays import Member, cells_of, check_labels, check_lengths, native, read_header, squeezed, values_of
 
 _PART_SCORES = 1 << 22  # scores that are read by one task
 _MAX_HEADER = 1 << 24  # bytes of the table of contents of safetensors
@@ -60,9 +60,9 @@ class MappedReader:
     def _contents(self, path: Path) -> list[Member]:
         raise NotImplementedError
 
-    def classes(self, scores: ScoreColumn) -> int:
-        """Number of scores per row."""
-        return self._members[scores.name].shape[1]
+    def width(self, column: WideColumn) -> int:
+        """How many numbers a row has."""
+        return self._members[column.name].width
 
     def parts(self, columns: Columns, classes: int) -> Sequence[Part]:
         """Ranges of rows."""
@@ -71,27 +71,27 @@ class MappedReader:
 
     def notes(self, columns: Columns) -> list[str]:
         """(N, 1) labels are squeezed."""
-        return [] if columns.beside is None else squeezed(self._members[columns.beside.name])
+        return [note for column in columns.beside for note in squeezed(self._members[column.name])]
 
     def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
         """Slices of the arrays."""
-        scores = self._members[columns.scores.name]
-        beside = None if columns.beside is None else self._members[columns.beside.name]
-        if beside is not None:
-            check_lengths(scores, beside)
+        asked: tuple[Column, ...] = (columns.scores, *columns.beside)
+        members = [self._members[column.name] for column in asked]
+        check_lengths(members, columns.beside)
         for first in range(part.first_row, part.first_row + part.rows, batch_rows(classes)):
             end = min(first + batch_rows(classes), part.first_row + part.rows)
-            values: Values = [] if beside is None else values_of(self._slice(beside, first, end))
-            yield RawBatch(self.file, first, self._slice(scores, first, end), values)
+            blocks = (self._slice(member, first, end) for member in members)
+            cells = [cells_of(block, column) for block, column in zip(blocks, asked, strict=True)]
+            yield RawBatch(self.file, first, cells[0], tuple(cells[1:]))
 
-    def values(self, column: ValueColumn) -> Iterator[tuple[Values, NDArray[np.bool_]]]:
+    def values(self, column: Column) -> Iterator[Cells]:
         """One array."""
         member = self._members[column.name]
-        check_labels(member)
+        check_labels(member, column)
         step = batch_rows(1, member.row_bytes)
         for first in range(0, member.rows, step):
             end = min(first + step, member.rows)
-            yield values_of(self._slice(member, first, end)), np.zeros(end - first, bool)
+            yield cells_of(self._slice(member, first, end), column)
 
     def details(self, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
         """Single rows of the arrays."""

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from lossless.errors import EvaluationError
 
-from ..roles import Columns, ScoreColumn, Table, ValueColumn, label_indices
-from ..rows import RawBatch, Values
+from ..roles import Column, Columns, Table, WideColumn, label_indices
+from ..rows import Cells, RawBatch
 from ..text import shown
 from . import Part, batch_rows
-from .arrays import Member, check_labels, check_lengths, native, read_header, squeezed, texts_of, values_of
+from .arrays import Member, cells_of, check_labels, check_lengths, native, read_header, squeezed, texts_of
 
 _NAMES = ("class_names", "classes")
 # RuntimeError: encrypted; NotImplementedError: an unknown compression; UnicodeDecodeError: names that are no text
@@ -47,9 +47,9 @@ class NpzReader:
             class_values=class_values,
         )
 
-    def classes(self, scores: ScoreColumn) -> int:
-        """Number of scores per row."""
-        return self._members[scores.name].shape[1]
+    def width(self, column: WideColumn) -> int:
+        """How many numbers a row has."""
+        return self._members[column.name].width
 
     def parts(self, columns: Columns, classes: int) -> Sequence[Part]:
         """The whole file."""
@@ -58,32 +58,28 @@ class NpzReader:
 
     def notes(self, columns: Columns) -> list[str]:
         """(N, 1) labels are squeezed."""
-        return [] if columns.beside is None else squeezed(self._members[columns.beside.name])
+        return [note for column in columns.beside for note in squeezed(self._members[column.name])]
 
     def batches(self, part: Part, columns: Columns, classes: int) -> Iterator[RawBatch]:
-        """Scores and labels (or keys) in step."""
-        scores = self._members[columns.scores.name]
-        label = None if columns.beside is None else self._members[columns.beside.name]
-        rows = batch_rows(classes, 0 if label is None else label.row_bytes)
+        """Scores and what is read beside them, in step."""
+        asked: tuple[Column, ...] = (columns.scores, *columns.beside)
+        members = [self._members[column.name] for column in asked]
+        check_lengths(members, columns.beside)
+        rows = batch_rows(classes, sum(member.row_bytes for member in members[1:]))
+        row = part.first_row
         with self._archive() as archive:
-            if label is None:
-                streams: Iterator[tuple[NDArray[Any], Values]] = ((x, []) for x in _stream(archive, scores, rows))
-            else:
-                check_lengths(scores, label)
-                values = map(values_of, _stream(archive, label, rows))
-                streams = zip(_stream(archive, scores, rows), values, strict=True)
-            row = part.first_row
-            for x, y in streams:
-                yield RawBatch(self.file, row, x, y)
-                row += len(x)
+            for blocks in zip(*(_stream(archive, member, rows) for member in members), strict=True):
+                cells = [cells_of(block, column) for block, column in zip(blocks, asked, strict=True)]
+                yield RawBatch(self.file, row, cells[0], tuple(cells[1:]))
+                row += len(blocks[0])
 
-    def values(self, column: ValueColumn) -> Iterator[tuple[Values, NDArray[np.bool_]]]:
+    def values(self, column: Column) -> Iterator[Cells]:
         """One array."""
         member = self._members[column.name]
-        check_labels(member)
+        check_labels(member, column)
         with self._archive() as archive:
             for block in _stream(archive, member, batch_rows(1, member.row_bytes)):
-                yield values_of(block), np.zeros(len(block), bool)
+                yield cells_of(block, column)
 
     def details(self, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
         """Stream the arrays again and pick the rows."""

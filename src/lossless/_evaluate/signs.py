@@ -1,0 +1,219 @@
+"""Signs of trouble that only all rows together show: mergeable counts, which `findings` reads.
+
+Most rows of a sound file are passed over by numbers that were computed already (the confidence, the entropy, the
+largest score), so these cost next to nothing beside the scoring.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossless._diagnose.rules import looks_normalised
+
+from .accumulators import Count, Factories
+from .hashing import mixed
+from .rows import Floats, Integers, ScoredRows
+from .sums import ExactSum
+
+REPEATS_SIZE = 1024  # distinct rows that are kept: their number is then known to 3%
+SATURATED = 30.0  # e^-30 is 1e-13
+_LOG_TOLERANCE = 1e-2  # of log-probabilities in half precision
+
+Hashes = NDArray[np.uint64]
+
+
+class _Sign:
+    """What is read of it is the accumulator itself."""
+
+    def result(self) -> Self:
+        return self
+
+
+class Constant(_Sign):
+    """Whether all rows have the same scores."""
+
+    def __init__(self) -> None:
+        self.row: NDArray[np.float64] | None = None  # the first one
+        self.varies = False
+
+    def update(self, rows: ScoredRows) -> None:
+        if self.varies or not len(rows):
+            return
+        if self.row is None:
+            self.row = rows.logits[0].astype(np.float64)
+        self.varies = bool((rows.logits != self.row).any())
+
+    def merge(self, other: Constant) -> None:
+        if self.row is None:
+            self.row, self.varies = other.row, other.varies
+        elif other.row is not None:
+            self.varies |= other.varies or bool((self.row != other.row).any())
+
+
+class Uniform(_Sign):
+    """Rows whose scores are all equal."""
+
+    def __init__(self) -> None:
+        self.found = Count()
+
+    def update(self, rows: ScoredRows) -> None:
+        classes = rows.logits.shape[1]
+        near = np.flatnonzero(rows.confidence <= (1.0 + 1e-9) / classes)
+        x = rows.logits[near]
+        self.found.add(rows.file, rows.row[near[(x == x[:, :1]).all(axis=1)]])
+
+    def merge(self, other: Uniform) -> None:
+        self.found.merge(other.found)
+
+
+class Saturated(_Sign):
+    """The least lead of the largest score over the next, if softmax is 0 or 1 to the last digit in all rows; else 0."""
+
+    def __init__(self) -> None:
+        self.least = math.inf
+
+    def update(self, rows: ScoredRows) -> None:
+        classes = rows.logits.shape[1]
+        if self.least <= SATURATED or not len(rows):
+            return
+        if rows.confidence.min() < 1.0 - 1e-12 * classes:
+            self.least = 0.0
+            return
+        top = np.partition(rows.logits.astype(np.float64), -2, axis=1)[:, -2:]
+        lead = top[:, 1] - top[:, 0]
+        self.least = min(self.least, float(lead.min()) if np.isfinite(top).all() else 0.0)
+
+    def merge(self, other: Saturated) -> None:
+        self.least = min(self.least, other.least)
+
+
+class Normalised(_Sign):
+    """Rows of logits that lie in [0, 1] and sum to 1."""
+
+    def __init__(self) -> None:
+        self.found = Count()
+        self.row: Floats | None = None  # the first one
+
+    def update(self, rows: ScoredRows) -> None:
+        top = rows.logits[np.arange(len(rows)), rows.predicted]
+        near = np.flatnonzero((top > 0.0) & (top <= 1.0 + 1e-6))
+        x = rows.logits[near].astype(np.float64)
+        alike = looks_normalised(x, rows.logits.dtype.name)
+        if self.row is None and alike.any():
+            self.row = x[np.argmax(alike)]
+        self.found.add(rows.file, rows.row[near[alike]])
+
+    def merge(self, other: Normalised) -> None:
+        self.row = other.row if self.row is None else self.row
+        self.found.merge(other.found)
+
+
+class Unsoftened(_Sign):
+    """What the probabilities would be without their last softmax, if all rows can be a softmax of probabilities.
+
+    p = softmax(q) gives q_j = log p_j + c, and sum_j q_j = 1 gives c = (1 - sum_j log p_j) / C. So p is the softmax of
+    a probability vector if and only if log p_j + c >= 0 for every j.
+    """
+
+    def __init__(self) -> None:
+        self.impossible = False
+        self.confidence = ExactSum()
+        self.greatest = 0.0
+
+    def update(self, rows: ScoredRows) -> None:
+        if self.impossible:
+            return
+        classes = rows.logits.shape[1]
+        # The largest probability is at most e / (e + C - 1), which few models stay below.
+        if rows.confidence.max(initial=0.0) > most_confident(classes) * (1.0 + _LOG_TOLERANCE):
+            self.impossible = True
+            return
+        with np.errstate(invalid="ignore"):
+            x = rows.logits.astype(np.float64)
+            q = x - x.mean(axis=1, keepdims=True) + 1.0 / classes
+        if not (q >= -_LOG_TOLERANCE).all():  # of a row with -inf, too
+            self.impossible = True
+            return
+        top = q[np.arange(len(rows)), rows.predicted]
+        self.confidence.add(top)
+        self.greatest = max(self.greatest, float(top.max(initial=0.0)))
+
+    def merge(self, other: Unsoftened) -> None:
+        self.impossible |= other.impossible
+        self.confidence.merge(other.confidence)
+        self.greatest = max(self.greatest, other.greatest)
+
+
+def most_confident(classes: int) -> float:
+    """The largest probability that softmax gives to a row of probabilities: e / (e + C - 1)."""
+    return math.e / (math.e + classes - 1)
+
+
+class Repeats(_Sign):
+    """How often distinct rows (scores and label) occur, of a fair sample of them: those of the smallest hashes.
+
+    A hash among the smallest of all rows is among the smallest of any part of them, so each count is exact whatever
+    the cuts, and the memory is bounded. The hash is of the label, entropy and first, last and largest score of a row.
+    """
+
+    def __init__(self, size: int = REPEATS_SIZE) -> None:
+        self.size = size
+        self.hashes: Hashes = np.zeros(0, np.uint64)  # ascending
+        self.count = np.zeros(0, np.int64)
+        self.file = np.zeros(0, np.int64)  # of the first row that has it
+        self.row = np.zeros(0, np.int64)
+
+    @property
+    def complete(self) -> bool:
+        """Whether these are all distinct rows."""
+        return len(self.hashes) < self.size
+
+    def distinct(self) -> float:
+        """The number of distinct rows: exact if complete, else by how dense the smallest hashes lie."""
+        return len(self.hashes) if self.complete else (self.size - 1) / (float(self.hashes[-1]) / 2.0**64)
+
+    def update(self, rows: ScoredRows) -> None:
+        hashes = _hashes(rows)
+        near = slice(None) if self.complete else np.flatnonzero(hashes <= self.hashes[-1])
+        hashes, row = hashes[near], rows.row[near]
+        unique, first, count = np.unique(hashes, return_index=True, return_counts=True)
+        self._keep(unique, count, np.full(len(unique), rows.file), row[first])
+
+    def merge(self, other: Repeats) -> None:
+        self._keep(other.hashes, other.count, other.file, other.row)
+
+    def _keep(self, hashes: Hashes, count: Integers, file: Integers, row: Integers) -> None:
+        """Join rows that follow."""
+        every = np.concatenate([self.hashes, hashes])
+        self.hashes, first, home = np.unique(every, return_index=True, return_inverse=True)
+        total = np.zeros(len(self.hashes), np.int64)
+        np.add.at(total, home, np.concatenate([self.count, count]))
+        self.hashes, self.count = self.hashes[: self.size], total[: self.size]
+        self.file = np.concatenate([self.file, file])[first[: self.size]]
+        self.row = np.concatenate([self.row, row])[first[: self.size]]
+
+
+def _hashes(rows: ScoredRows) -> Hashes:
+    """(n,) hashes of the numbers that tell most rows apart."""
+    x = rows.logits
+    parts = (rows.label, x[:, 0], x[:, -1], x[np.arange(len(rows)), rows.predicted], rows.entropy)
+    h = np.zeros(len(rows), np.uint64)
+    for part in parts:
+        h = mixed(h ^ part.astype(np.float64).view(np.uint64))
+    return h
+
+
+def signs() -> Factories:
+    """The signs that are looked for."""
+    return {
+        "constant": Constant,
+        "uniform": Uniform,
+        "saturated": Saturated,
+        "normalised": Normalised,
+        "unsoftened": Unsoftened,
+        "repeats": Repeats,
+    }
