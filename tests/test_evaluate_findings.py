@@ -16,7 +16,7 @@ import lossless._evaluate.rows as rows
 from lossless._diagnose.troubles import troubles
 from lossless._evaluate.findings import known
 from lossless._evaluate.rows import Kind, ScoredRows, score_rows
-from lossless._evaluate.signs import Repeats
+from lossless._evaluate.signs import Normalised, Repeats, Uniform
 from lossless.cli import main
 from lossless.errors import ParameterError
 
@@ -146,7 +146,7 @@ def test_found(evaluate, name):
 
 
 def test_every_finding_is_tested():
-    assert set(FOUND) == set(known())
+    assert set(FOUND) | {"weak-slice"} == set(known())  # that one is in test_evaluate_slices.py
     assert set(known()) >= {t.name for t in troubles().values() if "calls" not in t.found_in}
 
 
@@ -205,6 +205,30 @@ def test_real_classifiers_raise_no_alarm(evaluate, load, model, expected):
     x = x / np.abs(x).max(axis=0).clip(1)
     e = evaluate(probs=model.fit(x[train], y[train]).predict_proba(x[test]), label=y[test])
     assert {f.name for f in e.failed("warning")} <= expected
+
+
+@pytest.fixture(scope="module", params=[LogisticRegression(max_iter=300), RandomForestClassifier(random_state=0)])
+def held_out(request):
+    """Real probabilities and labels of three classes."""
+    x, y = load_wine(return_X_y=True)
+    x = x / np.abs(x).max(axis=0)
+    return request.param.fit(x[::2], y[::2]).predict_proba(x[1::2]), y[1::2]
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        (lambda p, y: {"probs": p, "label": y}, None),
+        (lambda p, y: {"logits": p, "label": y}, "softmax-before-loss"),
+        (lambda p, y: {"logits": scipy.special.softmax(p, axis=1), "label": y}, "softmax-before-loss"),
+        (lambda p, y: {"probs": p, "label": (y + 1) % 3}, "labels-off-by-one"),
+        (lambda p, y: {"probs": np.insert(p, 0, 0.0, axis=1), "label": y}, "labels-off-by-one"),
+        (lambda p, y: {"probs": p[:, ::-1], "label": y}, "permuted-classes"),
+        (lambda p, y: {"probs": np.concatenate([p, p]), "label": np.concatenate([y, y])}, "duplicated-rows"),
+    ],
+)
+def test_faults_in_real_predictions(evaluate, held_out, fault, name):
+    assert [f.name for f in evaluate(**fault(*held_out)).failed("warning")] == ([] if name is None else [name])
 
 
 def test_softmax_twice_is_not_weak_or_smooth(evaluate):
@@ -271,6 +295,22 @@ def test_counts_of_repeats_are_exact_whatever_is_kept():
     everything = Repeats(10_000)
     everything.update(scored)
     assert everything.distinct() == len(unique)
+
+
+@pytest.mark.parametrize("sign", [Uniform, Normalised, Repeats])
+def test_rows_that_come_after_others(sign):
+    # an evaluator of another process counts its own rows from 0
+    x = np.concatenate([X[:20], np.full((5, 5), 0.2), X[10:30], np.full((5, 5), 0.2), X[40:]])
+    first, second, both = sign(), sign(), sign()
+    for part, where in ((first, slice(0, 15)), (second, slice(15, None)), (both, slice(None))):
+        part.update(score_rows(0, np.arange(len(x[where])), x[where], np.zeros(len(x[where]), int), Kind.LOGITS))
+    second.shift(15)
+    first.merge(second)
+    if sign is Repeats:
+        assert (first.row.tolist(), first.count.tolist()) == (both.row.tolist(), both.count.tolist())
+    else:
+        assert first.found == both.found
+        assert first.found.row == 20
 
 
 def take(scored: ScoredRows, where):

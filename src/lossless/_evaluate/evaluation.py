@@ -30,6 +30,7 @@ def evaluate(
     task: TaskName | None = None,
     targets: str | os.PathLike[str] | None = None,
     on: str | None = None,
+    by: str | Sequence[str] = (),
     class_names: Sequence[str] | None = None,
     ignore_index: int | None = -100,
     surprising: int = 20,
@@ -55,6 +56,8 @@ def evaluate(
             held in memory.
         on: the column of texts or whole numbers by which `targets` are joined to the scores; by default its rows are
             those of the files, in their order.
+        by: a column, or several, whose values cut the rows into slices with figures of their own: texts, whole numbers
+            or booleans beside the scores, at most 1000 different ones.
         class_names: names of the classes in score order.
         ignore_index: rows with this label are left out; None if no label means that.
         surprising: how many of the rows of largest loss to keep.
@@ -104,6 +107,7 @@ def evaluate(
         request,
         targets=targets,
         on=on,
+        by=[by] if isinstance(by, str) else by,
         class_names=class_names,
         ignore_index=ignore_index,
         surprising=surprising,

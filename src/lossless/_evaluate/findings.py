@@ -22,6 +22,7 @@ from .accumulators import ClassFigures, Count, MeanResult
 from .confusion import ConfusionResult
 from .rows import Integers, Kind
 from .signs import SATURATED, Constant, Normalised, Repeats, Saturated, Unsoftened, most_confident
+from .slices import Slicing
 from .text import shown
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ class Whole:
     @property
     def accuracy(self) -> float:
         return float(self.results["accuracy"])
+
+    @property
+    def loss(self) -> float:
+        return float(self.results["nll"].value)
 
     @property
     def confidence(self) -> float:
@@ -351,6 +356,20 @@ def dead_classes(whole: Whole) -> Seen:
 def _listed(whole: Whole, classes: list[tuple[int, int]], before: str, behind: str) -> str:
     words = ", ".join(f"class {whole.name(index)} {before} {-count} {behind}" for count, index in classes[:4])
     return f"{words}, and so with {len(classes) - 4} more" if len(classes) > 4 else words
+
+
+@rule
+def worse_slices(whole: Whole) -> Seen:
+    slicings: tuple[Slicing, ...] = whole.results.get("slices", ())
+    worse = [(slicing.column, s) for slicing in slicings for s in slicing.slices if s.worse]
+    if worse:
+        words = [
+            f"where '{shown(column)}' is '{shown(s.name)}' ({s.rows} rows) the accuracy is {s.figures['accuracy']:.6g} "
+            f"and the loss {s.figures['nll']:.6g}"
+            for column, s in worse[:4]
+        ]
+        more = f", and {len(worse) - 4} more slices are worse than the rest" if len(worse) > 4 else ""
+        yield "weak-slice", f"{', '.join(words)}{more}; of all rows {whole.accuracy:.6g} and {whole.loss:.6g}"
 
 
 # ---------------------------------------------------------------- calibration

@@ -29,6 +29,7 @@ from .roles import (
     choose_scores,
 )
 from .rows import SUM_TOLERANCE, Batch, Kind, Values
+from .slices import slice_columns
 from .targets import key_column, labelled, load_labels
 from .tasks.choice import choose_task, kind_of
 from .text import enumerated, quoted, safe, shown
@@ -71,6 +72,7 @@ def make_plan(
     *,
     targets: str | os.PathLike[str] | None = None,
     on: str | None = None,
+    by: Sequence[str] = (),
     class_names: Sequence[str] | None = None,
     ignore_index: int | None = -100,
     surprising: int = 20,
@@ -89,6 +91,7 @@ def make_plan(
     label = _label(truth or first, scores, request)
     with about(first.path):
         columns = choose_columns(first.table, scores, label, request, own=truth is None)
+        columns = replace(columns, by=slice_columns(first.table, by))
     if truth is not None:
         columns = _joined(first, truth, columns, on)
     rows = [_rows(first, reader, columns) for reader in readers]

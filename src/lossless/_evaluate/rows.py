@@ -78,6 +78,7 @@ class ScoredRows:
     confidence: Floats  # (n,) probability of the predicted class
     brier: Floats  # (n,) sum_j (p_j - [j = y])^2, in [0, 2]
     off_sum: Floats  # (n,) |log sum_j p_j| of stored probabilities; 0 for logits
+    by: NDArray[Any] | None = None  # (n, k) values of the columns that cut the rows into slices
 
     def __len__(self) -> int:
         return len(self.row)
@@ -88,8 +89,8 @@ class ScoredRows:
         focal: Floats = np.expm1(-self.nll) ** 2 * self.nll
         return focal
 
-    def take(self, keep: NDArray[np.bool_]) -> ScoredRows:
-        """The rows where `keep` is true."""
+    def take(self, keep: NDArray[Any]) -> ScoredRows:
+        """The rows where `keep` is true, or of these numbers."""
         arrays = {k: v[keep] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
         return ScoredRows(file=self.file, **arrays)
 

@@ -1,7 +1,8 @@
 """Signs of trouble that only all rows together show: mergeable counts, which `findings` reads.
 
 Most rows of a sound file are passed over by numbers that were computed already (the confidence, the entropy, the
-largest score), so these cost next to nothing beside the scoring.
+largest score), so these cost next to nothing beside the scoring. Those that remember rows can `shift` their numbers,
+for rows that come after others.
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ class Uniform(_Sign):
     def merge(self, other: Uniform) -> None:
         self.found.merge(other.found)
 
+    def shift(self, rows: int) -> None:
+        self.found.row += rows
+
 
 class Saturated(_Sign):
     """The least lead of the largest score over the next, if softmax is 0 or 1 to the last digit in all rows; else 0."""
@@ -110,6 +114,9 @@ class Normalised(_Sign):
     def merge(self, other: Normalised) -> None:
         self.row = other.row if self.row is None else self.row
         self.found.merge(other.found)
+
+    def shift(self, rows: int) -> None:
+        self.found.row += rows
 
 
 class Unsoftened(_Sign):
@@ -180,11 +187,16 @@ class Repeats(_Sign):
         hashes = _hashes(rows)
         near = slice(None) if self.complete else np.flatnonzero(hashes <= self.hashes[-1])
         hashes, row = hashes[near], rows.row[near]
+        if not len(hashes):
+            return
         unique, first, count = np.unique(hashes, return_index=True, return_counts=True)
         self._keep(unique, count, np.full(len(unique), rows.file), row[first])
 
     def merge(self, other: Repeats) -> None:
         self._keep(other.hashes, other.count, other.file, other.row)
+
+    def shift(self, rows: int) -> None:
+        self.row = self.row + rows
 
     def _keep(self, hashes: Hashes, count: Integers, file: Integers, row: Integers) -> None:
         """Join rows that follow."""

@@ -12,6 +12,7 @@ from lossless._diagnose.finding import Finding, Findings
 from lossless._evaluate import Evaluation
 from lossless._evaluate.accumulators import BINS_PER_DECADE, CalibrationBin, HistogramBin
 from lossless._evaluate.intervals import Interval
+from lossless._evaluate.slices import Slicing
 from lossless._evaluate.text import enumerated
 
 CLASSES_IN_ORDER = 20  # a table of more classes starts with the worst
@@ -100,6 +101,7 @@ class Page:
     reliability_caption: str
     losses: tuple[LossBin, ...]
     losses_caption: str
+    slices: tuple[Table, ...]
     classes: Table
     surprising: Table | None
     footer: str
@@ -157,6 +159,7 @@ def build_page(
         ),
         losses=_losses(e.loss_histogram),
         losses_caption=_losses_caption(e),
+        slices=tuple(slice_table(slicing, CLASS_ROWS) for slicing in e.slices),
         classes=class_table(e, CLASS_ROWS),
         surprising=surprising_table(e, len(e.surprising)),
         footer=f"Written by lossless {__version__}. Losses are natural logarithms (nats), computed in float64 without "
@@ -312,6 +315,26 @@ def confused_table(e: Evaluation, most: int) -> Table | None:
                 share(c.count / support[c.label]),
             )
             for c in e.confused[:most]
+        ),
+    )
+
+
+def slice_table(slicing: Slicing, most: int) -> Table:
+    """The first `most` slices of a column."""
+    caption = f"The rows of each value of “{slicing.column}”, the largest mean loss first."
+    if any(s.worse for s in slicing.slices):
+        caption += " Worse are those that differ from all other rows by more than chance allows."
+    if len(slicing.slices) > most:
+        caption += f" {count(most)} of {count(len(slicing.slices))} slices are listed; the JSON output has all."
+    figures = list(slicing.slices[0].figures)
+    return Table(
+        title="Slices",
+        caption=caption,
+        columns=(slicing.column, "rows", *(name.replace("_", " ") for name in figures), ""),
+        numeric=(False, True, *(True for _ in figures), False),
+        rows=tuple(
+            (s.name, count(s.rows), *(number(s.figures[name]) for name in figures), "worse" if s.worse else "")
+            for s in slicing.slices[:most]
         ),
     )
 

@@ -41,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on", metavar="COL", help="join the targets by this column (default: by the order of the rows)"
     )
     parser.add_argument(
+        "--by",
+        metavar="COL",
+        action="append",
+        default=[],
+        help="figures of the rows of each value of this column, too; may be given several times",
+    )
+    parser.add_argument(
         "--ignore-index", metavar="N", type=int, default=-100, help="leave out rows with this label (default: -100)"
     )
     parser.add_argument(
@@ -128,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
             label=args.label,
             targets=args.targets,
             on=args.on,
+            by=args.by,
             ignore_index=args.ignore_index,
             surprising=args.surprising,
             workers=args.workers,
