@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 READY := $(VENV)/.ready
 NATIVE := CMakeLists.txt $(wildcard native/*)
 
-.PHONY: help demo test test-slow test-isas test-ecosystem accuracy record check format bench clean
+.PHONY: help demo test test-slow test-isas test-ecosystem page-test accuracy record check format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -50,6 +50,13 @@ $(ECOSYSTEM)/.ready: pyproject.toml constraints.txt tests/ecosystem/requirements
 
 test-ecosystem: $(ECOSYSTEM)/.ready ## training steps of transformers, Lightning and timm under `lossless run` (three minutes)
 	$(ECOSYSTEM)/bin/python -m pytest --confcutdir tests/ecosystem tests/ecosystem/test_ecosystem.py
+
+$(VENV)/.page: pyproject.toml constraints.txt $(READY)
+	$(PIP) --editable '.[page]'
+	touch $@
+
+page-test: $(VENV)/.page ## the report in headless Chromium, if that is installed
+	$(BIN)/python -m pytest -rs tests/page
 
 accuracy: $(READY) ## fresh random inputs against the oracle, 100,000 rows, beside the installed peers (six minutes)
 	$(BIN)/lossless accuracy --rows 100000

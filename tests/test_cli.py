@@ -12,6 +12,7 @@ import pytest
 
 import lossless
 from lossless._evaluate.text import printable
+from lossless._report import interval_text
 from lossless.cli import COMMANDS, main
 from lossless.cli._console import figure
 from lossless.cli._files import write_text
@@ -61,9 +62,10 @@ def test_evaluate_prints_tables(predictions, capsys):
     e = lossless.evaluate(predictions)
     assert err == ""
     assert "\x1b" not in out
-    assert re.search(rf"^nll +{re.escape(figure(e.nll))}  nats", out, re.MULTILINE)
+    interval = re.escape(interval_text(e.intervals["nll"]))
+    assert re.search(rf"^nll +{re.escape(figure(e.nll))}  {interval} +nats", out, re.MULTILINE)
     assert "read as logits (by its name), labels from 'label'" in out
-    for title in ("accuracy", "calibration error", "precision", "macro average", "most surprising rows"):
+    for title in ("accuracy", "calibration error", "precision", "macro average", "confusions", "most surprising rows"):
         assert title in out
 
 

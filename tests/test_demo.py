@@ -186,7 +186,7 @@ def test_it_ends_by_naming_its_results(demo):
     assert str(folder / "report.html") in last
     assert str(folder / "results.json") in last
     page = (folder / "report.html").read_text("utf-8")
-    assert page.count('<script type="application/json">') == 3
+    assert page.count('<script type="application/json">') == 4
 
 
 def test_texts_and_their_languages():

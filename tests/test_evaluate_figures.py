@@ -19,7 +19,7 @@ import lossless._evaluate.readers as readers
 import lossless._evaluate.rows as rows
 from lossless._config import get_num_threads, set_num_threads
 from lossless._evaluate import evaluate
-from lossless._evaluate.accumulators import MostSurprising
+from lossless._evaluate.accumulators import Largest
 from lossless._evaluate.engine import one_native_thread
 from lossless._evaluate.rows import Kind, score_rows
 
@@ -212,7 +212,7 @@ def test_several_files_are_one_input(tmp_path, digits):
 def test_accumulators_travel_between_processes(digits):
     logits, y = digits
     scored = score_rows(0, np.arange(len(y)), logits, y, Kind.LOGITS)
-    kept = MostSurprising(3)
+    kept = Largest(3, "nll", ("label", "confidence"))
     kept.update(scored)
     assert pickle.loads(pickle.dumps(kept)).result() == kept.result()
 
@@ -220,7 +220,7 @@ def test_accumulators_travel_between_processes(digits):
 def test_scalars_are_flat_numbers(tmp_path, digits):
     scalars = evaluate(write(tmp_path / "p.parquet", *digits)).scalars()
     assert all(isinstance(v, int | float) for v in scalars.values())
-    assert {"nll", "accuracy", "brier", "calibration_error", "f1_macro"} <= set(scalars)
+    assert {"nll", "accuracy", "brier", "calibration_error", "macro_f1"} <= set(scalars)
 
 
 def test_fortran_ordered_probabilities_of_a_real_model(tmp_path):

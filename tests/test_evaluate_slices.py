@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import scipy.special
 import torch
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.metrics import accuracy_score, f1_score, log_loss, mean_absolute_error, mean_squared_error
 
 import lossless
 import lossless._evaluate.readers as readers
 import lossless._evaluate.rows as rows
 import lossless._evaluate.slices as slices
-from lossless._evaluate.engine import begin, make_tasks
+from lossless._evaluate.engine import begin, make_jobs
 from lossless._evaluate.plan import make_plan
 from lossless._evaluate.roles import Request
 from lossless._report import build_page, slice_table
@@ -184,9 +184,9 @@ def test_slices_travel_between_processes(tmp_path, monkeypatch):
     for waiting in (1, 1 << 17):  # sorted before they travel, and after
         monkeypatch.setattr(slices, "_WAITING_ROWS", waiting)
         total = begin(plan)
-        for job in make_tasks(plan, {}):
+        for job in make_jobs(plan, {}):
             total.merge(pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(job)).run())))
-        assert total.metrics["slices"].result() == expected
+        assert total.slices.result() == expected
 
 
 def test_the_largest_loss_comes_first(tmp_path):
@@ -221,9 +221,8 @@ def test_a_slice_that_is_worse_is_said(tmp_path, values):
     assert [s.value for s in e.slices[0].slices if s.worse] == [0]
     (finding,) = e.failed("weak-slice")
     worst = e.slices[0].slices[0]
-    assert (
-        f"where 'group' is '0' ({worst.rows} rows) the accuracy is {worst.figures['accuracy']:.6g}" in finding.evidence
-    )
+    assert f"where 'group' is '0' ({worst.rows} rows) nll is {worst.figures['nll']:.6g} and " in finding.evidence
+    assert f"accuracy is {worst.figures['accuracy']:.6g}" in finding.evidence
 
 
 def test_chance_is_not_said(tmp_path):
@@ -245,6 +244,38 @@ def test_a_few_wrong_rows_are_no_weak_slice(tmp_path):
     e = lossless.evaluate(tmp_path / "p.npz", by="group")
     assert by_value(e, "group")[1].figures["accuracy"] == 0.9
     assert not e.failed("weak-slice")
+
+
+# ---------------------------------------------------------------- other tasks
+
+
+def test_slices_of_other_tasks(tmp_path):
+    marks = RNG.random((ROWS, CLASSES)) < scipy.special.expit(X)
+    marks[COUNTRY == "fr"] = RNG.random((sum(COUNTRY == "fr"), CLASSES)) < 0.5
+    np.savez(tmp_path / "l.npz", logits=X, label=marks.astype(int), country=COUNTRY)
+    e = lossless.evaluate(tmp_path / "l.npz", task="multilabel", by="country")
+    for value, here in by_value(e, "country").items():
+        where = value == COUNTRY
+        p = scipy.special.expit(X[where])
+        assert here.figures["bce"] == pytest.approx(log_loss(marks[where].ravel(), p.ravel()), rel=1e-12)
+        assert here.figures["brier"] == pytest.approx(np.square(p - marks[where]).mean(), rel=1e-12)
+        assert here.figures["exact_match"] == accuracy_score(marks[where], p > 0.5)
+        assert here.figures["sample_f1"] == pytest.approx(
+            f1_score(marks[where], p > 0.5, average="samples", zero_division=0), rel=1e-12
+        )
+    assert [s.value for s in e.slices[0].slices if s.worse] == ["fr"]
+    assert "where 'country' is 'fr'" in e.failed("weak-slice")[0].evidence
+
+    target = RNG.normal(size=ROWS)
+    predicted = target + RNG.normal(size=ROWS) * np.where(YEAR == 2001, 2.0, 0.5)
+    np.savez(tmp_path / "r.npz", predictions=predicted, label=target, year=YEAR)
+    e = lossless.evaluate(tmp_path / "r.npz", predictions="predictions", by="year")
+    for value, here in by_value(e, "year").items():
+        where = value == YEAR
+        assert here.figures["mse"] == pytest.approx(mean_squared_error(target[where], predicted[where]), rel=1e-12)
+        assert here.figures["mae"] == pytest.approx(mean_absolute_error(target[where], predicted[where]), rel=1e-12)
+    assert [s.value for s in e.slices[0].slices if s.worse] == [2001]
+    assert "where 'year' is '2001'" in e.failed("weak-slice")[0].evidence
 
 
 # ---------------------------------------------------------------- errors and outputs
@@ -276,9 +307,9 @@ def test_columns_that_are_none(tmp_path):
 @pytest.mark.parametrize("group", [50, 10_000])
 def test_too_many_values(tmp_path, monkeypatch, group):
     pq.write_table(table(text=list(map(str, range(ROWS)))), tmp_path / "p.parquet", row_group_size=group)
-    monkeypatch.setattr(slices.Slices.__init__, "__defaults__", (slices.METRICS, 100))
+    monkeypatch.setattr(slices.Slices.__init__, "__defaults__", (100,))
     refused(tmp_path / "p.parquet", "text", "--by text: the column holds more than 100 different values", "groups them")
-    monkeypatch.setattr(slices.Slices.__init__, "__defaults__", (slices.METRICS, ROWS))
+    monkeypatch.setattr(slices.Slices.__init__, "__defaults__", (ROWS,))
     assert len(lossless.evaluate(tmp_path / "p.parquet", by="text").slices[0].slices) == ROWS
 
 

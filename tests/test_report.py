@@ -107,7 +107,7 @@ def test_the_page_stands_alone(ordinary):
     assert "default-src 'none'" in policy
     assert "unsafe-eval" not in policy
     assert policy.count("sha256-") == 2
-    assert len(specifications(page)) == 2
+    assert len(specifications(page)) == 3
     assert "prefers-color-scheme: dark" in page
 
 
@@ -142,8 +142,8 @@ def test_nothing_from_data_becomes_markup(tmp_path):
     plain = Reader(render(build_page(e)))
     reader = Reader(page)
     # as many scripts as there are charts and code; no element that only data would make
-    assert reader.tags.count("script") == 3 + 2
-    assert plain.tags.count("script") == 2 + 2
+    assert reader.tags.count("script") == 4 + 2
+    assert plain.tags.count("script") == 3 + 2
     assert not {"img", "b"} & set(reader.tags)
     said = " ".join(reader.text)
     for name in (*HOSTILE, "</td><script>alert(4)</script>", str(path)):
@@ -163,8 +163,8 @@ def test_a_panel_has_points_tables_and_curves_of_many_lines(ordinary):
     assert "<li>One point.</li>" in page
     assert '<td>a</td><td class="number">0.25</td>' in page
     tags = Reader(page).tags
-    assert tags.count("table") == 3  # and the surprising rows, and the classes
-    assert tags.count("section") == 5
+    assert tags.count("table") == 4  # and the confusions, the surprising rows, and the classes
+    assert tags.count("section") == 6
     encoding = specifications(page)[2]["encoding"]
     looks = [
         (encoding["color"]["scale"]["range"][i], tuple(encoding["strokeDash"]["scale"]["range"][i])) for i in range(9)
@@ -182,3 +182,16 @@ def test_figures_that_are_no_numbers(tmp_path):
     assert page.losses[-1].label == "1e+03 or more"
     assert page.notes == tuple(finding.sentence() for finding in e.findings) != ()
     assert len(specifications(render(page))) == 2
+
+
+def test_findings_stand_apart_from_notes(tmp_path):
+    probs = np.random.default_rng(4).dirichlet(np.ones(4), 400)
+    np.savez(tmp_path / "p.npz", logits=probs, label=probs.argmax(1))
+    e = lossless.evaluate(tmp_path / "p.npz", logits="logits")
+    page = build_page(e)
+    assert [f.name for f in page.findings] == ["softmax-before-loss"]
+    assert page.notes == e.notes
+    assert page.notes
+    said = " ".join(Reader(render(page)).text)
+    for text in (*page.notes, page.findings[0].evidence, page.findings[0].cause, page.findings[0].fix):
+        assert text in said

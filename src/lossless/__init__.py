@@ -29,12 +29,13 @@ from lossless.transforms import inverse_softmax, log_softmax, logit, logsigmoid,
 
 if TYPE_CHECKING:
     from lossless import nn as nn
-    from lossless._evaluate import Evaluation, evaluate
+    from lossless._evaluate import Evaluation, Evaluator, evaluate
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Evaluation",
+    "Evaluator",
     "Finding",
     "RowStatistics",
     "binary_cross_entropy",
@@ -74,6 +75,6 @@ def __getattr__(name: str) -> object:
 
     if name == "nn":
         return import_module("lossless.nn")
-    if name in ("Evaluation", "evaluate"):
+    if name in ("Evaluation", "Evaluator", "evaluate"):
         return getattr(import_module("lossless._evaluate"), name)
     raise AttributeError(f"module 'lossless' has no attribute {name!r}")

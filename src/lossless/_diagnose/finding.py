@@ -56,15 +56,10 @@ class Findings(list[Finding]):
         return "\n\n".join([self.subject, *(map(str, self) if self else [SILENCE])])
 
     def _repr_html_(self) -> str:
-        from html import escape
+        from .notebook import heading, table
 
-        head = f"<p><b>{escape(self.subject)}</b></p>"
+        head = heading(self.subject)
         if not self:
-            return f"{head}<p>{escape(SILENCE)}</p>"
+            return f"{head}<p>{SILENCE}</p>"
         columns = ("severity", "name", "evidence", "cause", "fix")
-        rows = (
-            "<tr>" + "".join(f'<td style="text-align: left">{escape(getattr(f, c))}</td>' for c in columns) + "</tr>"
-            for f in self
-        )
-        titles = "".join(f'<th style="text-align: left">{c}</th>' for c in ("", "what", "seen", "cause", "fix"))
-        return f"{head}<table><tr>{titles}</tr>{''.join(rows)}</table>"
+        return head + table(("", "what", "seen", "cause", "fix"), ([getattr(f, c) for c in columns] for f in self))

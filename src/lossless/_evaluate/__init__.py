@@ -1,5 +1,7 @@
-"""Evaluation of saved predictions: readers -> row numbers -> mergeable metrics -> `Evaluation`."""
+"""Evaluation of saved predictions: readers -> rows of a task -> mergeable metrics -> `Evaluation`."""
 
-from .evaluation import Evaluation, evaluate
+from .evaluation import evaluate
+from .evaluator import Evaluator
+from .results import Evaluation
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "Evaluator", "evaluate"]

@@ -1,23 +1,26 @@
 """Mergeable metrics: `update(rows)` reads a batch, `merge(other)` joins the next partition, `result()` gives figures.
 
 Counts are integers and sums are exact, so a result is a function of the rows alone: the same bits for any batch size,
-partition plan and number of workers. A metric is added by writing one of these classes and naming it in `standard`.
+partition plan and number of workers. A metric is added by writing one of these classes and naming it in
+`metrics.standard`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .intervals import UNDEFINED, Interval, mean_interval
 from .rows import Integers, ScoredRows
 from .sums import ExactSum
 
 CALIBRATION_BINS = 15
+RANKS = 10  # of the label that are told apart
 # Eighths of decades from 1e-18 to 1e3 nats; what lies outside falls into an open bin at either end.
 BINS_PER_DECADE = 8
 LOSS_EDGES = np.array(
@@ -28,7 +31,7 @@ LOSS_EDGES = np.array(
 class Accumulator(Protocol):
     """One metric over any number of rows."""
 
-    def update(self, rows: ScoredRows, /) -> None:
+    def update(self, rows: Any, /) -> None:
         """Read a batch."""
 
     def merge(self, other: Self, /) -> None:
@@ -38,13 +41,25 @@ class Accumulator(Protocol):
         """The figures of all rows read."""
 
 
+@runtime_checkable
+class Located(Protocol):
+    """An accumulator that remembers row numbers; with `merge` the rows of an `Evaluator` go on where others end."""
+
+    def shift(self, rows: int) -> None:
+        """Add to all row numbers."""
+
+
+Factories = Mapping[str, Callable[[], Accumulator]]
+
+
 @dataclass(frozen=True)
 class MeanResult:
-    """A mean over `rows` rows, and the mean over those where the number is finite."""
+    """A mean over `rows` rows with its interval, and the mean over those where the number is finite."""
 
     rows: int
     value: float
     finite: float
+    interval: Interval
 
 
 class Mean:
@@ -54,18 +69,30 @@ class Mean:
         self.name = name
         self.rows = 0
         self.sum = ExactSum()
+        self.squares = ExactSum()
 
     def update(self, rows: ScoredRows) -> None:
+        values = getattr(rows, self.name)
         self.rows += len(rows)
-        self.sum.add(getattr(rows, self.name))
+        self.sum.add(values)
+        with np.errstate(over="ignore"):
+            self.squares.add(values * values)
 
     def merge(self, other: Mean) -> None:
         self.rows += other.rows
         self.sum.merge(other.sum)
+        self.squares.merge(other.squares)
 
     def result(self) -> MeanResult:
         finite = self.rows - int(self.sum.infinite[0])
-        return MeanResult(self.rows, self.sum.divided_by(self.rows), self.sum.divided_by(finite, finite=True))
+        return MeanResult(
+            self.rows,
+            self.sum.divided_by(self.rows),
+            self.sum.divided_by(finite, finite=True),
+            mean_interval(self.rows, self.sum.exactly(), self.squares.exactly())
+            if not self.squares.infinite[0]
+            else UNDEFINED,
+        )
 
 
 class Accuracy:
@@ -77,7 +104,7 @@ class Accuracy:
 
     def update(self, rows: ScoredRows) -> None:
         self.rows += len(rows)
-        self.correct += int(np.count_nonzero(rows.predicted == rows.label))
+        self.correct += int(np.count_nonzero(rows.right))
 
     def merge(self, other: Accuracy) -> None:
         self.rows += other.rows
@@ -85,6 +112,25 @@ class Accuracy:
 
     def result(self) -> float:
         return self.correct / self.rows if self.rows else math.nan
+
+
+class LabelRanks:
+    """Of how many rows the label has the 1st, 2nd, ..., 10th largest score (equal scores by the number of the class).
+
+    Those of rank 1 are the right ones, and the first k together the top-k accuracy.
+    """
+
+    def __init__(self) -> None:
+        self.count = np.zeros(RANKS + 1, np.int64)  # the last for all that rank lower
+
+    def update(self, rows: ScoredRows) -> None:
+        self.count += np.bincount(np.minimum(rows.rank, RANKS), minlength=RANKS + 1)
+
+    def merge(self, other: LabelRanks) -> None:
+        self.count += other.count
+
+    def result(self) -> tuple[int, ...]:
+        return tuple(self.count[:RANKS].tolist())
 
 
 @dataclass(frozen=True)
@@ -103,6 +149,7 @@ class CalibrationResult:
     """Expected calibration error and the diagram behind it."""
 
     error: float
+    largest: float  # of the |accuracy - confidence| of the bins that hold rows
     bins: tuple[CalibrationBin, ...]
 
 
@@ -117,11 +164,15 @@ class Calibration:
         self.confidence = ExactSum(CALIBRATION_BINS)
 
     def update(self, rows: ScoredRows) -> None:
+        self.add(rows.confidence, rows.right)
+
+    def add(self, confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> None:
+        """Count (n,) predictions."""
         # The inner edges alone decide, so a confidence that rounds to just above 1 stays in the last bin.
-        home = np.searchsorted(self.EDGES[1:-1], rows.confidence, side="left")
+        home = np.searchsorted(self.EDGES[1:-1], confidence, side="left")
         self.count += np.bincount(home, minlength=CALIBRATION_BINS)
-        self.correct += np.bincount(home[rows.predicted == rows.label], minlength=CALIBRATION_BINS)
-        self.confidence.add(rows.confidence, home)
+        self.correct += np.bincount(home[right], minlength=CALIBRATION_BINS)
+        self.confidence.add(confidence, home)
 
     def merge(self, other: Calibration) -> None:
         self.count += other.count
@@ -141,7 +192,10 @@ class Calibration:
             )
             for b in range(CALIBRATION_BINS)
         )
-        return CalibrationResult(math.fsum(gaps) / rows if rows else math.nan, bins)
+        if not rows:
+            return CalibrationResult(math.nan, math.nan, bins)
+        largest = max(gap / count for gap, count in zip(gaps, self.count.tolist(), strict=True) if count)
+        return CalibrationResult(math.fsum(gaps) / rows, largest, bins)
 
 
 @dataclass(frozen=True)
@@ -199,7 +253,7 @@ class PerClass:
     def update(self, rows: ScoredRows) -> None:
         np.add.at(self.support, rows.label, 1)
         np.add.at(self.predicted, rows.predicted, 1)
-        np.add.at(self.correct, rows.label[rows.predicted == rows.label], 1)
+        np.add.at(self.correct, rows.label[rows.right], 1)
         self.nll.add(rows.nll, rows.label)
 
     def merge(self, other: PerClass) -> None:
@@ -225,49 +279,39 @@ class PerClass:
         )
 
 
-@dataclass(frozen=True)
-class RankedRow:
-    """A row among the most surprising ones."""
+class Largest:
+    """Some numbers of the `size` rows of the largest `by`, equal ones by file and row number."""
 
-    file: int
-    row: int
-    label: int
-    predicted: int
-    nll: float
-    confidence: float
-
-
-class MostSurprising:
-    """The `size` rows of largest loss, equal losses by file and row number."""
-
-    _FIELDS = ("row", "label", "predicted", "nll", "confidence")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, by: str, fields: Sequence[str]) -> None:
+        self.size, self.by, self.fields = size, by, ("row", by, *fields)
         self.kept: dict[str, NDArray[Any]] = {}
 
-    def update(self, rows: ScoredRows) -> None:
-        batch = {name: getattr(rows, name) for name in self._FIELDS}
+    def update(self, rows: Any) -> None:
+        batch = {name: getattr(rows, name) for name in self.fields}
+        key = batch[self.by]
         if len(rows) > self.size:  # sort few rows, not the batch; every row that ties with the last one stays
-            bound = np.partition(rows.nll, len(rows) - self.size)[len(rows) - self.size] if self.size else np.inf
-            batch = {name: values[rows.nll >= bound] for name, values in batch.items()}
+            bound = np.partition(key, len(rows) - self.size)[len(rows) - self.size] if self.size else np.inf
+            batch = {name: values[key >= bound] for name, values in batch.items()}
         batch["file"] = np.full(len(batch["row"]), rows.file)
         self._keep(batch)
 
-    def merge(self, other: MostSurprising) -> None:
+    def merge(self, other: Largest) -> None:
         if other.kept:
             self._keep(other.kept)
 
+    def shift(self, rows: int) -> None:
+        if self.kept:
+            self.kept["row"] = self.kept["row"] + rows
+
     def _keep(self, more: Mapping[str, NDArray[Any]]) -> None:
         every = {name: np.concatenate([self.kept[name], more[name]]) if self.kept else more[name] for name in more}
-        order = np.lexsort((every["row"], every["file"], -every["nll"]))[: self.size]
+        order = np.lexsort((every["row"], every["file"], -every[self.by]))[: self.size]
         self.kept = {name: values[order] for name, values in every.items()}
 
-    def result(self) -> tuple[RankedRow, ...]:
-        if not self.kept:
-            return ()
+    def result(self) -> list[dict[str, Any]]:
+        """The rows as {name: number}, `file` among the names."""
         columns = {name: values.tolist() for name, values in self.kept.items()}
-        return tuple(RankedRow(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True))
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 @dataclass
@@ -290,6 +334,10 @@ class Count:
             self.file, self.row = other.file, other.row
         self.rows += other.rows
 
+    def shift(self, rows: int) -> None:
+        """Add to the row number."""
+        self.row += rows
+
 
 class Peculiar:
     """Counts of scored rows that a reader of the figures should know of."""
@@ -307,21 +355,9 @@ class Peculiar:
         self.infinite.merge(other.infinite)
         self.off_sum.merge(other.off_sum)
 
+    def shift(self, rows: int) -> None:
+        self.infinite.shift(rows)
+        self.off_sum.shift(rows)
+
     def result(self) -> Peculiar:
         return self
-
-
-def standard(classes: int, surprising: int, sum_tolerance: float) -> dict[str, Callable[[], Accumulator]]:
-    """The metrics of a multiclass evaluation."""
-    return {
-        "nll": lambda: Mean("nll"),
-        "entropy": lambda: Mean("entropy"),
-        "brier": lambda: Mean("brier"),
-        "confidence": lambda: Mean("confidence"),
-        "accuracy": Accuracy,
-        "calibration": Calibration,
-        "loss_histogram": LossHistogram,
-        "classes": lambda: PerClass(classes),
-        "surprising": lambda: MostSurprising(surprising),
-        "peculiar": lambda: Peculiar(sum_tolerance),
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import threading
@@ -9,21 +10,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from multiprocessing import resource_tracker
 from typing import Any
 
 from lossless.errors import EvaluationError, MissingExtraError
 
 from .engine import default_workers
-from .text import shown
+from .text import printable, shown
 
-_SECONDS = 20  # that a scheduler may take to answer, and to have a worker
-_RETRIES = 2  # of a task that met an error of the cluster; one whose worker died is run again by Dask anyway
+_SECONDS = 10  # that a scheduler may take to answer, and to have a worker
+_RETRIES = 2  # of a job that met an error of the cluster; one whose worker died is run again anyway
 
 
 class DaskExecutor(Executor):
     """What is submitted runs on the workers of the scheduler at `address`, or else on `workers` processes started here.
 
-    Nothing is started or connected before the first task. At the end what was started here is stopped.
+    Nothing is started or connected before the first job. At the end what was started here is stopped.
     """
 
     def __init__(self, address: str | None = None, workers: int | None = None) -> None:
@@ -50,28 +52,29 @@ class DaskExecutor(Executor):
         return client.get_executor(pure=False, retries=_RETRIES)
 
     def _started(self) -> Any:
-        """The client of a cluster on the loopback interface; only processes of this machine reach it."""
-        with _interrupts_ignored():
+        """The client of a cluster on the loopback interface, which only this machine reaches."""
+        with _interrupts_held():
             cluster = self._open.enter_context(
                 self._distributed.LocalCluster(
                     n_workers=self._workers or default_workers(),
                     threads_per_worker=1,
                     host="127.0.0.1",
-                    memory_limit=None,  # a task holds a few batches, whatever the file: nothing to stop it for
+                    memory_limit=None,  # a job holds a few batches, however large the file
                     silence_logs=logging.CRITICAL,
-                    dashboard_address="127.0.0.1:0",  # any free port, where nothing but health is served:
+                    dashboard_address="127.0.0.1:0",  # a free port; without it a fixed one is tried, with a warning
                     scheduler_kwargs={"dashboard": False},
                 )
             )
-        return self._open.enter_context(self._distributed.Client(cluster, set_as_default=False))
+            return self._open.enter_context(self._distributed.Client(cluster, set_as_default=False))
 
     def _connected(self, address: str) -> Any:
         try:
+            asyncio.run(self._greet(address))
             client = self._open.enter_context(self._distributed.Client(address, timeout=_SECONDS, set_as_default=False))
-        except (OSError, ValueError, TimeoutError) as error:
+        except (OSError, ValueError) as error:
             raise EvaluationError(
-                f"no Dask scheduler answers at {shown(address)}: {shown(error)}. Expected an address such as "
-                "tcp://127.0.0.1:8786, which `dask scheduler` prints"
+                f"no Dask scheduler answers at {shown(address)} ({printable(str(error)) or 'no greeting'}). Expected "
+                "an address like tcp://127.0.0.1:8786, as `dask scheduler` prints it"
             ) from None
         try:
             client.wait_for_workers(1, timeout=_SECONDS)
@@ -81,15 +84,30 @@ class DaskExecutor(Executor):
             ) from None
         return client
 
+    async def _greet(self, address: str) -> None:
+        """Raise in time if no scheduler answers: a client waits for ever for the greeting of an HTTP server."""
+        security = self._distributed.Security().get_connection_args("client")
+        comm = await asyncio.wait_for(self._distributed.comm.connect(address, _SECONDS / 2, **security), _SECONDS)
+        comm.abort()
+
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Ctrl-C is for this process, which stops the others: those that are started in the block do not see it."""
-    if threading.current_thread() is not threading.main_thread():
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended, and never reaches the processes that are started in it.
+
+    They are for this one to stop; and a cluster that is half started could not be.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # which would lift the block when it starts with the first process
+    held: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # which new threads and processes inherit
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)

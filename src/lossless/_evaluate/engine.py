@@ -10,85 +10,28 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass, replace
 
 from lossless._check import warn
 from lossless._config import get_num_threads, set_num_threads
 from lossless.errors import EvaluationError, LosslessError
 
-from .accumulators import Accumulator, Count, standard
+from .accumulators import Accumulator, Factories, Located
 from .errors import about
 from .plan import Partition, Plan
 from .readers import open_reader
-from .rows import Batch, Integers, ScoredRows, block_rows, score_rows
-from .signs import signs
+from .results import Evaluation
+from .rows import Batch
+from .screening import Screening, check_labels
 from .slices import Slices, slice_values
 from .targets import labelled
+from .tasks import BY_TASK
 from .text import printable
 
-Factories = Mapping[str, Callable[[], Accumulator]]
 Progress = Callable[[int, int], None]
 
 WORKERS_ELSEWHERE = 32
 """That an executor is taken to have, whose number is not known."""
-
-
-@dataclass
-class Screening:
-    """Rows that cannot be scored, counted by reason."""
-
-    no_value: Count = field(default_factory=Count)  # a null in the file
-    unmatched: Count = field(default_factory=Count)  # a key that is not among the targets
-    ignored: Count = field(default_factory=Count)  # label == ignore_index
-    outside: Count = field(default_factory=Count)  # label not in 0..C-1
-    no_distribution: Count = field(default_factory=Count)  # NaN, several +inf, or nothing but -inf
-    outside_label: int = 0  # the label of the first row outside
-    least: int | None = None  # range of all labels but the ignored ones
-    greatest: int | None = None
-
-    def merge(self, other: Screening) -> None:
-        """Join the counts of the rows that follow."""
-        if not self.outside.rows:
-            self.outside_label = other.outside_label
-        for name in ("no_value", "unmatched", "ignored", "outside", "no_distribution"):
-            getattr(self, name).merge(getattr(other, name))
-        self.least = min((v for v in (self.least, other.least) if v is not None), default=None)
-        self.greatest = max((v for v in (self.greatest, other.greatest) if v is not None), default=None)
-
-    def labels(self, batch: Batch, plan: Plan) -> tuple[Integers, NDArray[np.bool_]]:
-        """Count what is wrong with the labels of a batch; their class indices, and which rows can be scored."""
-        row = batch.first_row + np.arange(len(batch.labels))
-        self.no_value.add(batch.file, row[batch.missing])
-        self.unmatched.add(batch.file, row[batch.unmatched])
-        present = ~(batch.missing | batch.unmatched)
-        if plan.ignore_index is not None:
-            ignored = present & (batch.labels == plan.ignore_index)
-            self.ignored.add(batch.file, row[ignored])
-            present &= ~ignored
-        labels = batch.labels[present]
-        if len(labels):
-            low, high = int(labels.min()), int(labels.max())
-            self.least = low if self.least is None else min(self.least, low)
-            self.greatest = high if self.greatest is None else max(self.greatest, high)
-        index = class_index(batch.labels, plan.columns.class_values)
-        outside = present & ((index < 0) | (index >= plan.classes))
-        if outside.any():
-            if not self.outside.rows:
-                self.outside_label = int(batch.labels[outside][0])
-            self.outside.add(batch.file, row[outside])
-            present &= ~outside
-        return index, present
-
-    def distributions(self, rows: ScoredRows) -> ScoredRows:
-        """Count and leave out the rows whose scores give no distribution."""
-        lost = np.isnan(rows.nll)
-        if not lost.any():
-            return rows
-        self.no_distribution.add(rows.file, rows.row[lost])
-        return rows.take(~lost)
 
 
 @dataclass
@@ -97,39 +40,37 @@ class Partial:
 
     screening: Screening
     metrics: dict[str, Accumulator]
+    slices: Slices
 
     def update(self, plan: Plan, batch: Batch) -> None:
         """Score the rows of a batch that can be scored, and accumulate."""
-        labels, usable = self.screening.labels(batch, plan)
-        row, scores = batch.first_row + np.arange(len(usable)), batch.scores
-        if not usable.all():
-            row, scores, labels = row[usable], scores[usable], labels[usable]
-        by = slice_values(batch.by, plan.columns.by, batch.first_row)[usable] if batch.by else None
-        if self.screening.outside.rows:
-            row = row[:0]  # the run ends in an error: read on for its message only
-        step = block_rows(plan.classes)
-        for i in range(0, len(row), step):
-            block = slice(i, i + step)
-            scored = score_rows(batch.file, row[block], scores[block], labels[block], plan.kind)
-            scored = self.screening.distributions(scored if by is None else replace(scored, by=by[block]))
+        by = slice_values(batch.by, plan.columns.by, batch.first_row)
+        for rows in BY_TASK[plan.columns.task].rows_of(plan, self.screening, batch):
             for metric in self.metrics.values():
-                metric.update(scored)
+                metric.update(rows)
+            if by is not None:
+                self.slices.update(rows, by[rows.row - batch.first_row])
 
     def merge(self, other: Partial) -> None:
         """Join the partition that follows."""
         self.screening.merge(other.screening)
         for name, metric in self.metrics.items():
             metric.merge(other.metrics[name])
+        self.slices.merge(other.slices)
 
+    def evaluation(self, plan: Plan) -> Evaluation:
+        """The figures of all rows."""
+        check_labels(plan, self.screening)
+        results = {name: metric.result() for name, metric in self.metrics.items()}
+        results["slices"] = self.slices.result()
+        return BY_TASK[plan.columns.task].evaluation(plan, self.screening, results)
 
-def class_index(labels: Integers, class_values: tuple[int, ...] | None) -> Integers:
-    """Labels as indices of scores; -1 for one that is none of the class values."""
-    if class_values is None:
-        return labels
-    values = np.array(class_values, np.int64)
-    order = np.argsort(values)
-    found = order[np.minimum(np.searchsorted(values, labels, sorter=order), len(values) - 1)]
-    return np.where(values[found] == labels, found, -1)
+    def shift(self, rows: int) -> None:
+        """Add to all row numbers."""
+        self.screening.shift(rows)
+        for metric in self.metrics.values():
+            if isinstance(metric, Located):
+                metric.shift(rows)
 
 
 class Cancelled(Exception):
@@ -138,11 +79,10 @@ class Cancelled(Exception):
 
 def begin(plan: Plan, extra: Factories | None = None) -> Partial:
     """The metrics of a plan before the first row."""
-    metrics = standard(plan.classes, plan.surprising, plan.sum_tolerance)
-    by = [column.name for column in plan.columns.by]
-    slices = {"slices": lambda: Slices(by)} if by else {}
-    factories = {**metrics, **signs(plan.classes), **slices, **(extra or {})}
-    return Partial(Screening(), {name: make() for name, make in factories.items()})
+    task = BY_TASK[plan.columns.task]
+    factories = {**task.metrics(plan), **(extra or {})}
+    slices = Slices([column.name for column in plan.columns.by], task.SLICED)
+    return Partial(Screening(), {name: make() for name, make in factories.items()}, slices)
 
 
 def _nothing(rows: int) -> None:
@@ -150,7 +90,7 @@ def _nothing(rows: int) -> None:
 
 
 @dataclass(frozen=True)
-class Task:
+class Job:
     """A partition, and what a process in any folder needs to run it: a few kilobytes, which pickle."""
 
     plan: Plan  # without what it says about the other partitions
@@ -176,26 +116,26 @@ class Task:
         return partial
 
 
-def make_tasks(plan: Plan, extra: Factories) -> list[Task]:
-    """The tasks of a run, in the order in which they are merged."""
+def make_jobs(plan: Plan, extra: Factories) -> list[Job]:
+    """The jobs of a run, in the order in which they are merged."""
     columns, targets = plan.columns, plan.columns.targets
     if targets is not None:
         columns = replace(columns, targets=replace(targets, path=os.path.abspath(targets.path)))
     needed = replace(plan, columns=columns, paths=(), partitions=(), notes=())
-    return [Task(needed, p, os.path.abspath(p.path), extra) for p in plan.partitions]
+    return [Job(needed, p, os.path.abspath(p.path), extra) for p in plan.partitions]
 
 
-def run_task(task: Task, tick: Callable[[int], None] = _nothing) -> Partial | LosslessError:
-    """Run a task on one native thread. An error of the data is a result: an engine would log it, or try again."""
+def run_job(job: Job, tick: Callable[[int], None] = _nothing) -> Partial | LosslessError:
+    """Run a job on one native thread. An error of the data is a result: an engine would log it, or try again."""
     try:
         with one_native_thread:
-            return task.run(tick)
+            return job.run(tick)
     except LosslessError as error:
         return error
 
 
-def run_elsewhere(task: Task, sizes: Mapping[str, int]) -> Partial | LosslessError:
-    """`run_task` in a process that may have other files under these paths, or none; `sizes` are those of the plan."""
+def run_elsewhere(job: Job, sizes: Mapping[str, int]) -> Partial | LosslessError:
+    """`run_job` in a process that may have other files under these paths, or none; `sizes` are those of the plan."""
     for path, size in sizes.items():
         try:
             with open(path, "rb") as stream:
@@ -210,7 +150,7 @@ def run_elsewhere(task: Task, sizes: Mapping[str, int]) -> Partial | LosslessErr
             f"{printable(path)}: a worker on {platform.node()} does not see this file: {why}. Workers need the files "
             "under the same paths, as in a folder that all machines share; threads need no workers"
         )
-    return run_task(task)
+    return run_job(job)
 
 
 def run(
@@ -226,38 +166,39 @@ def run(
     On `workers` threads, or on those of an executor, which may be processes here or on other machines.
     """
     clock = _Clock(plan.rows, progress)
-    tasks = make_tasks(plan, extra or {})
-    partials = _on_threads(tasks, workers, clock) if executor is None else _on(executor, tasks, workers, clock)
+    jobs = make_jobs(plan, extra or {})
+    partials = _on_threads(jobs, workers, clock) if executor is None else _on(executor, jobs, workers)
     total = begin(plan, extra)
     with closing(partials):
-        for partial in partials:
+        for job, partial in zip(jobs, partials, strict=True):
             total.merge(partial)
+            if executor is not None:  # whose batches are not seen
+                clock.tick(job.partition.part.rows)
     return total
 
 
-def _on_threads(tasks: Sequence[Task], workers: int | None, clock: _Clock) -> Generator[Partial]:
-    """The partials of tasks, in order; progress after each batch."""
-    workers = min(workers or default_workers(), len(tasks))
+def _on_threads(jobs: Sequence[Job], workers: int | None, clock: _Clock) -> Generator[Partial]:
+    """The partials of jobs, in their order."""
+    workers = min(workers or default_workers(), len(jobs))
     if workers == 1:  # here, and on as many native threads as there are
-        yield from (task.run(clock.tick) for task in tasks)
+        yield from (job.run(clock.tick) for job in jobs)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="lossless") as pool:
         try:
-            yield from _in_order(lambda task: pool.submit(run_task, task, clock.tick), tasks, workers)
+            yield from _in_order(lambda job: pool.submit(run_job, job, clock.tick), jobs, workers)
         finally:
             clock.stopped.set()
 
 
-def _on(executor: Executor, tasks: Sequence[Task], workers: int | None, clock: _Clock) -> Generator[Partial]:
-    """The partials of tasks, in order; progress after each of them. What a broken executor leaves is run on threads."""
+def _on(executor: Executor, jobs: Sequence[Job], workers: int | None) -> Generator[Partial]:
+    """The partials of jobs, in their order. What an executor leaves that breaks is run on threads."""
 
-    def submit(task: Task) -> Future[Partial | LosslessError]:
-        return executor.submit(run_elsewhere, task, {path: os.path.getsize(path) for path in task.files})
+    def submit(job: Job) -> Future[Partial | LosslessError]:
+        return executor.submit(run_elsewhere, job, {path: os.path.getsize(path) for path in job.files})
 
     done = 0
     try:
-        for partial in _in_order(submit, tasks, workers or WORKERS_ELSEWHERE):
-            clock.tick(tasks[done].partition.part.rows)
+        for partial in _in_order(submit, jobs, workers or WORKERS_ELSEWHERE):
             done += 1
             yield partial
         return
@@ -268,20 +209,20 @@ def _on(executor: Executor, tasks: Sequence[Task], workers: int | None, clock: _
     except Exception as error:
         raise EvaluationError(f"the executor could not run a partition: {type(error).__name__}: {error}") from error
     warn(
-        f"evaluate: the executor broke down ({why}). The {len(tasks) - done} of {len(tasks)} partitions that were not "
+        f"evaluate: the executor broke down ({why}). The {len(jobs) - done} of {len(jobs)} partitions that were not "
         "done are run on threads of this process, so the figures are complete"
     )
-    yield from _on_threads(tasks[done:], None, clock)
+    yield from _on_threads(jobs[done:], None, _Clock(0, None))
 
 
 def _in_order(
-    submit: Callable[[Task], Future[Partial | LosslessError]], tasks: Iterable[Task], workers: int
+    submit: Callable[[Job], Future[Partial | LosslessError]], jobs: Iterable[Job], workers: int
 ) -> Generator[Partial]:
-    """Submit tasks and yield what they give in their order; whatever ends this cancels the others."""
+    """Submit jobs and yield what they give in their order; whatever ends this cancels the others."""
     waiting: deque[Future[Partial | LosslessError]] = deque()
-    ahead = iter(tasks)
+    ahead = iter(jobs)
     try:
-        # At most two tasks per worker are in flight, so finished ones do not pile up behind a slow one.
+        # At most two jobs per worker are in flight, so finished ones do not pile up behind a slow one.
         waiting.extend(map(submit, itertools.islice(ahead, 2 * workers)))
         while waiting:
             result = waiting[0].result()
@@ -296,7 +237,7 @@ def _in_order(
 
 
 class _Clock:
-    """Counts rows for the progress display, and ends the other tasks when one has failed."""
+    """Counts rows for the progress display, and ends the other jobs when one has failed."""
 
     def __init__(self, rows: int, progress: Progress | None) -> None:
         self.rows, self.done, self.progress = rows, 0, progress

@@ -2,139 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
-from lossless._diagnose.finding import Finding
-from lossless.errors import EvaluationError, ParameterError
+from lossless.errors import ParameterError
 
-from .accumulators import CalibrationBin, ClassFigures, Count, HistogramBin, MeanResult, RankedRow
-from .engine import Factories, Partial, Screening, run
-from .errors import about
-from .findings import among, examine
+from .accumulators import Factories
+from .engine import run
 from .plan import Plan, make_plan
-from .readers import open_reader
-from .roles import Request, detail_columns
-from .slices import Slicing
-from .strict_json import dumps, plain
-from .targets import load_labels
-from .text import enumerated, safe, shown
+from .results import Evaluation
+from .roles import Request, Task
+from .text import quoted
 
-SCHEMA = "lossless.evaluation/1"
-_MAX_DETAIL = 200  # characters of a detail value that are kept
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the rows came from and how the columns were read."""
-
-    files: tuple[str, ...]
-    format: str
-    scores: str
-    kind: str  # "logits", "log-probs" or "probs"
-    kind_reason: str
-    label: str
-    classes: int
-    class_names: tuple[str, ...] | None
-    rows: int  # rows of the files, scored or not
-
-    def class_name(self, index: int) -> str:
-        """The name of a class, or its number."""
-        return self.class_names[index] if self.class_names else str(index)
-
-
-@dataclass(frozen=True)
-class SurprisingRow:
-    """One of the rows of largest loss: the first place to look for wrong labels."""
-
-    file: str
-    row: int  # from 0
-    label: int
-    predicted: int
-    nll: float
-    confidence: float  # probability of the predicted class
-    details: Mapping[str, str]  # further columns of the file
-
-
-@dataclass(frozen=True)
-class Average:
-    """Figures of the classes, averaged.
-
-    Precision, recall and F1 over the classes that occur as a label or a prediction, where an undefined one counts as 0
-    as in scikit-learn; the loss over those that occur as a label, since no other class has one.
-    """
-
-    precision: float
-    recall: float
-    f1: float
-    nll: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Figures of saved predictions; plain data, unrounded. Losses and entropies are in nats.
-
-    `brier` is the sum over classes, in [0, 2]. `calibration_error` is the expected calibration error of 15 equal-width
-    bins, those of `reliability`. Undefined figures (the precision of a class that is never predicted) are nan.
-    """
-
-    source: Source
-    rows: int  # rows scored
-    nll: float
-    bits: float
-    perplexity: float
-    accuracy: float
-    entropy: float
-    confidence: float
-    brier: float
-    calibration_error: float
-    macro: Average
-    weighted: Average
-    reliability: tuple[CalibrationBin, ...]
-    loss_histogram: tuple[HistogramBin, ...]
-    classes: tuple[ClassFigures, ...]
-    surprising: tuple[SurprisingRow, ...]
-    left_out: Mapping[str, int]  # rows that were not scored, by reason
-    infinite: int  # rows whose label has probability exactly 0
-    notes: tuple[str, ...]
-    findings: tuple[Finding, ...]  # what looks wrong, the gravest first
-    slices: tuple[Slicing, ...]  # one for each column that `by` names
-
-    def worst_classes(self) -> list[ClassFigures]:
-        """The classes that have rows, lowest F1 first; then those that are only predicted, most predicted first."""
-        return sorted(self.classes, key=lambda c: (not c.support, c.f1, -c.predicted, c.index))
-
-    def failed(self, names: str | Sequence[str] = "any") -> tuple[Finding, ...]:
-        """The findings of these names or severities: "error", "warning" (and graver), "hint" or "any" (all of them).
-
-        Raises:
-            ParameterError: a name that is no finding's.
-        """
-        return among(self.findings, [names] if isinstance(names, str) else names)
-
-    def scalars(self) -> dict[str, float]:
-        """The single figures as a flat {name: float}, for experiment trackers."""
-        flat: dict[str, float] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int | float):
-                flat[field.name] = value
-            elif isinstance(value, Average):
-                flat |= {f"{name}_{field.name}": number for name, number in vars(value).items()}
-        return flat
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON values: NaN is None, infinities are the strings "Infinity" and "-Infinity"."""
-        data: dict[str, Any] = plain(self)
-        return {"schema": SCHEMA, **data}
-
-    def to_json(self) -> str:
-        """`to_dict` as strict JSON text."""
-        return dumps(self.to_dict())
+TaskName = Literal["multiclass", "binary", "multilabel", "regression"]
 
 
 def evaluate(
@@ -143,7 +25,9 @@ def evaluate(
     logits: str | None = None,
     probs: str | None = None,
     log_probs: str | None = None,
+    predictions: str | None = None,
     label: str | None = None,
+    task: TaskName | None = None,
     targets: str | os.PathLike[str] | None = None,
     on: str | None = None,
     by: str | Sequence[str] = (),
@@ -214,8 +98,10 @@ def evaluate(
         raise ParameterError(
             f"evaluate: executor got {type(executor).__name__}, expected a concurrent.futures.Executor"
         )
+    if task is not None and task not in get_args(TaskName):
+        raise ParameterError(f"evaluate: task got {task!r}, expected one of {quoted(get_args(TaskName))}")
     paths = [files] if isinstance(files, str | os.PathLike) else list(files)
-    request = Request(logits, probs, log_probs, label)
+    request = Request(logits, probs, log_probs, label, predictions, None if task is None else Task(task))
     plan = make_plan(
         paths,
         request,
@@ -239,145 +125,4 @@ def evaluate_plan(
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Run a plan; the results of the `extra` metrics come beside the evaluation."""
     partial = run(plan, workers=workers, executor=executor, extra=extra, progress=progress)
-    check_labels(plan, partial.screening)
-    results = {name: metric.result() for name, metric in partial.metrics.items()}
-    return figures(plan, partial, results), {name: results[name] for name in extra or {}}
-
-
-def check_labels(plan: Plan, screening: Screening) -> None:
-    """Labels that are no class number end the run, with what all rows say about them."""
-    outside = screening.outside
-    if not outside.rows:
-        return
-    low, high, classes, values = screening.least, screening.greatest, plan.classes, plan.columns.class_values
-    scores, label = f"'{shown(plan.columns.scores.name)}'", f"'{shown(plan.columns.label.name)}'"
-    expected = f"0..{classes - 1}"
-    if values is not None:
-        expected = f"those of the array 'classes' ({enumerated([str(value) for value in values])})"
-        fix = "Check that 'classes' names the label of each score"
-    elif low == 1 and high == classes:
-        fix = "The labels look 1-based: subtract 1"
-    elif high == classes and low == 0:
-        fix = f"Either the labels have one class more than {scores}, or one of them is not a class"
-    elif screening.outside_label < 0:
-        fix = f"If {screening.outside_label} marks rows to be left out, pass --ignore-index={screening.outside_label}"
-    else:
-        fix = "Check that the labels number the classes of the scores from 0"
-    with about(plan.paths[outside.file]):
-        raise EvaluationError(
-            f"label column {label} runs from {low} to {high}, expected {expected} ({classes} scores per row in "
-            f"{scores}): {outside.rows} of {plan.rows} rows are outside, first {screening.outside_label} at row "
-            f"{outside.row}. {fix}"
-        )
-
-
-def figures(plan: Plan, partial: Partial, results: Mapping[str, Any]) -> Evaluation:
-    """The evaluation that the results of all metrics make."""
-    nll: MeanResult = results["nll"]
-    if not nll.rows:
-        reasons = _left_out_notes(plan, partial.screening, ("no_value", "unmatched", "ignored", "no_distribution"))
-        raise EvaluationError(f"none of the {plan.rows} rows can be scored: {'; '.join(reasons)}")
-    left_out = _left_out_notes(plan, partial.screening, ("no_value", "unmatched", "ignored"))
-    classes: tuple[ClassFigures, ...] = results["classes"]
-    return Evaluation(
-        source=Source(
-            files=tuple(safe(path) for path in plan.paths),
-            format=plan.format,
-            scores=plan.columns.scores.name,
-            kind=plan.kind.value,
-            kind_reason=plan.kind_reason,
-            label=plan.columns.label.name,
-            classes=plan.classes,
-            class_names=plan.columns.class_names,
-            rows=plan.rows,
-        ),
-        rows=nll.rows,
-        nll=nll.value,
-        bits=nll.value / math.log(2.0),
-        perplexity=math.exp(nll.value) if nll.value < 709.0 else math.inf,
-        accuracy=results["accuracy"],
-        entropy=results["entropy"].value,
-        confidence=results["confidence"].value,
-        brier=results["brier"].value,
-        calibration_error=results["calibration"].error,
-        macro=_average(classes, [1] * len(classes), _mean([c.nll for c in classes if c.support])),
-        weighted=_average(classes, [c.support for c in classes], nll.value),
-        reliability=results["calibration"].bins,
-        loss_histogram=results["loss_histogram"],
-        classes=classes,
-        surprising=_with_details(plan, results["surprising"]),
-        left_out={
-            "missing": partial.screening.no_value.rows,
-            **({} if plan.columns.key is None else {"unmatched": partial.screening.unmatched.rows}),
-            "ignored": partial.screening.ignored.rows,
-            "no_distribution": partial.screening.no_distribution.rows,
-        },
-        infinite=results["peculiar"].infinite.rows,
-        notes=(*plan.notes, *left_out, *_unused_targets(plan, partial.screening)),
-        findings=examine(plan, partial.screening, results),
-        slices=results.get("slices", ()),
-    )
-
-
-def _average(classes: Sequence[ClassFigures], weights: Sequence[int], nll: float) -> Average:
-    total = sum(weights)
-
-    def mean(name: str) -> float:
-        values = (getattr(c, name) for c in classes)
-        return math.fsum(w * (0.0 if math.isnan(v) else v) for w, v in zip(weights, values, strict=True)) / total
-
-    return Average(mean("precision"), mean("recall"), mean("f1"), nll)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _first(plan: Plan, count: Count) -> str:
-    return f"first: row {count.row} of {shown(plan.paths[count.file])}"
-
-
-def _left_out_notes(plan: Plan, screening: Screening, which: Sequence[str]) -> list[str]:
-    reasons = {
-        "no_value": "have no scores or no label",
-        "unmatched": "have a key that is not among the targets",
-        "ignored": f"have the ignored label {plan.ignore_index}",
-        "no_distribution": "have scores that give no distribution (NaN, several +inf, or nothing but -inf)",
-    }
-    counts = ((getattr(screening, name), reasons[name]) for name in which)
-    return [
-        f"{count.rows} rows {reason} and were left out ({_first(plan, count)})"
-        for count, reason in counts
-        if count.rows
-    ]
-
-
-def _unused_targets(plan: Plan, screening: Screening) -> list[str]:
-    """How many targets have no scores; more, if several rows have the same key."""
-    columns = plan.columns
-    if columns.targets is None or columns.key is None:
-        return []
-    targets = len(load_labels(columns).labels)
-    unused = targets - (plan.rows - screening.no_value.rows - screening.unmatched.rows)
-    return [f"at least {unused} of the {targets} targets have no scores"] if unused > 0 else []
-
-
-def _with_details(plan: Plan, ranked: Sequence[RankedRow]) -> tuple[SurprisingRow, ...]:
-    """The rows with the values of further columns, which are read again for these rows alone."""
-    details: dict[tuple[int, int], dict[str, str]] = {}
-    if plan.columns.details:
-        for file in {r.file for r in ranked}:
-            reader = open_reader(plan.paths[file], file)
-            with about(reader.path):
-                scores = reader.table.wide(plan.columns.scores.name)
-                rows = 0 if scores is None else scores.rows
-                here = [name for name in plan.columns.details if name in detail_columns(reader.table, rows)]
-                values = reader.details(sorted(r.row for r in ranked if r.file == file), here) if here else {}
-            for row, found in values.items():
-                details[file, row] = {name: safe(str(value)[:_MAX_DETAIL]) for name, value in found.items()}
-    return tuple(
-        SurprisingRow(
-            safe(plan.paths[r.file]), r.row, r.label, r.predicted, r.nll, r.confidence, details.get((r.file, r.row), {})
-        )
-        for r in ranked
-    )
+    return partial.evaluation(plan), {name: partial.metrics[name].result() for name in extra or {}}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,12 +19,15 @@ from lossless._diagnose.troubles import troubles
 from lossless.errors import ParameterError
 
 from .accumulators import ClassFigures, Count, MeanResult
-from .engine import Screening
-from .plan import Plan
-from .rows import Kind
-from .signs import SATURATED, Confused, Constant, Normalised, Repeats, Saturated, Shifted, Unsoftened, most_confident
-from .slices import Slicing
+from .confusion import ConfusionResult
+from .rows import Integers, Kind
+from .signs import SATURATED, Constant, Normalised, Repeats, Saturated, Unsoftened, most_confident
 from .text import shown
+
+if TYPE_CHECKING:
+    from .plan import Plan
+    from .screening import Screening
+    from .slices import Slicing
 
 LEVELS = {
     "any": ("error", "warning", "hint"),
@@ -39,6 +42,7 @@ _EXPLAINED = {"over-confident", "under-confident", "dead-class", "uniform-rows"}
 _SIGNIFICANT = 4.0  # standard errors: once in 16,000 sound evaluations
 _GAP = 0.03  # of confidence and accuracy: a sound model on new rows has less, however many rows show it
 _OFTEN = 0.8  # the share of a label's rows that a class takes if it is most likely the same class under another name
+_RENAMED_CLASSES = 256  # a matrix of their counts is 512 KiB
 _FEW_ROWS = 10  # of a class, from which on it is strange that none is right
 _MOST_COPIES = 16
 _MANY = 32  # rows, or distinct rows, of which a rule about coincidences may speak
@@ -63,10 +67,6 @@ class Whole:
     @property
     def accuracy(self) -> float:
         return float(self.results["accuracy"])
-
-    @property
-    def loss(self) -> float:
-        return float(self.results["nll"].value)
 
     @property
     def confidence(self) -> float:
@@ -129,6 +129,13 @@ def examine(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> tup
     if _EXPLAINING & {finding.name for finding in seen}:
         seen = [finding for finding in seen if finding.name not in _EXPLAINED]
     return tuple(Findings(seen, "evaluate"))
+
+
+def examine_any(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """What can be seen whatever the task: rows without a number to score, and slices."""
+    whole = Whole(plan, screening, results)
+    seen = [*no_distribution(whole), *worse_slices(whole)]
+    return tuple(Findings((found(name, "evaluate", evidence) for name, evidence in seen), "evaluate"))
 
 
 def known() -> tuple[str, ...]:
@@ -290,11 +297,13 @@ def other_classes(whole: Whole) -> Seen:
     """Labels that are off by one, or scores in another order."""
     if whole.rows < _MANY:
         return
-    shifted: Shifted = whole.results["shifted"]
+    confusion: ConfusionResult = whole.results["confusion"]
+    if confusion.share < 1.0:
+        return
     chance = whole.by_chance(0)
-    for step, count in ((1, shifted.after), (-1, shifted.before)):
+    for step in (1, -1):
         by_chance = whole.by_chance(step)
-        share = count / whole.rows
+        share = confusion.ahead(step, whole.plan.classes) / whole.rows
         agree = (share - by_chance) / (1.0 - by_chance) if by_chance < 1.0 else 0.0  # Cohen's kappa
         if whole.plan.classes > 2 and agree >= 0.4 and whole.accuracy - chance <= 0.1 * (1.0 - chance):
             yield (
@@ -303,14 +312,13 @@ def other_classes(whole: Whole) -> Seen:
                 f"the number of their label {'plus' if step > 0 else 'minus'} 1",
             )
             return
-    yield from _permuted(whole, whole.results["confused"])
+    if whole.plan.classes <= _RENAMED_CLASSES:
+        yield from _permuted(whole, confusion.matrix(whole.plan.classes))
 
 
-def _permuted(whole: Whole, confused: Confused) -> Seen:
-    """Classes that are taken for one another in a ring."""
-    count, support = confused.count, confused.count.sum(axis=1)
-    if not len(count):
-        return
+def _permuted(whole: Whole, count: Integers) -> Seen:
+    """Classes that are taken for one another in a ring; `count` is by label and prediction."""
+    support = count.sum(axis=1)
     home = count.argmax(axis=1)
     classes = np.arange(len(count))
     moved = (home != classes) & (support >= _FEW_ROWS) & (count[classes, home] >= _OFTEN * support)
@@ -350,16 +358,16 @@ def _listed(whole: Whole, classes: list[tuple[int, int]], before: str, behind: s
 
 @rule
 def worse_slices(whole: Whole) -> Seen:
-    slicings: tuple[Slicing, ...] = whole.results.get("slices", ())
+    slicings: tuple[Slicing, ...] = whole.results["slices"]
     worse = [(slicing.column, s) for slicing in slicings for s in slicing.slices if s.worse]
     if worse:
         words = [
-            f"where '{shown(column)}' is '{shown(s.name)}' ({s.rows} rows) the accuracy is {s.figures['accuracy']:.6g} "
-            f"and the loss {s.figures['nll']:.6g}"
+            f"where '{shown(column)}' is '{shown(s.name)}' ({s.rows} rows) "
+            + " and ".join(f"{name} is {value:.6g}" for name, value in list(s.figures.items())[:2])
             for column, s in worse[:4]
         ]
-        more = f", and {len(worse) - 4} more slices are worse than the rest" if len(worse) > 4 else ""
-        yield "weak-slice", f"{', '.join(words)}{more}; of all rows {whole.accuracy:.6g} and {whole.loss:.6g}"
+        more = f", and so of {len(worse) - 4} more slices" if len(worse) > 4 else ""
+        yield "weak-slice", f"{', '.join(words)}{more}: worse than in the other rows"
 
 
 # ---------------------------------------------------------------- calibration

@@ -31,7 +31,7 @@ from .roles import (
 from .rows import SUM_TOLERANCE, Batch, Kind, Values
 from .slices import slice_columns
 from .targets import key_column, labelled, load_labels
-from .task import choose_task, kind_of
+from .tasks.choice import choose_task, kind_of
 from .text import enumerated, quoted, safe, shown
 
 MOST_CLASSES = 1 << 24  # a row of float64 numbers is then 128 MiB, and a run holds several

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .intervals import UNDEFINED, Interval, Z
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -19,7 +20,6 @@ LIMIT = 1 << 17  # cells of a sketch: 3 MB with two groups, and areas of 2 milli
 CURVE_POINTS = 200
 _SIGN = np.uint64(1 << 63)
 _ONE = np.uint64(1)
-_Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,6 @@ class Bounded:
 
     value: float
     bound: float
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A 95 % confidence interval; nan where none is defined."""
-
-    low: float
-    high: float
-
-
-UNDEFINED = Interval(math.nan, math.nan)
 
 
 class RankSketch:
@@ -70,11 +59,10 @@ class RankSketch:
         if np.isnan(keys).any():
             raise ValueError("RankSketch orders numbers; leave NaN out and count it")
         bits = _ordered(keys)
-        for g in range(self.groups):
-            mine = bits if group is None else bits[group == g]
-            self._waiting.append((mine, g))
-            if group is None:
-                break
+        if group is None:
+            self._waiting.append((bits, 0))
+        else:
+            self._waiting += [(bits[group == g], g) for g in range(self.groups)]
         self._rows_waiting += len(keys)
         if self._rows_waiting >= 2 * self.limit:  # so that joining the cells is shared by many rows
             self._settle()
@@ -242,7 +230,7 @@ class Ranking:
         variance += float(np.sum(negative * (above - area) ** 2)) / (n - 1) / n
         if area in (0.0, 1.0) or not variance:
             return UNDEFINED
-        half = _Z * math.sqrt(variance)
+        half = Z * math.sqrt(variance)
         return Interval(max(area - half, 0.0), min(area + half, 1.0))
 
     def average_precision(self) -> Bounded:

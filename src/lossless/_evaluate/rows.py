@@ -18,7 +18,8 @@ Integers = NDArray[np.int64]
 Values = NDArray[Any] | list[Any]  # numbers, or texts and None
 
 SUM_TOLERANCE = 1e-3  # half-precision probabilities of a thousand classes still sum to 1 within this
-_BLOCK_SCORES = 1 << 18  # scores computed at once: 2 MB in float64, which stays in cache
+_BLOCK_SCORES = 1 << 18  # scores of a block of rows, which all metrics read before the next
+_CACHE_SCORES = 1 << 16  # scores computed at once: 512 KB in float64 stay in cache with their probabilities
 
 
 class Kind(StrEnum):
@@ -69,42 +70,84 @@ class ScoredRows:
     label: Integers  # (n,)
     logits: NDArray[Any]  # (n, C) as stored; log p where probabilities are stored
     predicted: Integers  # (n,) the class of the largest score, the first of equals
+    right: NDArray[np.bool_]  # (n,) predicted == label
+    rank: Integers  # (n,) how many classes come before the label: of larger score, or equal and of smaller number
     nll: Floats  # (n,)
+    surprise: Floats  # (n,) -log p of the predicted class; tells confidences near 1 apart
     entropy: Floats  # (n,)
     confidence: Floats  # (n,) probability of the predicted class
     brier: Floats  # (n,) sum_j (p_j - [j = y])^2, in [0, 2]
     off_sum: Floats  # (n,) |log sum_j p_j| of stored probabilities; 0 for logits
-    by: NDArray[Any] | None = None  # (n, k) values of the columns that cut the rows into slices
 
     def __len__(self) -> int:
         return len(self.row)
 
-    def take(self, keep: NDArray[Any]) -> ScoredRows:
-        """The rows where `keep` is true, or of these numbers."""
+    @property
+    def focal(self) -> Floats:
+        """(n,) focal loss of gamma 2, (1 - p_y)^2 nll."""
+        focal: Floats = np.expm1(-self.nll) ** 2 * self.nll
+        return focal
+
+    def take(self, keep: NDArray[np.bool_]) -> ScoredRows:
+        """The rows where `keep` is true."""
         arrays = {k: v[keep] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
         return ScoredRows(file=self.file, **arrays)
 
 
 def block_rows(classes: int) -> int:
-    """How many rows to compute at once."""
+    """How many rows make a block."""
     return max(1, _BLOCK_SCORES // classes)
+
+
+def cache_rows(classes: int) -> int:
+    """How many rows stay in cache while several numbers are computed of them."""
+    return max(1, _CACHE_SCORES // classes)
 
 
 def score_rows(file: int, row: Integers, scores: NDArray[Any], label: Integers, kind: Kind) -> ScoredRows:
     """Row numbers of (n, C) scores with labels in [0, C); rows without a distribution get nll = nan."""
     logits = _log(scores, row) if kind is Kind.PROBS else scores
-    x = logits.astype(np.float64, copy=False)
-    statistics: Any = row_statistics(x, label)
-    nll: Floats = statistics.nll
-    p: Floats = softmax(x)
-    rows = np.arange(len(label))
     predicted = np.argmax(scores, axis=1)
-    confidence = p[rows, predicted]
+    right = predicted == label
+    rank = np.zeros(len(label), np.int64)
+    rank[~right] = _rank(scores[~right], label[~right])
+    step = cache_rows(scores.shape[1])
+    blocks = [slice(i, i + step) for i in range(0, max(len(label), 1), step)]
+    nll, surprise, entropy, brier, lse = (
+        np.concatenate(parts)
+        for parts in zip(*(_numbers(logits[b], label[b], predicted[b]) for b in blocks), strict=True)
+    )
+    off_sum = np.zeros(len(label)) if kind is Kind.LOGITS else np.abs(lse)
+    return ScoredRows(
+        file, row, label, logits, predicted, right, rank, nll, surprise, entropy, np.exp(-surprise), brier, off_sum
+    )
+
+
+def _numbers(logits: NDArray[Any], label: Integers, predicted: Integers) -> tuple[Floats, ...]:
+    """Nll, surprise, entropy, Brier score and log-sum-exp of rows that fit into the cache."""
+    x = logits.astype(np.float64, copy=False)
+    rows = np.arange(len(label))
+    statistics: Any = row_statistics(x, predicted)
+    surprise: Floats = statistics.nll
+    # One pass gives both losses: the difference is >= 0, so the sum does not cancel.
+    with np.errstate(invalid="ignore"):  # inf - inf, where the label is predicted or there is no distribution
+        nll = np.where(predicted == label, surprise, surprise + (x[rows, predicted] - x[rows, label]))
+    p: Floats = softmax(x)
     # sum_j (p_j - t_j)^2 without p_y - 1, which cancels when the model is right: 1 - p_y = -expm1(-nll).
     p[rows, label] = 0.0
-    brier = np.expm1(-nll) ** 2 + np.einsum("ij,ij->i", p, p)
-    off_sum = np.zeros(len(label)) if kind is Kind.LOGITS else np.abs(statistics.lse)
-    return ScoredRows(file, row, label, logits, predicted, nll, statistics.entropy, confidence, brier, off_sum)
+    brier = np.expm1(-nll) ** 2 + np.vecdot(p, p)
+    return nll, surprise, statistics.entropy, brier, statistics.lse
+
+
+def _rank(scores: NDArray[Any], label: Integers) -> Integers:
+    """How many classes come before the label when the scores are sorted, equal ones by their number."""
+    own = scores[np.arange(len(label)), label][:, None]
+    rank: Integers = (scores > own).sum(axis=1)
+    tied = (scores == own).sum(axis=1) > 1
+    if tied.any():
+        earlier = np.arange(scores.shape[1]) < label[tied, None]
+        rank[tied] += ((scores[tied] == own[tied]) & earlier).sum(axis=1)
+    return rank
 
 
 def _log(p: NDArray[Any], row: Integers) -> Floats:

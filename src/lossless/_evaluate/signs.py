@@ -8,7 +8,6 @@ for rows that come after others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Self
 
 import numpy as np
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 
 from lossless._diagnose.rules import looks_normalised
 
-from .accumulators import Accumulator, Count
+from .accumulators import Count, Factories
+from .hashing import mixed
 from .rows import Floats, Integers, ScoredRows
 from .sums import ExactSum
 
-CONFUSED_CLASSES = 256  # a matrix of counts is then 512 KiB
 REPEATS_SIZE = 1024  # distinct rows that are kept: their number is then known to 3%
 SATURATED = 30.0  # e^-30 is 1e-13
 _LOG_TOLERANCE = 1e-2  # of log-probabilities in half precision
@@ -161,39 +160,6 @@ def most_confident(classes: int) -> float:
     return math.e / (math.e + classes - 1)
 
 
-class Shifted(_Sign):
-    """Rows that are predicted as the class after that of their label, or before, in a ring of all classes."""
-
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-        self.after = 0
-        self.before = 0
-
-    def update(self, rows: ScoredRows) -> None:
-        distance = (rows.predicted - rows.label) % self.classes
-        self.after += int(np.count_nonzero(distance == 1))
-        self.before += int(np.count_nonzero(distance == self.classes - 1))
-
-    def merge(self, other: Shifted) -> None:
-        self.after += other.after
-        self.before += other.before
-
-
-class Confused(_Sign):
-    """How many rows of each label are predicted as which class; nothing where the classes are many."""
-
-    def __init__(self, classes: int) -> None:
-        self.classes = classes if classes <= CONFUSED_CLASSES else 0
-        self.count = np.zeros((self.classes, self.classes), np.int64)
-
-    def update(self, rows: ScoredRows) -> None:
-        if self.classes:
-            np.add.at(self.count, (rows.label, rows.predicted), 1)
-
-    def merge(self, other: Confused) -> None:
-        self.count += other.count
-
-
 class Repeats(_Sign):
     """How often distinct rows (scores and label) occur, of a fair sample of them: those of the smallest hashes.
 
@@ -244,26 +210,22 @@ class Repeats(_Sign):
 
 
 def _hashes(rows: ScoredRows) -> Hashes:
-    """(n,) hashes: a multiplication and a shift for each number, as in MurmurHash."""
+    """(n,) hashes of the numbers that tell most rows apart."""
     x = rows.logits
     parts = (rows.label, x[:, 0], x[:, -1], x[np.arange(len(rows)), rows.predicted], rows.entropy)
-    h = np.full(len(rows), 0x9E3779B97F4A7C15, np.uint64)
-    for part in (*parts, rows.label):
-        h ^= part.astype(np.float64).view(np.uint64)
-        h *= np.uint64(0xFF51AFD7ED558CCD)
-        h ^= h >> np.uint64(32)
+    h = np.zeros(len(rows), np.uint64)
+    for part in parts:
+        h = mixed(h ^ part.astype(np.float64).view(np.uint64))
     return h
 
 
-def signs(classes: int) -> dict[str, Callable[[], Accumulator]]:
-    """The signs that are looked for in rows of `classes` scores."""
+def signs() -> Factories:
+    """The signs that are looked for."""
     return {
         "constant": Constant,
         "uniform": Uniform,
         "saturated": Saturated,
         "normalised": Normalised,
         "unsoftened": Unsoftened,
-        "shifted": lambda: Shifted(classes),
-        "confused": lambda: Confused(classes),
         "repeats": Repeats,
     }

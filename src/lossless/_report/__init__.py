@@ -3,7 +3,20 @@
 The terminal prints the tables of `data` too, so `page`, with all that it needs for drawing, is imported by itself.
 """
 
-from .data import Curve, Figure, Page, Panel, Series, Table, build_page, class_table, slice_table, surprising_table
+from .data import (
+    Curve,
+    Figure,
+    Page,
+    Panel,
+    Series,
+    Table,
+    build_page,
+    class_table,
+    confused_table,
+    interval_text,
+    slice_table,
+    surprising_table,
+)
 
 __all__ = [
     "Curve",
@@ -14,6 +27,8 @@ __all__ = [
     "Table",
     "build_page",
     "class_table",
+    "confused_table",
+    "interval_text",
     "slice_table",
     "surprising_table",
 ]

@@ -15,7 +15,7 @@ from .data import Curve, LossBin
 MAIN, WARN = "#4c7fd9", "#e0813a"  # readable on white and on black, like the others of LINES
 LINES = (MAIN, WARN, "#5fa04e", "#b06fd0", "#d9546b", "#2fa39b", "#a08a5b")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])  # lines are told apart without colour, too
-_WIDTH, _HEIGHT, _COUNTS = 470, 260, 70
+_HEIGHT, _COUNTS = 260, 70
 _CONFIG: dict[str, Any] = {
     "background": "transparent",
     "font": "system-ui, sans-serif",
@@ -80,20 +80,21 @@ def reliability(bins: Sequence[CalibrationBin]) -> dict[str, Any]:
         .mark_line(strokeDash=[4, 4], color="currentColor", opacity=0.6)
         .encode(x, y)
     )
+    most = alt.Axis(values=[0, max(b.count for b in bins)], format=",d")
     counts = (
         alt.Chart(alt.InlineData(values=values))
         .mark_rect(color="currentColor", opacity=0.35)
         .encode(
             alt.X("low:Q", scale=unit, title="confidence"),
             # symlog: nearly all rows of a good model are in the last bin
-            alt.Y("count:Q", title="rows", scale=alt.Scale(type="symlog"), axis=alt.Axis(tickCount=3, format=",d")),
+            alt.Y("count:Q", title="rows", scale=alt.Scale(type="symlog", nice=False), axis=most),
             x2="high:Q",
             y2=alt.datum(0),
             tooltip=tooltip[:3],
         )
-        .properties(width=_WIDTH, height=_COUNTS)
+        .properties(width="container", height=_COUNTS)
     )
-    top = alt.layer(bars, diagonal, gaps).properties(width=_WIDTH, height=_HEIGHT)
+    top = alt.layer(bars, diagonal, gaps).properties(width="container", height=_HEIGHT)
     return specification(alt.vconcat(top, counts, spacing=12))
 
 
@@ -108,20 +109,20 @@ def losses(bins: Sequence[LossBin]) -> dict[str, Any]:
     low, high = bins[0].low, bins[-1].high
     scale = alt.Scale(type="log", domain=[low, high], nice=False)
     decades = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-    axis = alt.Axis(format="~e", values=[float(f"1e{d}") for d in decades][:: 1 + len(decades) // 12])
+    axis = alt.Axis(format="~g", values=[float(f"1e{d}") for d in decades][:: 1 + len(decades) // 12])
     chart = (
         alt.Chart(alt.InlineData(values=values))
         .mark_rect(opacity=0.85, stroke="transparent", strokeWidth=1)
         .encode(
             alt.X("low:Q", scale=scale, title="loss of a row (nats)", axis=axis),
             # square roots: one full bin would flatten the others
-            alt.Y("count:Q", title="rows", scale=alt.Scale(type="sqrt"), axis=alt.Axis(format=",d")),
+            alt.Y("count:Q", title="rows", scale=alt.Scale(type="sqrt"), axis=alt.Axis(format=",d", tickCount=6)),
             x2="high:Q",
             y2=alt.datum(0),
             color=alt.Color("kind:N", scale=alt.Scale(domain=[seen, lost], range=[MAIN, WARN]), legend=legend),
             tooltip=[alt.Tooltip("loss:N"), alt.Tooltip("count:Q", format=",", title="rows")],
         )
-        .properties(width=_WIDTH, height=_HEIGHT + _COUNTS)
+        .properties(width="container", height=_HEIGHT + _COUNTS)
     )
     return specification(chart)
 
@@ -130,8 +131,9 @@ def curve(data: Curve) -> dict[str, Any]:
     """Lines by name over a common axis, as wide as their place on the page."""
     values = [{"x": x, "y": y, "name": s.name} for s in data.series for x, y in s.points]
     names = [s.name for s in data.series]
-    whole = all(float(x).is_integer() for s in data.series for x, _ in s.points)
-    x_axis = alt.Axis(tickMinStep=1, format="d") if whole else alt.Axis()
+    at = sorted({x for s in data.series for x, _ in s.points})
+    whole = all(float(x).is_integer() for x in at)
+    x_axis = alt.Axis(values=at[:: 1 + len(at) // 12], format="d") if whole else alt.Axis()
     y_scale = alt.Scale(type="log", nice=False) if data.log_y else alt.Scale(zero=False)
     legend = alt.Legend(
         columns=1,

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lossless import __version__
+from lossless._diagnose.finding import Finding, Findings
 from lossless._evaluate import Evaluation
 from lossless._evaluate.accumulators import BINS_PER_DECADE, CalibrationBin, HistogramBin
+from lossless._evaluate.intervals import Interval
 from lossless._evaluate.slices import Slicing
+from lossless._evaluate.text import enumerated
 
 CLASSES_IN_ORDER = 20  # a table of more classes starts with the worst
 CLASS_ROWS = 500  # classes listed on the page; all of them are in the JSON output
+CONFUSED_ROWS = 10
 _MOST_BARS = 60
 # log p rounds to 0 where p = exp(-loss) rounds to 1 in float32: losses below 2^-25.
 FLOAT32_LIMIT = 2.0**-25
@@ -89,6 +93,7 @@ class Page:
 
     title: str
     subtitle: str
+    findings: tuple[Finding, ...]  # gravest first
     notes: tuple[str, ...]
     figures: tuple[Figure, ...]
     panels: tuple[Panel, ...]
@@ -118,6 +123,13 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def interval_text(interval: Interval | None) -> str:
+    """Four digits of each end; a dash where none is defined, nothing where there is none."""
+    if interval is None:
+        return ""
+    return "-" if math.isnan(interval.low) else f"{interval.low:.4g} to {interval.high:.4g}"
+
+
 def build_page(
     evaluation: Evaluation,
     *,
@@ -129,14 +141,15 @@ def build_page(
     e, source = evaluation, evaluation.source
     rows = f"{count(e.rows)} rows" if e.rows == source.rows else f"{count(e.rows)} of {count(source.rows)} rows"
     return Page(
-        title=title or ", ".join(source.files),
+        title=title or enumerated(source.files),
         subtitle=(
             f"{rows}, {count(source.classes)} classes. Column “{source.scores}” read as {source.kind} "
             f"({source.kind_reason}), labels from “{source.label}”."
         ),
-        notes=(*e.notes, *(finding.sentence() for finding in e.findings)),
+        findings=tuple(Findings(e.findings, "")),
+        notes=e.notes,
         figures=_headline(e),
-        panels=tuple(panels),
+        panels=(*panels, _confidence(e)),
         reliability=e.reliability,
         reliability_caption=(
             "Of the rows predicted with a confidence, how many were right. On the diagonal the model means what it "
@@ -156,18 +169,56 @@ def build_page(
 
 
 def _headline(e: Evaluation) -> tuple[Figure, ...]:
+    def meaning(text: str, field: str) -> str:
+        return f"{text}; 95 % interval {interval_text(e.intervals[field])}"
+
+    bits = f"nats a row (cross-entropy); {number(e.bits)} bits, perplexity {number(e.perplexity)}"
     return (
-        Figure(
-            "NLL",
-            number(e.nll),
-            f"nats a row (cross-entropy); {number(e.bits)} bits, perplexity {number(e.perplexity)}",
-        ),
-        Figure("Accuracy", share(e.accuracy), "largest score is the true class"),
+        Figure("NLL", number(e.nll), meaning(bits, "nll")),
+        Figure("Accuracy", share(e.accuracy), meaning("largest score is the true class", "accuracy")),
         Figure("Calibration error", share(e.calibration_error), "expected |accuracy − confidence|"),
-        Figure("Confidence", share(e.confidence), "mean probability of the predicted class"),
-        Figure("Brier", share(e.brier), "squared error of the probabilities, 0 to 2"),
-        Figure("Entropy", number(e.entropy), "nats, mean over rows"),
+        Figure("Confidence", share(e.confidence), meaning("mean probability of the predicted class", "confidence")),
+        Figure("Brier", share(e.brier), meaning("squared error of the probabilities, 0 to 2", "brier")),
+        Figure("Entropy", number(e.entropy), meaning("nats, mean over rows", "entropy")),
         Figure("Macro F1", share(e.macro.f1), "mean over the classes that occur or are predicted"),
+    )
+
+
+def _confidence(e: Evaluation) -> Panel:
+    """Whether the confidence is worth something, and the temperature that would mend it."""
+    best, confused = e.temperature, confused_table(e, CONFUSED_ROWS)
+    risk = Curve(
+        title="Risk and coverage",
+        caption="The error rate among the surest rows, by the share of all rows that they are. A confidence that tells "
+        "right from wrong starts low and rises at the end.",
+        x="coverage",
+        y="error rate",
+        series=(Series("error rate", e.risk_coverage),),
+        log_y=False,
+    )
+    return Panel(
+        title="Confidence",
+        text="How well the confidence tells right predictions from wrong ones, and what a temperature would gain: "
+        "softmax(logits / T) has the same predictions and another confidence.",
+        figures=(
+            Figure(
+                "AUROC",
+                share(e.confidence_auroc),
+                f"a right prediction is surer than a wrong one; 95 % interval {interval_text(e.intervals['confidence_auroc'])}",
+            ),
+            Figure("AURC", share(e.aurc), "error rate of the surest rows, mean over their share"),
+            Figure("Adaptive calibration error", share(e.adaptive_calibration_error), "bins of equally many rows"),
+            Figure("Largest gap", share(e.max_calibration_error), "|accuracy − confidence| of a bin of the diagram"),
+            Figure(
+                "Best temperature",
+                number(best.value),
+                f"95 % interval {interval_text(best.interval)}; NLL {number(best.nll_before)} → {number(best.nll)}, "
+                f"calibration error {share(best.calibration_error_before)} → {share(best.calibration_error)} on "
+                f"{count(best.rows)} rows",
+            ),
+        ),
+        curves=(risk,),
+        tables=(confused,) if confused else (),
     )
 
 
@@ -199,7 +250,9 @@ def _loss_bin(low: float, high: float, rows: int, width: int) -> LossBin:
 def _losses_caption(e: Evaluation) -> str:
     lost = [b for b in e.loss_histogram if b.high <= FLOAT32_LIMIT]
     below = sum(b.count for b in lost)
-    text = "How many rows have which loss."
+    text = (
+        "How many rows have which loss. The height of a bar is the square root of its rows, so that few are seen too."
+    )
     if below:
         text += (
             f" {count(below)} rows ({below / e.rows:.1%}) lie below {lost[-1].high:.2g}, where −log(softmax(x)) in "
@@ -240,6 +293,28 @@ def class_table(e: Evaluation, most: int) -> Table:
         footer=tuple(
             (f"{name} average", share(a.precision), share(a.recall), share(a.f1), count(e.rows), "", number(a.nll))
             for name, a in (("macro", e.macro), ("weighted", e.weighted))
+        ),
+    )
+
+
+def confused_table(e: Evaluation, most: int) -> Table | None:
+    """The `most` most frequent confusions."""
+    if not e.confused:
+        return None
+    support = {c.index: c.support for c in e.classes}
+    return Table(
+        title="Confusions",
+        caption="The wrong predictions that are most frequent, and their share of the rows of that label.",
+        columns=("label", "predicted", "rows", "share"),
+        numeric=(False, False, True, True),
+        rows=tuple(
+            (
+                e.source.class_name(c.label),
+                e.source.class_name(c.predicted),
+                count(c.count),
+                share(c.count / support[c.label]),
+            )
+            for c in e.confused[:most]
         ),
     )
 

@@ -19,32 +19,27 @@ from lossless._evaluate.text import printable
 from . import charts
 from .data import Page
 
-# Charts are SVG, so the page's colours reach them, and run in Vega's interpreter, so the content policy needs no eval.
-_DRAW = """
-for (const data of document.querySelectorAll('script[type="application/json"]')) {
-  vegaEmbed(data.previousElementSibling, JSON.parse(data.textContent), {actions: false, renderer: "svg", ast: true})
-    .catch(console.error);
-}
-"""
-
 
 def render(page: Page) -> str:
     """The page as HTML; whatever text came from data is escaped, in the markup and in the chart specifications."""
     environment = Environment(
         loader=PackageLoader(__package__ or "lossless._report"), autoescape=True, finalize=_finalize
     )
-    scripts = [Markup(text) for text in (_bundle(), _DRAW)]  # ours and Vega's, not data
+    scripts = [Markup(text) for text in (_bundle(), _part("page.js"))]  # Vega's and ours, not data
     return environment.get_template("page.html.j2").render(
         page=page,
-        style=Markup(
-            resources.files(__package__ or "lossless._report").joinpath("templates/page.css").read_text("utf-8")
-        ),
+        style=Markup(_part("page.css")),
         scripts=scripts,
         script_hashes=[_policy_hash(script) for script in scripts],
         reliability=_json(charts.reliability(page.reliability)),
         losses=_json(charts.losses(page.losses)),
         curves=[[_json(charts.curve(c)) for c in panel.curves] for panel in page.panels],
     )
+
+
+def _part(name: str) -> str:
+    """A file beside the template."""
+    return resources.files(__package__ or "lossless._report").joinpath("templates", name).read_text("utf-8")
 
 
 def _finalize(value: Any) -> Any:

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from lossless._evaluate import Evaluation
+    from lossless._evaluate.intervals import Interval
 
     from ._console import Output
 
 SUMMARY = "loss, accuracy and calibration of saved predictions"
-_CLASS_ROWS, _SURPRISING_ROWS = 20, 10
+_CLASS_ROWS, _CONFUSED_ROWS, _SURPRISING_ROWS = 20, 10, 10
 _CELL = 60  # characters of a cell; texts of the data may be long
 
 
@@ -170,7 +171,7 @@ def _engine(args: argparse.Namespace) -> AbstractContextManager[Executor | None]
 
 def show(evaluation: Evaluation, output: Output) -> None:
     """The tables of the terminal."""
-    from lossless._report import class_table, slice_table, surprising_table
+    from lossless._report import class_table, confused_table, interval_text, slice_table, surprising_table
 
     from ._console import figure
 
@@ -186,23 +187,55 @@ def show(evaluation: Evaluation, output: Output) -> None:
         output.text(finding.sentence())
     output.heading("figures")
     output.table(
-        ("", "value", ""),
-        numeric=(False, True, False),
+        ("", "value", "95 % interval", ""),
+        numeric=(False, True, False, False),
         rows=[
-            ("nll", figure(e.nll), "nats, mean -log p of the true class (the cross-entropy loss)"),
-            ("bits", figure(e.bits), "the same in bits"),
-            ("perplexity", figure(e.perplexity), "exp(nll)"),
-            ("accuracy", figure(e.accuracy), "largest score is the true class"),
-            ("confidence", figure(e.confidence), "mean probability of the predicted class"),
-            ("calibration error", figure(e.calibration_error), "expected |accuracy - confidence|, 15 bins"),
-            ("brier", figure(e.brier), "squared error of the probabilities, summed over classes (0..2)"),
-            ("entropy", figure(e.entropy), "nats, mean over rows"),
+            (name, figure(value), interval_text(interval), meaning) for name, value, interval, meaning in _figures(e)
         ],
     )
-    slices = (slice_table(slicing, _CLASS_ROWS) for slicing in e.slices)
-    for table in (*slices, class_table(e, _CLASS_ROWS), surprising_table(e, _SURPRISING_ROWS)):
+    for table in (
+        *(slice_table(slicing, _CLASS_ROWS) for slicing in e.slices),
+        class_table(e, _CLASS_ROWS),
+        confused_table(e, _CONFUSED_ROWS),
+        surprising_table(e, _SURPRISING_ROWS),
+    ):
         if table is not None:
             output.heading(table.title.lower())
             output.text(table.caption)
             cells = [[cell[:_CELL] for cell in row] for row in (*table.rows, *table.footer)]
             output.table(table.columns, cells, numeric=table.numeric)
+
+
+def _figures(e: Evaluation) -> list[tuple[str, float, Interval | None, str]]:
+    """The name, the value, the interval and the meaning of every figure."""
+    from ._console import figure
+
+    i, best = e.intervals, e.temperature
+    top_5 = ("top-5 accuracy", e.top_5_accuracy, i["top_5_accuracy"], "the true class is among the 5 largest scores")
+    adaptive = f"the same in bins of equally many rows{_bound(e, 'adaptive_calibration_error')}"
+    gain = (
+        f"would make nll {figure(best.nll)} of {figure(best.nll_before)} and calibration error "
+        f"{figure(best.calibration_error)} of {figure(best.calibration_error_before)}, on {best.rows} rows"
+    )
+    return [
+        ("nll", e.nll, i["nll"], "nats, mean -log p of the true class (the cross-entropy loss)"),
+        ("bits", e.bits, i["bits"], "the same in bits"),
+        ("perplexity", e.perplexity, i["perplexity"], "exp(nll)"),
+        ("focal", e.focal, i["focal"], "focal loss of gamma 2, mean (1 - p)^2 (-log p)"),
+        ("brier", e.brier, i["brier"], "squared error of the probabilities, summed over classes (0..2)"),
+        ("accuracy", e.accuracy, i["accuracy"], "largest score is the true class"),
+        *([top_5] if e.source.classes > 5 else []),
+        ("confidence", e.confidence, i["confidence"], "mean probability of the predicted class"),
+        ("entropy", e.entropy, i["entropy"], "nats, mean over rows"),
+        ("calibration error", e.calibration_error, None, "expected |accuracy - confidence|, 15 bins"),
+        ("- adaptive", e.adaptive_calibration_error, None, adaptive),
+        ("- largest", e.max_calibration_error, None, "of the 15 bins"),
+        ("auroc", e.auroc, i["auroc"], f"a right prediction is surer than a wrong one{_bound(e, 'auroc')}"),
+        ("aurc", e.aurc, None, f"error rate of the surest rows, mean over their share{_bound(e, 'aurc')}"),
+        ("best temperature", best.temperature, best.interval, gain),
+    ]
+
+
+def _bound(e: Evaluation, field: str) -> str:
+    """How far a ranked figure may be off."""
+    return f"; exact to {e.bounds[field]:.1g}" if e.bounds[field] > 0 else ""

@@ -1,0 +1,120 @@
+"""How well the confidence of a classifier tells its right predictions from its wrong ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .accumulators import CALIBRATION_BINS
+from .intervals import Interval
+from .ranking import CURVE_POINTS, LIMIT, Bounded, Floats, Integers, Ranking, RankSketch, thinned
+from .rows import ScoredRows
+
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class ConfidenceResult:
+    """Ranked figures of the confidence."""
+
+    auroc: Bounded
+    auroc_interval: Interval
+    aurc: Bounded
+    risk_coverage: Points
+    adaptive_error: Bounded
+
+
+class ConfidenceRanking:
+    """Right and wrong predictions by log-confidence, which tells confidences near 1 apart."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.sketch = RankSketch(2, limit)
+
+    def update(self, rows: ScoredRows) -> None:
+        self.sketch.add(-rows.surprise, rows.right)
+
+    def merge(self, other: ConfidenceRanking) -> None:
+        self.sketch.merge(other.sketch)
+
+    def result(self) -> ConfidenceResult:
+        ranking = self.sketch.ranked()
+        return ConfidenceResult(
+            auroc=ranking.auroc(),
+            auroc_interval=ranking.auroc_interval(),
+            aurc=aurc(ranking),
+            risk_coverage=risk_coverage(ranking),
+            adaptive_error=adaptive_calibration_error(ranking),
+        )
+
+
+def risk_coverage(ranking: Ranking) -> Points:
+    """Points (coverage, risk): the error rate among the surest rows, by the share of all rows that they are."""
+    if not ranking.rows:
+        return ()
+    wrong, right = np.cumsum(ranking.count[:, ::-1], axis=1)
+    covered = wrong + right
+    coverage, risk = covered / ranking.rows, wrong / covered
+    keep = thinned(coverage, CURVE_POINTS)
+    return tuple(zip(coverage[keep].tolist(), risk[keep].tolist(), strict=True))
+
+
+def aurc(ranking: Ranking) -> Bounded:
+    """Area under the risk-coverage curve, (1/n) sum_k (errors among the k surest rows) / k.
+
+    Geifman et al. 2019 (arXiv:1805.08206), over Geifman and El-Yaniv 2017 (arXiv:1705.08500). Rows of equal confidence
+    count as if in random order: with e errors in the a rows above a cell of m rows, w of them wrong, the mean risk at
+    its j-th row is (e + w j / m) / (a + j), and these add up to w + (e - w a / m) (H(a + m) - H(a)) by harmonic
+    numbers H. Any other order of the cell moves the errors above its j-th row by at most w (m - w) / m, and by
+    w (m - w) / 2 in all.
+    """
+    if not ranking.rows:
+        return Bounded(math.nan, math.nan)
+    wrong, right = ranking.count[:, ::-1].astype(np.float64)
+    rows = wrong + right
+    above, errors = np.cumsum(rows) - rows, np.cumsum(wrong) - wrong
+    harmonic = _harmonic(above, above + rows)
+    area = np.sum(wrong + (errors - wrong * above / rows) * harmonic)
+    worst = wrong * right * np.minimum(harmonic / rows, 0.5 / (above + 1))
+    return Bounded(float(area) / ranking.rows, float(np.sum(worst[ranking.several[::-1]])) / ranking.rows)
+
+
+def _harmonic(start: Floats, stop: Floats) -> Floats:
+    """sum of 1/k for start < k <= stop: up to 32 by addition, beyond by Euler-Maclaurin (next term below 1e-16)."""
+    table = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, 33))])
+    small: Floats = table[np.minimum(stop, 32).astype(np.int64)] - table[np.minimum(start, 32).astype(np.int64)]
+    a, b = np.maximum(start, 32), np.maximum(stop, 32)
+    large: Floats = np.log1p((b - a) / a) + (_correction(b) - _correction(a))
+    return small + large
+
+
+def _correction(k: Floats) -> Floats:
+    """H(k) - log k - Euler's constant."""
+    return 1 / (2 * k) - 1 / (12 * k**2) + 1 / (120 * k**4) - 1 / (252 * k**6) + 1 / (240 * k**8)
+
+
+def adaptive_calibration_error(ranking: Ranking) -> Bounded:
+    """Calibration error of bins that hold equally many rows (Nguyen and O'Connor 2015, arXiv:1508.05154).
+
+    In a cell of several keys the mean confidence is known to half the cell's width, and where a bin ends in it, the
+    rows that would go to the next bin move two sums by no more than |right - confidence| adds up to.
+    """
+    n = ranking.rows
+    if not n:
+        return Bounded(math.nan, math.nan)
+    rows, right = ranking.count.sum(axis=0), ranking.count[1]
+    low, high = np.exp(ranking.low), np.exp(ranking.high)
+    home = ranking.equal_mass(CALIBRATION_BINS)
+    gap = np.bincount(home, right - rows * (low + high) / 2, minlength=CALIBRATION_BINS)
+    unsure = float(np.sum(rows * (high - low))) / 2
+    last = _cells_of_ends(ranking, CALIBRATION_BINS)
+    moved = np.maximum(right * (1.0 - low), (rows - right) * high)[last[ranking.several[last]]]
+    return Bounded(float(np.sum(np.abs(gap))) / n, (unsure + 2.0 * float(np.sum(moved))) / n)
+
+
+def _cells_of_ends(ranking: Ranking, bins: int) -> Integers:
+    """The cells in which bins of equal mass end, each once."""
+    ends = np.arange(1, bins) * (ranking.rows - 1) // bins
+    found: Integers = np.searchsorted(np.cumsum(ranking.count.sum(axis=0)), ends, side="right")
+    return np.unique(found)

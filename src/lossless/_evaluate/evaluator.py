@@ -1,0 +1,228 @@
+"""`lossless.Evaluator`: the figures of batches as they come, and of all ranks together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, fields, replace
+from math import prod
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from lossless._check import check_floating, dtype_name, is_whole
+from lossless._dispatch import select
+from lossless._layout import without_dim
+from lossless.errors import EvaluationError, ParameterError, ShapeError, TargetDtypeError
+
+from .engine import Partial, begin
+from .plan import Plan
+from .results import Evaluation
+from .roles import Columns, Holds, ValueColumn, WideColumn
+from .rows import Batch, Kind, block_rows
+from .screening import check_labels
+from .text import quoted, safe, shown
+
+Array = Any
+KindName = Literal["logits", "probs", "log-probs"]
+
+_UPDATE = "Evaluator.update"
+_PLACE = "updates"  # where messages and figures say that a row is
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What evaluators must have in common to be merged."""
+
+    kind: Kind
+    classes: int | None  # None until scores tell
+    class_names: tuple[str, ...] | None
+    ignore_index: int | None
+    surprising: int
+
+    def plan(self, rows: int) -> Plan:
+        """The plan of a file with so many such rows."""
+        assert self.classes is not None
+        return Plan(
+            paths=(_PLACE,),
+            format="arrays",
+            rows=rows,
+            columns=Columns(
+                WideColumn("scores", ("scores",), "array", rows),
+                ValueColumn("labels", "array", rows, Holds.INTEGERS),
+                class_names=self.class_names,
+            ),
+            kind=self.kind,
+            kind_reason="as given",
+            task_reason="as given",
+            width=self.classes,
+            classes=self.classes,
+            partitions=(),
+            notes=(),
+            ignore_index=self.ignore_index,
+            surprising=self.surprising,
+        )
+
+
+class Evaluator:
+    """The figures of `lossless.evaluate` for rows that come batch by batch, as in a training loop.
+
+        nll = mean_i -log p_i[y_i],   brier = mean_i sum_j (p_ij - [j = y_i])^2,   p = softmax(logits)
+
+    Memory does not grow with the rows. Of several processes each has its own; evaluators pickle, so that one process
+    can gather them (`torch.distributed.all_gather_object`) and merge them in the order of the ranks. The figures have
+    the same bits however the rows were cut into updates and spread over evaluators.
+
+    Args:
+        kind: what the scores are: "logits", "probs" (divided by their row's sum) or "log-probs".
+        classes: how many; by default as many as the first scores have.
+        class_names: names of the classes in score order.
+        ignore_index: rows with this label are left out; None if no label means that.
+        surprising: how many of the rows of largest loss to keep. Rows are counted from 0 over all updates.
+
+    Raises:
+        ParameterError: a ValueError; an unknown kind, fewer than two classes, names that are not one for each class, or
+            `surprising` below 0.
+
+    Example:
+        >>> evaluator = lossless.Evaluator()
+        >>> evaluator.update([[2.0, 0.0], [0.0, 1.0]], [0, 0])
+        >>> other = lossless.Evaluator()
+        >>> other.update([[0.0, 3.0]], [1])
+        >>> evaluator.merge(other)
+        >>> e = evaluator.result()
+        >>> e.rows, round(e.accuracy, 9), round(e.nll, 9)
+        (3, 0.666666667, 0.496259017)
+    """
+
+    def __init__(
+        self,
+        kind: KindName = "logits",
+        *,
+        classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        ignore_index: int | None = -100,
+        surprising: int = 20,
+    ) -> None:
+        if kind not in get_args(KindName):
+            raise ParameterError(f"Evaluator: kind got {kind!r}, expected one of {quoted(get_args(KindName))}")
+        if surprising < 0:
+            raise ParameterError(f"Evaluator: surprising got {surprising}, expected 0 or more")
+        names = None if class_names is None else tuple(safe(name) for name in class_names)
+        if names is not None:
+            classes = len(names) if classes is None else classes
+            if len(set(names)) != classes or len(names) != classes:
+                raise ParameterError(
+                    f"Evaluator: class_names has {len(names)} names ({len(set(names))} different), expected {classes}"
+                )
+        if classes is not None and classes < 2:
+            raise ParameterError(f"Evaluator: classes got {classes}, expected 2 or more")
+        self._settings = self._asked = _Settings(Kind(kind), classes, names, ignore_index, surprising)
+        self._total: Partial | None = None
+        self.rows = 0
+        "Rows of all updates, scored or left out."
+
+    def __repr__(self) -> str:
+        return f"Evaluator({self._settings.kind.value!r}, classes={self._settings.classes}, rows={self.rows})"
+
+    def update(self, scores: Array, labels: Array) -> None:
+        """Add rows: scores (N, C) or (N, C, d1, ...), as `cross_entropy` takes them, and labels (N) or (N, d1, ...).
+
+        Arrays, lists or tensors, of any floating dtype and on any device; no graph is kept or recorded. After an error
+        the evaluator is as it was before.
+
+        Raises:
+            LogitsDtypeError: a TypeError; the scores are not real floating point.
+            TargetDtypeError: a TypeError; the labels are not whole numbers.
+            ShapeError: a ValueError; the labels are not one for each row, or there are other classes than before.
+            EvaluationError: a ValueError; a label outside 0..C-1, or a negative probability.
+        """
+        ours, x = select(_UPDATE, 1, scores=scores)
+        theirs, y = select(_UPDATE, 1, labels=labels)
+        shape = tuple(x.shape)
+        check_floating(_UPDATE, dtype_name(x.dtype), "scores", target_dtype=dtype_name(y.dtype))
+        settings = replace(self._settings, classes=_classes(shape, self._settings.classes))
+        _check_labels(shape, tuple(y.shape), dtype_name(y.dtype))
+        label = theirs.numbers(y).reshape(-1).astype(np.int64)
+        plan = settings.plan(len(label))
+        partial = begin(plan)
+        inner = prod(shape[2:])
+        step = max(1, block_rows(plan.classes) // max(inner, 1))
+        for i in range(0, shape[0], step):
+            block = np.moveaxis(ours.numbers(x[i : i + step]), 1, -1).reshape(-1, plan.classes)
+            labels = label[i * inner : (i + step) * inner]
+            none = np.zeros(len(labels), bool)
+            partial.update(plan, Batch(0, self.rows + i * inner, block, labels, none, none))
+        check_labels(plan, partial.screening)
+        self._add(settings, partial, len(label))
+
+    def merge(self, other: Evaluator) -> None:
+        """Add the rows of another evaluator after the rows of this one; the other stays as it is.
+
+        Raises:
+            ParameterError: a ValueError; the two were made with different arguments, or saw different classes.
+        """
+        if not isinstance(other, Evaluator):
+            raise ParameterError(f"Evaluator.merge: got {type(other).__name__}, expected an Evaluator")
+        known = other._settings.classes if self._settings.classes is None else self._settings.classes
+        ours, theirs = (replace(e._settings, classes=e._settings.classes or known) for e in (self, other))
+        for field in fields(_Settings):
+            one, two = getattr(ours, field.name), getattr(theirs, field.name)
+            if one != two:
+                raise ParameterError(
+                    f"Evaluator.merge: {field.name} is {shown(one)} here and {shown(two)} there, expected the same"
+                )
+        if other._total is not None:
+            more = deepcopy(other._total)
+            more.shift(self.rows)
+            self._add(ours, more, other.rows)
+
+    def result(self) -> Evaluation:
+        """The figures of all rows so far; more may follow.
+
+        Raises:
+            EvaluationError: a ValueError; there is no row with figures.
+        """
+        if self._total is None:
+            raise EvaluationError("Evaluator.result: there are no rows yet, expected an update before")
+        return self._total.evaluation(self._settings.plan(self.rows))
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        self._settings, self._total, self.rows = self._asked, None, 0
+
+    def _add(self, settings: _Settings, partial: Partial, rows: int) -> None:
+        if self._total is None:
+            self._total = partial
+        else:
+            self._total.merge(partial)
+        self._settings = settings
+        self.rows += rows
+
+
+def _classes(shape: tuple[int, ...], known: int | None) -> int:
+    """The classes of scores of this shape."""
+    if len(shape) < 2 or shape[1] < 2:
+        raise ShapeError(
+            f"{_UPDATE}: scores has shape {list(shape)}, expected (rows, classes) or (rows, classes, ...) with two or "
+            "more classes"
+        )
+    if known is not None and shape[1] != known:
+        raise ShapeError(f"{_UPDATE}: scores has {shape[1]} classes (shape {list(shape)}), expected {known}")
+    return shape[1]
+
+
+def _check_labels(shape: tuple[int, ...], labels: tuple[int, ...], dtype: str) -> None:
+    """Labels are one whole number for each row."""
+    if labels == shape:
+        raise ShapeError(
+            f"{_UPDATE}: labels has shape {list(labels)}, that of scores, expected {list(without_dim(shape, 1))}: one "
+            "label for each row. If they are one-hot, pass their argmax over dimension 1"
+        )
+    if labels != without_dim(shape, 1):
+        raise ShapeError(
+            f"{_UPDATE}: labels has shape {list(labels)}, expected {list(without_dim(shape, 1))}: one label for each "
+            f"row of scores, whose shape is {list(shape)}"
+        )
+    if not is_whole(dtype):
+        raise TargetDtypeError(f"{_UPDATE}: labels has dtype {dtype}, expected whole numbers: the index of the class")

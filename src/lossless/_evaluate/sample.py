@@ -1,0 +1,60 @@
+"""A sample of rows that any order of updates and merges gives alike: those whose hash is least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .hashing import mixed
+
+_FILE_SHIFT = np.uint64(40)  # row numbers stay below 2^40
+
+
+class RowSample:
+    """Some numbers of the `size` rows whose hash of (file, row) is least; all rows, if there are no more."""
+
+    def __init__(self, size: int, fields: Sequence[str]) -> None:
+        self.size, self.fields = size, tuple(fields)
+        self._parts: list[dict[str, NDArray[Any]]] = []
+        self._rows = 0
+        self._bound = np.uint64(2**64 - 1)  # no row of a larger hash is wanted
+
+    def update(self, rows: Any) -> None:
+        """Read a batch."""
+        hashes = mixed((np.uint64(rows.file) << _FILE_SHIFT) | rows.row.astype(np.uint64))
+        wanted = np.flatnonzero(hashes <= self._bound)
+        if len(wanted):
+            self._add({"hash": hashes[wanted], **{name: getattr(rows, name)[wanted] for name in self.fields}})
+
+    def merge(self, other: RowSample) -> None:
+        """Join the sample of other rows."""
+        for part in other._parts:
+            self._add(part)
+
+    def rows(self) -> dict[str, NDArray[Any]]:
+        """The numbers by name, in the order of the hashes; empty if there were no rows."""
+        self._settle()
+        return self._parts[0] if self._parts else {}
+
+    def _add(self, part: dict[str, NDArray[Any]]) -> None:
+        self._parts.append(part)
+        self._rows += len(part["hash"])
+        if self._rows >= self.size + self.size // 4:
+            self._settle()
+
+    def _settle(self) -> None:
+        if not self._parts:
+            return
+        every = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+        order = np.argsort(every["hash"])[: self.size]
+        self._parts = [{name: values[order] for name, values in every.items()}]
+        self._rows = len(order)
+        if self._rows == self.size:
+            self._bound = self._parts[0]["hash"][-1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._settle()
+        return vars(self)

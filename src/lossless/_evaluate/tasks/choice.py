@@ -1,0 +1,160 @@
+"""What the scores are for, and what they are where a row has one or where classes do not exclude one another.
+
+Inferred from the columns and their first rows, and said; `--task` overrides it. Where two tasks are as likely it is an
+error that asks for the flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossless.errors import EvaluationError
+
+from ..roles import Columns, Holds, Request, Task, WideColumn, decide_kind, kind_by_name
+from ..rows import Floats, Kind, Values
+from ..text import shown
+
+_TOP_ROWS = 20  # so many probabilities of at least 1/2 are no accident
+_ONE = 1e-2  # soft targets sum to 1 within this
+
+
+def choose_task(columns: Columns, width: int, sample: Callable[[], Values], request: Request) -> tuple[Task, str]:
+    """The task, and how it was decided; `sample` reads the first values of the label column."""
+    wide = isinstance(columns.label, WideColumn)
+    if width < 1:
+        raise EvaluationError(f"'{shown(columns.scores.name)}' has no scores in a row, expected one per class")
+    task = request.task
+    if task is None and request.predictions is not None:
+        task, reason = Task.REGRESSION, "by --predictions"
+    elif task is None:
+        task, reason = _infer(columns, width, sample, request)
+    else:
+        reason = "by --task"
+    scores, label = f"'{shown(columns.scores.name)}'", f"'{shown(columns.label.name)}'"
+    if task is Task.MULTICLASS and width < 2:
+        raise EvaluationError(
+            f"{scores} has {width} score per row, expected one per class. For two classes and one score pass --task "
+            "binary, for a quantity --task regression"
+        )
+    if task is Task.BINARY and width > 2:
+        raise EvaluationError(f"--task binary, but {scores} has {width} scores per row, expected one, or two")
+    if task is Task.MULTILABEL and not wide:
+        raise EvaluationError(f"--task multilabel, but {label} has one value per row, expected 0 or 1 for each class")
+    if task in (Task.MULTICLASS, Task.BINARY) and wide:
+        raise EvaluationError(
+            f"label column {label} has several values per row, expected one class per row; a one-hot or soft target is "
+            "not a label, save its argmax. For classes that do not exclude one another pass --task multilabel"
+        )
+    if task is not Task.REGRESSION and request.predictions is not None:
+        raise EvaluationError(f"--predictions names quantities, and --task {task.value} has classes")
+    return task, reason
+
+
+def _infer(columns: Columns, width: int, sample: Callable[[], Values], request: Request) -> tuple[Task, str]:
+    label = columns.label
+    if width > 1 and not isinstance(label, WideColumn):
+        return Task.MULTICLASS, f"because a row has {width} scores and one label"
+    values = sample()
+    if isinstance(label, WideColumn):
+        return _infer_wide(columns, np.asarray(values), request)
+    named = request.scores() is not None or kind_by_name(columns.scores.name) is not None
+    if isinstance(values, list) or label.holds is Holds.BOOLEANS:
+        return Task.BINARY, f"because '{shown(columns.scores.name)}' has one score per row and the label is a class"
+    numbers = values[~np.isnan(values)] if values.dtype.kind == "f" else values
+    two = bool(np.isin(numbers, (0, 1)).all()) and len(numbers) > 0
+    if named and two:
+        return Task.BINARY, "because a row has one score and the labels are 0 and 1"
+    scores, shown_label = f"'{shown(columns.scores.name)}'", f"'{shown(label.name)}'"
+    if named:
+        raise EvaluationError(
+            f"{scores} has one score per row, but the labels in {shown_label} are not 0 and 1 alone. Expected one "
+            "score per class, or labels 0 and 1; for a quantity name it by --predictions"
+        )
+    if two:
+        raise EvaluationError(
+            f"{scores} has one number per row and {shown_label} holds 0 and 1: a quantity, or a score of class 1? "
+            "Name it by --probs, --logits or --predictions"
+        )
+    return Task.REGRESSION, f"because {scores} has one number per row and {shown_label} holds quantities"
+
+
+def _infer_wide(columns: Columns, truth: NDArray[Any], request: Request) -> tuple[Task, str]:
+    label = f"'{shown(columns.label.name)}'"
+    truth = truth[~np.isnan(truth).any(axis=1)] if truth.dtype.kind == "f" else truth
+    named = request.scores() is not None or kind_by_name(columns.scores.name) is not None
+    marks = bool(np.isin(truth, (0, 1)).all()) and truth.size > 0
+    if marks and (truth.sum(axis=1) == 1).all():
+        raise EvaluationError(
+            f"each row of {label} marks one class, as one-hot labels do. A one-hot or soft target is not a label, save "
+            "its argmax; if the classes do not exclude one another, pass --task multilabel"
+        )
+    if marks:
+        return Task.MULTILABEL, f"because {label} marks any number of classes"
+    if truth.dtype.kind == "f" and truth.size and truth.min() >= 0 and (np.abs(truth.sum(axis=1) - 1) < _ONE).all():
+        raise EvaluationError(
+            f"the rows of {label} sum to 1, as probabilities do. A one-hot or soft target is not a label, save its "
+            "argmax; if they are quantities, pass --task regression"
+        )
+    if named:
+        raise EvaluationError(
+            f"'{shown(columns.scores.name)}' is named like scores of classes, but {label} holds other numbers than 0 "
+            "and 1. Expected one label per row, or 0 and 1 for each class; for quantities pass --task regression"
+        )
+    return Task.REGRESSION, f"because {label} holds quantities"
+
+
+def kind_of(columns: Columns, width: int, sample: NDArray[Any], request: Request) -> tuple[Kind, str]:
+    """What the scores are, and how that was decided; `sample` is (n, width) rows from the start of the input."""
+    if columns.task is Task.REGRESSION:
+        return Kind.PREDICTIONS, "by --predictions" if request.predictions is not None else "for a quantity"
+    if columns.task is Task.MULTICLASS or (columns.task is Task.BINARY and width == 2):
+        return decide_kind(columns.scores, sample, request)
+    return _kind_of_each(columns, sample, request)
+
+
+def _kind_of_each(columns: Columns, sample: NDArray[Any], request: Request) -> tuple[Kind, str]:
+    """The same for scores each of which has two sides: p and 1 - p."""
+    named = request.scores()
+    if named is not None:
+        return named[1], f"by --{named[1].value}"
+    x: Floats = sample[np.isfinite(sample).all(axis=1)].astype(np.float64)
+    name, kind = shown(columns.scores.name), kind_by_name(columns.scores.name)
+    if not len(x):
+        if kind is None:
+            raise EvaluationError(
+                f"the first rows of '{name}' hold no number; say what it holds by --logits or --probs"
+            )
+        return kind, "by its name"
+    within = bool(x.min() >= 0 and x.max() <= 1)
+    runs = f"its values run from {x.min():.6g} to {x.max():.6g}"
+    if within and kind is not Kind.LOG_PROBS and columns.task is Task.BINARY and x.min() >= 0.5 and len(x) >= _TOP_ROWS:
+        raise EvaluationError(
+            f"every value of '{name}' is at least 0.5, as the probability of the predicted class is. Expected that of "
+            f"class 1; if it is, say so: --probs {name}"
+        )
+    if kind is Kind.LOGITS and within:
+        raise EvaluationError(
+            f"'{name}' is named like logits, but its values lie in [0, 1], as probabilities do. "
+            f"Say which: --probs {name} or --logits {name}"
+        )
+    if kind is Kind.PROBS and not within:
+        raise EvaluationError(
+            f"'{name}' is named like probabilities, but {runs}. "
+            f"Say what they are: --logits {name} or --log-probs {name}"
+        )
+    if kind is Kind.LOG_PROBS and x.max() > 0:
+        raise EvaluationError(
+            f"'{name}' is named like log-probabilities, but {runs}, and the logarithm of a probability is at most 0. "
+            f"Say what they are: --logits {name} or --probs {name}"
+        )
+    if kind is not None:
+        return kind, "by its name"
+    if within and np.isin(x, (0, 1)).all():
+        raise EvaluationError(
+            f"'{name}' holds 0 and 1 alone, as decisions do. Expected scores: save probabilities or logits"
+        )
+    return (Kind.PROBS, "because its values lie in [0, 1]") if within else (Kind.LOGITS, "by its values")

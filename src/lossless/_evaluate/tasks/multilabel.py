@@ -1,0 +1,397 @@
+"""Multilabel: any number of classes is true of a row, and each has a score of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossless.transforms import sigmoid
+
+from ..accumulators import Calibration, CalibrationBin, Largest, Mean
+from ..findings import examine_any
+from ..intervals import wilson
+from ..ranking import Bounded, RankSketch
+from ..results import Evaluation, check_scored, details_of, left_out_of, notes_of, source_of
+from ..rows import Floats, Integers, block_rows
+from ..slices import Sliced
+from ..sums import ExactSum
+from ..text import safe
+from .odds import log_odds, losses
+
+if TYPE_CHECKING:
+    from ..accumulators import Factories
+    from ..plan import Plan
+    from ..rows import Batch
+    from ..screening import Screening
+
+_CELLS = 1 << 18  # of the sketches of all classes together
+_LEAST_CELLS = 1 << 9  # of that of one class; of more classes than these allow, none is ranked by itself
+
+
+@dataclass(frozen=True)
+class MarkedRows:
+    """Rows that could be scored: the log-odds of each class and whether it is true."""
+
+    file: int
+    row: Integers  # (n,) row number in the file, from 0
+    odds: Floats  # (n, C) log p / (1 - p)
+    mark: NDArray[np.bool_]  # (n, C)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @cached_property
+    def predicted(self) -> NDArray[np.bool_]:
+        """(n, C) p > 1/2."""
+        return self.odds > 0
+
+    @cached_property
+    def losses(self) -> Floats:
+        """(n, C) binary cross-entropy of each class."""
+        return losses(self.odds, self.mark)
+
+    @cached_property
+    def bce(self) -> Floats:
+        """(n,) the mean loss of the classes of a row."""
+        mean: Floats = self.losses.mean(axis=1)
+        return mean
+
+    @cached_property
+    def brier(self) -> Floats:
+        """(n,) the mean of (p - t)^2 over the classes of a row; |p - t| is 1 - e^-loss, which does not cancel."""
+        mean: Floats = np.square(np.expm1(-self.losses)).mean(axis=1)
+        return mean
+
+    @cached_property
+    def true_classes(self) -> Integers:
+        """(n,) how many classes are true."""
+        count: Integers = self.mark.sum(axis=1)
+        return count
+
+    @cached_property
+    def wrong_classes(self) -> Integers:
+        """(n,) how many classes are predicted and not true, or true and not predicted."""
+        count: Integers = (self.mark != self.predicted).sum(axis=1)
+        return count
+
+    @cached_property
+    def exact(self) -> Floats:
+        """(n,) 1 where every class is right."""
+        exact: Floats = (self.wrong_classes == 0).astype(np.float64)
+        return exact
+
+    @cached_property
+    def f1(self) -> Floats:
+        """(n,) of the classes of a row; 0 if none is true and none predicted, as in scikit-learn."""
+        both = (self.mark & self.predicted).sum(axis=1)
+        either = self.true_classes + self.predicted.sum(axis=1)
+        f1: Floats = 2 * both / np.maximum(either, 1)
+        return f1
+
+    @cached_property
+    def confidence(self) -> Floats:
+        """(n C,) the probabilities, whose reliability is that of single marks."""
+        p: Floats = sigmoid(self.odds)
+        return p.ravel()
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """(n C,) whether the classes are true."""
+        return self.mark.ravel()
+
+
+@dataclass(frozen=True)
+class MarkFigures:
+    """One class."""
+
+    index: int
+    support: int  # rows of which it is true
+    predicted: int  # rows with p > 1/2
+    precision: float  # nan if never predicted
+    recall: float  # nan if it has no rows
+    f1: float  # nan if it neither occurs nor is predicted
+    bce: float
+    auroc: float  # nan unless it is true of some rows and not of others; and if there are more than 512 classes
+    average_precision: float
+
+
+@dataclass(frozen=True)
+class MarkAverage:
+    """Figures of the classes, averaged; undefined ones count as 0, as in scikit-learn."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class WorstRow:
+    """One of the rows of largest loss: the first place to look for wrong labels."""
+
+    file: str
+    row: int  # from 0
+    true_classes: int
+    wrong_classes: int
+    bce: float
+    details: Mapping[str, str]
+
+
+@dataclass(frozen=True, repr=False)
+class MultilabelEvaluation(Evaluation):
+    """Figures of classes that do not exclude one another; a class is predicted where p > 1/2.
+
+    `bce` is the mean binary cross-entropy of all rows and classes, in nats. `calibration_error` and `reliability` are
+    those of the probabilities of single classes. `mean_average_precision` and `macro_auroc` are means over the classes
+    for which they are defined.
+    """
+
+    FIGURES: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "bce": ("BCE", "nats, mean binary cross-entropy of a row and class"),
+        "brier": ("Brier", "squared error of the probabilities, mean over rows and classes"),
+        "exact_match": ("Exact match", "share of the rows with every class right"),
+        "hamming_loss": ("Hamming loss", "share of the classes that are wrong"),
+        "sample_f1": ("F1 of a row", "mean over rows"),
+        "micro.f1": ("Micro F1", "of all rows and classes together"),
+        "macro.f1": ("Macro F1", "mean over the classes"),
+        "mean_average_precision": ("Mean average precision", "mean over the classes"),
+        "macro_auroc": ("Macro AUROC", "mean over the classes"),
+        "micro_average_precision": ("Micro average precision", "of all rows and classes together"),
+        "micro_auroc": ("Micro AUROC", "of all rows and classes together"),
+        "calibration_error": ("Calibration error", "expected |share that is true - p|, 15 bins"),
+        "marks_per_row": ("True classes", "of a row, mean"),
+        "predicted_per_row": ("Predicted classes", "of a row, mean"),
+    }
+    MAIN: ClassVar[tuple[str, ...]] = (
+        "bce",
+        "exact_match",
+        "micro.f1",
+        "macro.f1",
+        "mean_average_precision",
+        "calibration_error",
+        "hamming_loss",
+    )
+
+    bce: float
+    brier: float
+    exact_match: float
+    hamming_loss: float
+    sample_f1: float
+    micro: MarkAverage
+    macro: MarkAverage
+    weighted: MarkAverage
+    mean_average_precision: float
+    macro_auroc: float
+    micro_average_precision: float
+    micro_auroc: float
+    calibration_error: float
+    marks_per_row: float
+    predicted_per_row: float
+    reliability: tuple[CalibrationBin, ...]
+    classes: tuple[MarkFigures, ...]
+    surprising: tuple[WorstRow, ...]
+    infinite: int  # rows with a class whose truth has probability exactly 0
+
+
+class MarkCounts:
+    """Counts and losses of every class."""
+
+    def __init__(self, classes: int) -> None:
+        self.rows = 0
+        self.support, self.predicted, self.correct = (np.zeros(classes, np.int64) for _ in range(3))
+        self.loss = ExactSum(classes)
+        self.infinite = 0
+
+    def update(self, rows: MarkedRows) -> None:
+        self.rows += len(rows)
+        self.support += rows.mark.sum(axis=0)
+        self.predicted += rows.predicted.sum(axis=0)
+        self.correct += (rows.mark & rows.predicted).sum(axis=0)
+        self.loss.add(rows.losses.ravel(), np.tile(np.arange(len(self.support)), len(rows)))
+        self.infinite += int(np.isinf(rows.losses).any(axis=1).sum())
+
+    def merge(self, other: MarkCounts) -> None:
+        self.rows += other.rows
+        self.infinite += other.infinite
+        for name in ("support", "predicted", "correct"):
+            getattr(self, name).__iadd__(getattr(other, name))
+        self.loss.merge(other.loss)
+
+    def result(self) -> MarkCounts:
+        return self
+
+
+class MarkRanks:
+    """Rows of which a class is true, and the others, by its log-odds: all classes together, and each by itself."""
+
+    def __init__(self, classes: int) -> None:
+        cells = _CELLS // classes
+        self.together = RankSketch(2)
+        self.single = [RankSketch(2, cells) for _ in range(classes)] if cells >= _LEAST_CELLS else []
+
+    def update(self, rows: MarkedRows) -> None:
+        self.together.add(rows.odds.ravel(), rows.mark.ravel())
+        for c, sketch in enumerate(self.single):
+            sketch.add(rows.odds[:, c], rows.mark[:, c])
+
+    def merge(self, other: MarkRanks) -> None:
+        self.together.merge(other.together)
+        for ours, theirs in zip(self.single, other.single, strict=True):
+            ours.merge(theirs)
+
+    def result(self) -> MarkRanks:
+        return self
+
+
+SLICED = Sliced(
+    ("bce", "brier", "exact", "f1"),
+    "bce",
+    {
+        "bce": partial(Mean, "bce"),
+        "brier": partial(Mean, "brier"),
+        "exact_match": partial(Mean, "exact"),
+        "sample_f1": partial(Mean, "f1"),
+    },
+)
+
+
+def metrics(plan: Plan) -> Factories:
+    """What is accumulated."""
+    worst = ("true_classes", "wrong_classes")
+    return {
+        "bce": lambda: Mean("bce"),
+        "brier": lambda: Mean("brier"),
+        "exact": lambda: Mean("exact"),
+        "f1": lambda: Mean("f1"),
+        "calibration": Calibration,
+        "counts": lambda: MarkCounts(plan.classes),
+        "ranks": lambda: MarkRanks(plan.classes),
+        "surprising": lambda: Largest(plan.surprising, "bce", worst),
+    }
+
+
+def rows_of(plan: Plan, screening: Screening, batch: Batch) -> Iterator[MarkedRows]:
+    """The rows of a batch that can be scored, a block at a time; the others are counted."""
+    row, present = screening.present(batch)
+    lost = present & np.isnan(batch.scores).any(axis=1)
+    screening.no_distribution.add(batch.file, row[lost])
+    kept = np.flatnonzero(present & ~lost)
+    step = block_rows(plan.classes)
+    for start in range(0, len(kept), step):
+        block = kept[start : start + step]
+        odds = log_odds(batch.scores[block], plan.kind, row[block])
+        yield MarkedRows(batch.file, row[block], odds, batch.labels[block])
+
+
+def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> MultilabelEvaluation:
+    """The figures of a run."""
+    counts: MarkCounts = results["counts"]
+    check_scored(plan, screening, counts.rows)
+    ranks: MarkRanks = results["ranks"]
+    together, single = ranks.together.ranked(), [sketch.ranked() for sketch in ranks.single]
+    areas, precisions = [r.auroc() for r in single], [r.average_precision() for r in single]
+    classes = tuple(_of(c, counts, areas, precisions) for c in range(plan.classes))
+    ranked = {
+        "mean_average_precision": _mean(precisions),
+        "macro_auroc": _mean(areas),
+        "micro_average_precision": together.average_precision(),
+        "micro_auroc": together.auroc(),
+    }
+    bce, brier, exact, f1 = (results[name] for name in ("bce", "brier", "exact", "f1"))
+    support, predicted, correct = (int(n.sum()) for n in (counts.support, counts.predicted, counts.correct))
+    return MultilabelEvaluation(
+        source=source_of(plan),
+        rows=counts.rows,
+        intervals={
+            "bce": bce.interval,
+            "brier": brier.interval,
+            "sample_f1": f1.interval,
+            "exact_match": wilson(round(exact.value * counts.rows), counts.rows),
+        },
+        bounds={name: figure.bound for name, figure in ranked.items()},
+        left_out=left_out_of(plan, screening),
+        notes=notes_of(plan, screening),
+        findings=examine_any(plan, screening, results),
+        slices=results["slices"],
+        bce=bce.value,
+        brier=brier.value,
+        exact_match=exact.value,
+        hamming_loss=(support + predicted - 2 * correct) / (counts.rows * plan.classes),
+        sample_f1=f1.value,
+        micro=MarkAverage(
+            precision=_share(correct, predicted, 0.0),
+            recall=_share(correct, support, 0.0),
+            f1=_share(2 * correct, support + predicted, 0.0),
+        ),
+        macro=_average(classes, [1] * len(classes)),
+        weighted=_average(classes, [c.support for c in classes]),
+        **{name: figure.value for name, figure in ranked.items()},
+        calibration_error=results["calibration"].error,
+        marks_per_row=support / counts.rows,
+        predicted_per_row=predicted / counts.rows,
+        reliability=results["calibration"].bins,
+        classes=classes,
+        surprising=_worst(plan, results["surprising"]),
+        infinite=counts.infinite,
+    )
+
+
+def _worst(plan: Plan, ranked: Sequence[Mapping[str, Any]]) -> tuple[WorstRow, ...]:
+    details = details_of(plan, [(r["file"], r["row"]) for r in ranked])
+    return tuple(
+        WorstRow(
+            file=safe(plan.paths[r["file"]]),
+            row=r["row"],
+            true_classes=r["true_classes"],
+            wrong_classes=r["wrong_classes"],
+            bce=r["bce"],
+            details=details.get((r["file"], r["row"]), {}),
+        )
+        for r in ranked
+    )
+
+
+def _of(c: int, counts: MarkCounts, areas: Sequence[Bounded], precisions: Sequence[Bounded]) -> MarkFigures:
+    support, predicted, correct = int(counts.support[c]), int(counts.predicted[c]), int(counts.correct[c])
+    return MarkFigures(
+        index=c,
+        support=support,
+        predicted=predicted,
+        precision=_share(correct, predicted),
+        recall=_share(correct, support),
+        f1=_share(2 * correct, support + predicted),
+        bce=counts.loss.divided_by(counts.rows, c),
+        auroc=areas[c].value if areas else math.nan,
+        average_precision=precisions[c].value if precisions else math.nan,
+    )
+
+
+def _share(part: int, whole: int, undefined: float = math.nan) -> float:
+    return part / whole if whole else undefined
+
+
+def _average(classes: Sequence[MarkFigures], weights: Sequence[int]) -> MarkAverage:
+    total = sum(weights)
+
+    def mean(values: list[float]) -> float:
+        known = (0.0 if math.isnan(value) else value for value in values)
+        return math.fsum(w * v for w, v in zip(weights, known, strict=True)) / total if total else math.nan
+
+    return MarkAverage(
+        mean([c.precision for c in classes]), mean([c.recall for c in classes]), mean([c.f1 for c in classes])
+    )
+
+
+def _mean(figures: Sequence[Bounded]) -> Bounded:
+    known = [figure for figure in figures if not math.isnan(figure.value)]
+    if not known:
+        return Bounded(math.nan, math.nan)
+    return Bounded(
+        math.fsum(figure.value for figure in known) / len(known),
+        math.fsum(figure.bound for figure in known) / len(known),
+    )

@@ -1,0 +1,330 @@
+"""Regression: how far predictions are from quantities, one or several a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..accumulators import HistogramBin, Largest, Mean, MeanResult
+from ..findings import examine_any
+from ..ranking import Ranking, RankSketch
+from ..results import Evaluation, check_scored, details_of, left_out_of, notes_of, source_of
+from ..rows import Floats, Integers
+from ..sample import RowSample
+from ..slices import Sliced
+from ..sums import ExactSum, SignedSum, SquareSum
+from ..text import safe
+
+if TYPE_CHECKING:
+    from ..accumulators import Factories
+    from ..plan import Plan
+    from ..rows import Batch
+    from ..screening import Screening
+
+_BARS = 60  # of the histogram of residuals
+_POINTS = 1000  # rows of the plot of residuals
+_QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+_TAIL = 1e-3  # share of the rows at either end that the histogram leaves to its first and last bar
+
+
+@dataclass(frozen=True)
+class PredictedRows:
+    """Rows with finite predictions and targets."""
+
+    file: int
+    row: Integers  # (n,) row number in the file, from 0
+    prediction: Floats  # (n, k)
+    target: Floats  # (n, k)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @cached_property
+    def residual(self) -> Floats:
+        """(n, k) prediction - target."""
+        return self.prediction - self.target
+
+    @cached_property
+    def squared_error(self) -> Floats:
+        """(n,) the mean over the outputs of a row."""
+        with np.errstate(over="ignore"):
+            mean: Floats = np.square(self.residual).mean(axis=1)
+        return mean
+
+    @cached_property
+    def absolute_error(self) -> Floats:
+        """(n,) the mean over the outputs of a row."""
+        mean: Floats = np.abs(self.residual).mean(axis=1)
+        return mean
+
+
+@dataclass(frozen=True)
+class OutputFigures:
+    """One of the predicted quantities. Residuals are prediction - target."""
+
+    name: str
+    mse: float
+    rmse: float
+    mae: float
+    bias: float  # mean residual
+    r2: float  # 1 - sum of squared residuals / sum of squared deviations of the target; nan if it is constant
+    explained_variance: float  # the same without the bias
+    largest_error: float
+    target_mean: float
+    target_deviation: float
+
+
+@dataclass(frozen=True)
+class ResidualPoint:
+    """A row of the plot of residuals."""
+
+    prediction: float
+    residual: float
+
+
+@dataclass(frozen=True)
+class WorstRow:
+    """One of the rows of largest squared error."""
+
+    file: str
+    row: int  # from 0
+    target: tuple[float, ...]
+    prediction: tuple[float, ...]
+    squared_error: float
+    details: Mapping[str, str]
+
+
+@dataclass(frozen=True, repr=False)
+class RegressionEvaluation(Evaluation):
+    """Figures of predicted quantities, in the units of the target.
+
+    The outputs of a row count as so many elements, as in `mse_loss`; `bias`, `r2` and `explained_variance` are their
+    means over the outputs, as in scikit-learn. `error_quantiles` are those of the absolute error of an element.
+    """
+
+    FIGURES: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "mse": ("MSE", "mean squared error"),
+        "rmse": ("RMSE", "its square root, in the units of the target"),
+        "mae": ("MAE", "mean absolute error"),
+        "median_absolute_error": ("Median absolute error", "half of the errors are smaller"),
+        "largest_error": ("Largest error", "of all rows"),
+        "bias": ("Bias", "mean prediction - target"),
+        "r2": ("R²", "share of the target's variance that is predicted"),
+        "explained_variance": ("Explained variance", "the same without the bias"),
+    }
+    MAIN: ClassVar[tuple[str, ...]] = ("mse", "rmse", "mae", "median_absolute_error", "bias", "r2")
+
+    mse: float
+    rmse: float
+    mae: float
+    median_absolute_error: float
+    largest_error: float
+    bias: float
+    r2: float
+    explained_variance: float
+    error_quantiles: Mapping[str, float]
+    outputs: tuple[OutputFigures, ...]
+    residual_histogram: tuple[HistogramBin, ...]
+    residual_plot: tuple[ResidualPoint, ...]  # of the first output, of at most 1000 rows chosen by a hash
+    surprising: tuple[WorstRow, ...]
+
+
+class Residuals:
+    """Exact sums of errors, targets and their squares, by output."""
+
+    _SUMS = ("squared", "absolute", "residual", "target", "target_squared")
+
+    def __init__(self, outputs: int) -> None:
+        self.outputs, self.rows = outputs, 0
+        self.squared, self.absolute = SquareSum(outputs), ExactSum(outputs)
+        self.residual, self.target, self.target_squared = SignedSum(outputs), SignedSum(outputs), SquareSum(outputs)
+        self.largest = np.zeros(outputs)
+
+    def update(self, rows: PredictedRows) -> None:
+        if not len(rows):
+            return
+        self.rows += len(rows)
+        output = np.tile(np.arange(self.outputs), len(rows))
+        residual, target = rows.residual.ravel(), rows.target.ravel()
+        self.squared.add(residual, output)
+        self.absolute.add(np.abs(residual), output)
+        self.residual.add(residual, output)
+        self.target.add(target, output)
+        self.target_squared.add(target, output)
+        self.largest = np.maximum(self.largest, np.abs(rows.residual).max(axis=0))
+
+    def merge(self, other: Residuals) -> None:
+        self.rows += other.rows
+        for name in self._SUMS:
+            getattr(self, name).merge(getattr(other, name))
+        self.largest = np.maximum(self.largest, other.largest)
+
+    def result(self) -> Residuals:
+        return self
+
+    def figures(self, k: int, name: str) -> OutputFigures:
+        """The figures of output k."""
+        n = max(self.rows, 1)
+        squared, residual, target = self.squared.exactly(k), self.residual.exactly(k), self.target.exactly(k)
+        deviations = self.target_squared.exactly(k) - target * target / n
+        mse = math.inf if self.squared.overflows(k) else _float(squared / n)
+        known = not self.squared.overflows(k) and not self.target_squared.overflows(k) and deviations > 0
+        return OutputFigures(
+            name=name,
+            mse=mse,
+            rmse=math.sqrt(mse),
+            mae=self.absolute.divided_by(n, k),
+            bias=_float(residual / n),
+            r2=_float(1 - squared / deviations) if known else math.nan,
+            explained_variance=_float(1 - (squared - residual * residual / n) / deviations) if known else math.nan,
+            largest_error=float(self.largest[k]),
+            target_mean=_float(target / n),
+            target_deviation=math.sqrt(max(_float(deviations / n), 0.0)),
+        )
+
+
+def _float(value: Fraction) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+class ResidualRanks:
+    """Residuals of all elements in order, and their sizes."""
+
+    def __init__(self) -> None:
+        self.signed, self.size = RankSketch(1), RankSketch(1)
+
+    def update(self, rows: PredictedRows) -> None:
+        self.signed.add(rows.residual.ravel())
+        self.size.add(np.abs(rows.residual).ravel())
+
+    def merge(self, other: ResidualRanks) -> None:
+        self.signed.merge(other.signed)
+        self.size.merge(other.size)
+
+    def result(self) -> tuple[Ranking, Ranking]:
+        return self.signed.ranked(), self.size.ranked()
+
+
+class ResidualSample(RowSample):
+    """Some rows for the plot of residuals."""
+
+    def __init__(self) -> None:
+        super().__init__(_POINTS, ("prediction", "residual"))
+
+    def result(self) -> tuple[ResidualPoint, ...]:
+        """The points of their first output."""
+        rows = self.rows()
+        pairs = zip(rows["prediction"][:, 0].tolist(), rows["residual"][:, 0].tolist(), strict=True) if rows else ()
+        return tuple(ResidualPoint(prediction, residual) for prediction, residual in pairs)
+
+
+SLICED = Sliced(
+    ("squared_error", "absolute_error"),
+    "mse",
+    {"mse": partial(Mean, "squared_error"), "mae": partial(Mean, "absolute_error")},
+)
+
+
+def metrics(plan: Plan) -> Factories:
+    """What is accumulated."""
+    return {
+        "squared_error": lambda: Mean("squared_error"),
+        "absolute_error": lambda: Mean("absolute_error"),
+        "residuals": lambda: Residuals(plan.width),
+        "ranks": ResidualRanks,
+        "plot": ResidualSample,
+        "surprising": lambda: Largest(plan.surprising, "squared_error", ("target", "prediction")),
+    }
+
+
+def rows_of(plan: Plan, screening: Screening, batch: Batch) -> Iterator[PredictedRows]:
+    """The rows of a batch that can be scored; the others are counted."""
+    row, present = screening.present(batch)
+    prediction = batch.scores.astype(np.float64)
+    finite = np.isfinite(prediction).all(axis=1) & np.isfinite(batch.labels).all(axis=1)
+    screening.no_distribution.add(batch.file, row[present & ~finite])
+    kept = present & finite
+    yield PredictedRows(batch.file, row[kept], prediction[kept], batch.labels[kept])
+
+
+def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> RegressionEvaluation:
+    """The figures of a run."""
+    squared: MeanResult = results["squared_error"]
+    absolute: MeanResult = results["absolute_error"]
+    check_scored(plan, screening, squared.rows)
+    sums: Residuals = results["residuals"]
+    signed, size = results["ranks"]
+    names = plan.columns.class_names or tuple(str(k) for k in range(plan.width))
+    outputs = tuple(sums.figures(k, names[k]) for k in range(plan.width))
+    median = size.quantile(0.5)
+    return RegressionEvaluation(
+        source=source_of(plan),
+        rows=squared.rows,
+        intervals={
+            "mse": squared.interval,
+            "rmse": squared.interval.mapped(math.sqrt),
+            "mae": absolute.interval,
+        },
+        bounds={"median_absolute_error": median.bound},
+        left_out=left_out_of(plan, screening),
+        notes=notes_of(plan, screening),
+        findings=examine_any(plan, screening, results),
+        slices=results["slices"],
+        mse=squared.value,
+        rmse=math.sqrt(squared.value),
+        mae=absolute.value,
+        median_absolute_error=median.value,
+        largest_error=max(o.largest_error for o in outputs),
+        bias=_mean([o.bias for o in outputs]),
+        r2=_mean([o.r2 for o in outputs]),
+        explained_variance=_mean([o.explained_variance for o in outputs]),
+        error_quantiles={f"{q:g}": size.quantile(q).value for q in _QUANTILES},
+        outputs=outputs,
+        residual_histogram=_histogram(signed),
+        residual_plot=results["plot"],
+        surprising=_worst(plan, results["surprising"]),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _worst(plan: Plan, ranked: Sequence[Mapping[str, Any]]) -> tuple[WorstRow, ...]:
+    details = details_of(plan, [(r["file"], r["row"]) for r in ranked])
+    return tuple(
+        WorstRow(
+            file=safe(plan.paths[r["file"]]),
+            row=r["row"],
+            target=tuple(r["target"]),
+            prediction=tuple(r["prediction"]),
+            squared_error=r["squared_error"],
+            details=details.get((r["file"], r["row"]), {}),
+        )
+        for r in ranked
+    )
+
+
+def _histogram(ranking: Ranking) -> tuple[HistogramBin, ...]:
+    """Residuals in bars of one width; the first and the last reach to the ends."""
+    if not ranking.rows:
+        return ()
+    low, high = ranking.quantile(_TAIL).value, ranking.quantile(1 - _TAIL).value
+    edges = np.unique(np.linspace(low, high, _BARS + 1))
+    if len(edges) < 2:
+        return (HistogramBin(float(ranking.low[0]), float(ranking.high[-1]), ranking.rows),)
+    edges[0], edges[-1] = ranking.low[0], ranking.high[-1]
+    home = np.clip(np.searchsorted(edges, ranking.low, side="right") - 1, 0, len(edges) - 2)
+    counts = np.bincount(home, weights=ranking.count[0], minlength=len(edges) - 1).astype(np.int64)
+    return tuple(
+        HistogramBin(a, b, n) for a, b, n in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
+    )
