@@ -232,6 +232,20 @@ def test_bounds_of_confidence_figures_hold(limit):
         assert 0 < abs(getattr(coarse, name).value - getattr(exact, name).value) <= getattr(coarse, name).bound
 
 
+@given(
+    st.lists(st.tuples(st.floats(0, 3), st.booleans()), min_size=1, max_size=60),
+    st.integers(2, 12),
+)
+def test_bounds_of_confidence_figures_hold_for_any_few_rows(table, limit):
+    exact, coarse = ConfidenceRanking(), ConfidenceRanking(limit)
+    for ranking in (exact, coarse):
+        ranking.sketch.add(-np.array([s for s, _ in table]), np.array([r for _, r in table]))
+    exact, coarse = exact.result(), coarse.result()
+    for name in ("auroc", "aurc", "adaptive_error"):
+        truth, found = getattr(exact, name).value, getattr(coarse, name)
+        assert abs(found.value - truth) <= found.bound + 1e-12 or math.isnan(truth)
+
+
 def test_bounds_of_many_rows_are_below_a_ten_thousandth():
     logits = RNG.normal(size=(400_000, 4)) * 3
     labels = np.where(RNG.random(len(logits)) < 0.6, logits.argmax(1), RNG.integers(0, 4, len(logits)))
@@ -320,7 +334,7 @@ def calibration(logits, labels, temperature):
     return (weight[weight > 0] / len(labels) * abs(fraction - mean)).sum()
 
 
-@pytest.mark.parametrize("scale", [1e-3, 0.3, 1.0, 8.0, 1e3])
+@pytest.mark.parametrize("scale", [1e-3, 0.3, 1.0, 8.0, 1e3, 1e9])
 def test_best_temperature_agrees_with_scipy(tmp_path, digits, scale):
     logits, y = digits[0] * scale, digits[1]
     best = figures(tmp_path, logits, y).temperature
@@ -344,6 +358,17 @@ def test_interval_of_the_temperature_covers_the_truth():
         interval = result(TemperatureFit(4), scored(3.0 * logits, labels)).interval
         covered += interval.low < 3.0 < interval.high
     assert 180 <= covered <= 199  # 190 expected
+
+
+def test_temperature_of_logits_of_any_size():
+    logits, labels = RNG.normal(size=(60, 3)), RNG.integers(0, 3, 60)
+    labels[:30] = logits[:30].argmax(1)
+    expected = result(TemperatureFit(3), scored(logits, labels))
+    for scale in (2.0**-900, 2.0**900):
+        best = result(TemperatureFit(3), scored(scale * logits, labels))
+        assert best.value == pytest.approx(scale * expected.value, rel=1e-11)
+        assert best.nll == pytest.approx(expected.nll, rel=1e-12)
+    result(TemperatureFit(3), scored(np.sign(logits) * np.finfo(float).max, labels))  # without a warning
 
 
 def test_temperatures_without_a_minimum():

@@ -38,6 +38,14 @@ floats = st.one_of(
 )
 
 
+def test_pairs_of_very_many_rows_do_not_overflow():
+    made = sketch([1.0, 2.0, 3.0], [0, 1, 0])
+    for _ in range(33):  # 2^33 times as many
+        made.merge(made)
+    assert made.ranked().rows == 3 << 33
+    assert made.ranked().auroc().value == 0.5
+
+
 @settings(max_examples=200)
 @given(
     st.lists(st.tuples(floats, st.booleans()), max_size=60),

@@ -320,6 +320,13 @@ def test_a_file_that_lacks_the_column(tmp_path):
         lossless.evaluate([tmp_path / "a.npz", tmp_path / "b.npz"], by="country")
 
 
+def test_booleans_and_numbers_are_no_slices_of_one_column(tmp_path):
+    np.savez(tmp_path / "a.npz", logits=X, label=Y, group=NIGHT)
+    np.savez(tmp_path / "b.npz", logits=X, label=Y, group=YEAR)
+    with pytest.raises(EvaluationError, match=r"b\.npz: differs from .*a\.npz in .* the label or slice"):
+        lossless.evaluate([tmp_path / "a.npz", tmp_path / "b.npz"], by="group")
+
+
 def test_outputs(tmp_path, capsys):
     path, out = str(tmp_path / "p.parquet"), tmp_path / "e.html"
     names = np.array(["x\x1b[2J", "<script>", "ok"])[np.arange(ROWS) % 3]

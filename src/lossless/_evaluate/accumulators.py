@@ -214,7 +214,8 @@ class LossHistogram:
         self.count = np.zeros(len(LOSS_EDGES) + 1, np.int64)
 
     def update(self, rows: ScoredRows) -> None:
-        self.count += np.bincount(np.searchsorted(LOSS_EDGES, rows.nll, side="right"), minlength=len(self.count))
+        below = np.searchsorted(np.sort(rows.nll), LOSS_EDGES, side="left")  # sorting is faster than 170 edges a row
+        self.count += np.diff(below, prepend=0, append=len(rows))
 
     def merge(self, other: LossHistogram) -> None:
         self.count += other.count

@@ -77,29 +77,30 @@ class Confusion:
         self._settle()
         other._settle()
         self._level = max(self._level, other._level)
-        self._join(np.concatenate([self._pair, other._pair]), np.concatenate([self._count, other._count]))
+        self._join(other._pair, other._count)
 
     def _settle(self) -> None:
         if self._waiting:
-            pairs = np.concatenate([self._pair, *self._waiting])
-            count = np.ones(len(pairs), np.int64)
-            count[: len(self._pair)] = self._count
+            pairs = np.sort(np.concatenate(self._waiting))
             self._waiting, self._rows_waiting = [], 0
-            self._join(pairs, count)
+            self._join(pairs, np.ones(len(pairs), np.int64))
 
     def _join(self, pair: Integers, count: Integers) -> None:
-        if self._level:
-            sampled = _zeros(pair) >= self._level
-            pair, count = pair[sampled], count[sampled]
-        order = np.argsort(pair, kind="stable")
-        pair, count = pair[order], count[order]
-        start = np.flatnonzero(np.diff(pair, prepend=-1))
-        self._pair, self._count = pair[start], np.add.reduceat(count, start) if len(start) else count
+        """Add counts of sorted pairs, and sample them further if there are too many."""
+        pair, count = _added(pair, count)
+        pair, count = np.concatenate([self._pair, pair]), np.concatenate([self._count, count])
+        order = np.argsort(pair, kind="stable")  # both are sorted: a merge
+        self._pair, self._count = self._sampled(*_added(pair[order], count[order]))
         if len(self._pair) > self.limit:
-            zeros = _zeros(self._pair)
-            sampled_at = np.cumsum(np.bincount(zeros, minlength=65)[::-1])[::-1]  # pairs left at each level
-            self._level = int(np.argmax(sampled_at <= self.limit))
-            self._pair, self._count = self._pair[zeros >= self._level], self._count[zeros >= self._level]
+            left = np.cumsum(np.bincount(_zeros(self._pair), minlength=65)[::-1])[::-1]  # pairs at each level
+            self._level = int(np.argmax(left <= self.limit))
+            self._pair, self._count = self._sampled(self._pair, self._count)
+
+    def _sampled(self, pair: Integers, count: Integers) -> tuple[Integers, Integers]:
+        if not self._level:
+            return pair, count
+        chosen = _zeros(pair) >= self._level
+        return pair[chosen], count[chosen]
 
     def result(self) -> ConfusionResult:
         self._settle()
@@ -112,3 +113,9 @@ def _zeros(pair: Integers) -> Integers:
     h = mixed(pair.astype(np.uint64))
     lowest = (h & (~h + np.uint64(1))).astype(np.float64)  # a power of two: exact
     return np.where(h == 0, 64, np.frexp(lowest)[1] - 1).astype(np.int64)
+
+
+def _added(pair: Integers, count: Integers) -> tuple[Integers, Integers]:
+    """Sorted pairs, each once, with the sum of its counts."""
+    start = np.flatnonzero(np.diff(pair, prepend=-1))
+    return pair[start], np.add.reduceat(count, start) if len(start) else count

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ Keys = NDArray[np.uint64]
 
 LIMIT = 1 << 17  # cells of a sketch: 3 MB with two groups, and areas of 2 million rows are bounded to 1e-5
 CURVE_POINTS = 200
+_PARTS = 32  # joined at once
 _SIGN = np.uint64(1 << 63)
 _ONE = np.uint64(1)
 
@@ -28,6 +28,14 @@ class Bounded:
 
     value: float
     bound: float
+
+
+class Cells(NamedTuple):
+    """What a sketch holds, in ascending order."""
+
+    key: Keys  # (cells,) the least key of each
+    several: NDArray[np.bool_]  # (cells,) whether it holds more than one key
+    counts: Integers  # (groups, cells) rows
 
 
 class RankSketch:
@@ -48,9 +56,7 @@ class RankSketch:
             raise ValueError(f"RankSketch: limit got {limit}, expected 2 or more")
         self.groups, self.limit = groups, limit
         self._level = 0
-        self._key = np.zeros(0, np.uint64)  # the least key of each cell, ascending
-        self._several = np.zeros(0, bool)  # whether the cell holds more than one key
-        self._count = np.zeros((groups, 0), np.int64)
+        self._parts: list[Cells] = []
         self._waiting: list[tuple[Keys, int]] = []  # keys and their group, not yet in cells
         self._rows_waiting = 0
 
@@ -65,58 +71,54 @@ class RankSketch:
             self._waiting += [(bits[group == g], g) for g in range(self.groups)]
         self._rows_waiting += len(keys)
         if self._rows_waiting >= 2 * self.limit:  # so that joining the cells is shared by many rows
-            self._settle()
+            self._settled()
 
     def merge(self, other: RankSketch) -> None:
         """Count the rows of `other`, a sketch of as many groups and the same limit."""
-        self._settle()
-        other._settle()
+        other._sort_waiting()
+        self._parts += other._parts
         self._level = max(self._level, other._level)
-        self._join([(self._key, self._several, self._count), (other._key, other._several, other._count)])
+        if len(self._parts) >= _PARTS or sum(len(part.key) for part in self._parts) >= 3 * self.limit:
+            self._settled()
 
     def ranked(self) -> Ranking:
         """The cells in ascending order of their keys."""
-        self._settle()
+        cells = self._settled()
         # The last key that the cell could hold; beyond infinity there are only NaNs.
-        last = np.minimum(self._key | ((_ONE << np.uint64(self._level)) - _ONE), _ordered(np.array([np.inf])))
-        return Ranking(
-            low=_number(self._key),
-            high=np.where(self._several, _number(last), _number(self._key)),
-            several=self._several,
-            count=self._count,
-        )
+        last = np.minimum(cells.key | ((_ONE << np.uint64(self._level)) - _ONE), _ordered(np.array([np.inf])))
+        low = _number(cells.key)
+        return Ranking(low, np.where(cells.several, _number(last), low), cells.several, cells.counts)
 
     def __getstate__(self) -> dict[str, Any]:
-        self._settle()
-        return {**vars(self), "_count": self._count.astype(np.min_scalar_type(self._count.max(initial=0)))}
+        cells = self._settled()
+        small = cells.counts.astype(np.min_scalar_type(cells.counts.max(initial=0)))
+        return {**vars(self), "_parts": [cells._replace(counts=small)]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._count = self._count.astype(np.int64)
+        self._parts = [part._replace(counts=part.counts.astype(np.int64)) for part in self._parts]
 
-    def _settle(self) -> None:
-        """Sort the waiting keys into cells."""
-        if not self._waiting:
-            return
-        parts = [(self._key, self._several, self._count)]
-        for g in range(self.groups):
+    def _sort_waiting(self) -> None:
+        """Make parts of the waiting keys."""
+        for g in range(self.groups if self._waiting else 0):
             keys = np.sort(np.concatenate([np.zeros(0, np.uint64), *(k for k, home in self._waiting if home == g)]))
             start, last = _runs(keys, self._level)
             count = np.zeros((self.groups, len(start)), np.int64)
             count[g] = last - start + 1
-            parts.append((keys[start], keys[start] != keys[last], count))
+            self._parts.append(Cells(keys[start], keys[start] != keys[last], count))
         self._waiting, self._rows_waiting = [], 0
-        self._join(parts)
 
-    def _join(self, parts: Sequence[tuple[Keys, NDArray[np.bool_], Integers]]) -> None:
-        """Make the cells of all `parts` this sketch's, at the least level that is enough."""
-        key, several, count = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
-        order = np.argsort(key, kind="stable")  # the parts are sorted already: a merge
-        cells = _cells(key[order], several[order], count[:, order], self._level)
-        if len(cells[0]) > self.limit:
-            self._level = _level(cells[0], self.limit)
-            cells = _cells(*cells, self._level)
-        self._key, self._several, self._count = cells
+    def _settled(self) -> Cells:
+        """Join all parts, at the least level that is enough."""
+        self._sort_waiting()
+        if len(self._parts) != 1 or len(self._parts[0].key) > self.limit:
+            empty = Cells(np.zeros(0, np.uint64), np.zeros(0, bool), np.zeros((self.groups, 0), np.int64))
+            key, several, count = (np.concatenate(arrays, axis=-1) for arrays in zip(empty, *self._parts, strict=True))
+            order = np.argsort(key, kind="stable")  # the parts are sorted already: a merge
+            key = key[order]
+            self._level = max(self._level, _level(key, self.limit))
+            self._parts = [_joined(Cells(key, several[order], count[:, order]), self._level)]
+        return self._parts[0]
 
 
 def _ordered(values: Floats) -> Keys:
@@ -130,15 +132,14 @@ def _number(keys: Keys) -> Floats:
     return np.where(keys & _SIGN, keys ^ _SIGN, ~keys).view(np.float64)
 
 
-def _cells(
-    key: Keys, several: NDArray[np.bool_], count: Integers, level: int
-) -> tuple[Keys, NDArray[np.bool_], Integers]:
-    """Join sorted entries whose keys differ in their lowest `level` bits alone."""
+def _joined(cells: Cells, level: int) -> Cells:
+    """Join sorted cells whose keys differ in their lowest `level` bits alone."""
+    key, several, count = cells
     if not len(key):
-        return key, several, count
+        return cells
     start, last = _runs(key, level)
     mixed = np.logical_or.reduceat(several, start) | (key[start] != key[last])
-    return key[start], mixed, np.add.reduceat(count, start, axis=1)
+    return Cells(key[start], mixed, np.add.reduceat(count, start, axis=1))
 
 
 def _runs(key: Keys, level: int) -> tuple[Integers, Integers]:
@@ -150,7 +151,7 @@ def _runs(key: Keys, level: int) -> tuple[Integers, Integers]:
 
 
 def _level(key: Keys, limit: int) -> int:
-    """How many low bits to drop so that no more than `limit` of the distinct, sorted keys differ.
+    """How many low bits to drop so that no more than `limit` of the sorted keys differ.
 
     Neighbours that first differ in bit b (the lowest is 1) are one cell from level b on.
     """
@@ -285,5 +286,7 @@ def thinned(position: Floats, points: int) -> Integers:
 
 
 def _dot(a: Integers, b: Integers) -> int:
-    """sum_i a_i b_i in Python's integers, which do not overflow."""
+    """sum_i a_i b_i of numbers >= 0, exact: in Python's integers where int64 might overflow."""
+    if int(a.sum()) * int(b.max(initial=0)) < 1 << 63:
+        return int(np.dot(a, b))
     return sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True))

@@ -18,7 +18,7 @@ Integers = NDArray[np.int64]
 Values = NDArray[Any] | list[Any]  # numbers, or texts and None
 
 SUM_TOLERANCE = 1e-3  # half-precision probabilities of a thousand classes still sum to 1 within this
-_BLOCK_SCORES = 1 << 18  # scores of a block of rows, which all metrics read before the next
+_BLOCK_SCORES = 1 << 20  # scores of a block of rows, which all metrics read before the next
 _CACHE_SCORES = 1 << 16  # scores computed at once: 512 KB in float64 stay in cache with their probabilities
 
 
@@ -107,46 +107,56 @@ def cache_rows(classes: int) -> int:
 def score_rows(file: int, row: Integers, scores: NDArray[Any], label: Integers, kind: Kind) -> ScoredRows:
     """Row numbers of (n, C) scores with labels in [0, C); rows without a distribution get nll = nan."""
     logits = _log(scores, row) if kind is Kind.PROBS else scores
-    predicted = np.argmax(scores, axis=1)
-    right = predicted == label
-    rank = np.zeros(len(label), np.int64)
-    rank[~right] = _rank(scores[~right], label[~right])
     step = cache_rows(scores.shape[1])
     blocks = [slice(i, i + step) for i in range(0, max(len(label), 1), step)]
-    nll, surprise, entropy, brier, lse = (
-        np.concatenate(parts)
-        for parts in zip(*(_numbers(logits[b], label[b], predicted[b]) for b in blocks), strict=True)
-    )
+    numbers = [_numbers(scores[b], logits[b], label[b]) for b in blocks]
+    predicted, rank, nll, surprise, entropy, brier, lse = (np.concatenate(n) for n in zip(*numbers, strict=True))
     off_sum = np.zeros(len(label)) if kind is Kind.LOGITS else np.abs(lse)
+    confidence = np.exp(-surprise)
     return ScoredRows(
-        file, row, label, logits, predicted, right, rank, nll, surprise, entropy, np.exp(-surprise), brier, off_sum
+        file,
+        row,
+        label,
+        logits,
+        predicted,
+        predicted == label,
+        rank,
+        nll,
+        surprise,
+        entropy,
+        confidence,
+        brier,
+        off_sum,
     )
 
 
-def _numbers(logits: NDArray[Any], label: Integers, predicted: Integers) -> tuple[Floats, ...]:
-    """Nll, surprise, entropy, Brier score and log-sum-exp of rows that fit into the cache."""
+def _numbers(scores: NDArray[Any], logits: NDArray[Any], label: Integers) -> tuple[NDArray[Any], ...]:
+    """Prediction, rank, nll, surprise, entropy, Brier score and log-sum-exp of rows that fit into the cache."""
+    predicted = np.argmax(scores, axis=1)
+    wrong = np.flatnonzero(predicted != label)
+    rank = np.zeros(len(label), np.int64)
+    rank[wrong] = _rank(scores[wrong], label[wrong])
     x = logits.astype(np.float64, copy=False)
-    rows = np.arange(len(label))
     statistics: Any = row_statistics(x, predicted)
     surprise: Floats = statistics.nll
     # One pass gives both losses: the difference is >= 0, so the sum does not cancel.
-    with np.errstate(invalid="ignore"):  # inf - inf, where the label is predicted or there is no distribution
-        nll = np.where(predicted == label, surprise, surprise + (x[rows, predicted] - x[rows, label]))
+    nll = surprise.copy()
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf, where there is no distribution
+        nll[wrong] += x[wrong, predicted[wrong]] - x[wrong, label[wrong]]
     p: Floats = softmax(x)
     # sum_j (p_j - t_j)^2 without p_y - 1, which cancels when the model is right: 1 - p_y = -expm1(-nll).
-    p[rows, label] = 0.0
+    p[np.arange(len(label)), label] = 0.0
     brier = np.expm1(-nll) ** 2 + np.vecdot(p, p)
-    return nll, surprise, statistics.entropy, brier, statistics.lse
+    return predicted, rank, nll, surprise, statistics.entropy, brier, statistics.lse
 
 
 def _rank(scores: NDArray[Any], label: Integers) -> Integers:
     """How many classes come before the label when the scores are sorted, equal ones by their number."""
     own = scores[np.arange(len(label)), label][:, None]
     rank: Integers = (scores > own).sum(axis=1)
-    tied = (scores == own).sum(axis=1) > 1
-    if tied.any():
-        earlier = np.arange(scores.shape[1]) < label[tied, None]
-        rank[tied] += ((scores[tied] == own[tied]) & earlier).sum(axis=1)
+    equal = scores == own
+    if np.count_nonzero(equal) > len(label):  # more than the labels themselves
+        rank += (equal & (np.arange(scores.shape[1]) < label[:, None])).sum(axis=1)
     return rank
 
 

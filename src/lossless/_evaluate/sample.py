@@ -42,7 +42,7 @@ class RowSample:
     def _add(self, part: dict[str, NDArray[Any]]) -> None:
         self._parts.append(part)
         self._rows += len(part["hash"])
-        if self._rows >= self.size + self.size // 4:
+        if self._rows >= self.size + self.size // 2:
             self._settle()
 
     def _settle(self) -> None:

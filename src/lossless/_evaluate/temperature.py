@@ -17,7 +17,7 @@ from .sample import RowSample
 from .sums import SignedSum
 
 SAMPLE_SCORES = 1 << 19  # 2 MB of float32: 5,242 rows of 100 classes
-_WIDEST = 2.0**20  # inverse temperatures are searched from 1 / _WIDEST to _WIDEST
+_LEAST, _GREATEST = 2.0**-20, 2.0**40  # inverse temperatures that are searched, for logits of a range from 1 to 2
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ def best_temperature(logits: NDArray[Any], label: NDArray[np.int64], right: NDAr
     """
     curve = _Curve.of(logits, label, right)
     beta = curve.least()
-    nll, calibration_error = curve.figures(1.0 if math.isnan(beta) else beta)
-    nll_before, calibration_error_before = curve.figures(1.0)
+    nll, calibration_error = curve.figures(curve.unit if math.isnan(beta) else beta)
+    nll_before, calibration_error_before = curve.figures(curve.unit)
     return BestTemperature(
-        value=math.inf if beta == 0.0 else 1.0 / beta,
+        value=math.inf if beta == 0.0 else curve.unit / beta,
         interval=curve.interval(beta),
         rows=len(curve.label),
         nll=nll,
@@ -75,37 +75,41 @@ def best_temperature(logits: NDArray[Any], label: NDArray[np.int64], right: NDAr
 
 @dataclass(frozen=True)
 class _Curve:
-    """The mean nll of some rows as a function of the inverse temperature."""
+    """The mean nll of some rows as a function of the inverse temperature, for logits divided by `unit`."""
 
-    below: Floats  # (n, C) d; -inf is probability 0 at every temperature
+    below: Floats  # (n, C) d, in (-2, 0]; or -inf: probability 0 at every temperature
     label: Floats  # (n,) d_y, finite
     right: NDArray[np.bool_]  # (n,)
+    unit: float  # a power of two: dividing by it rounds nothing
 
     @classmethod
     def of(cls, logits: NDArray[Any], label: NDArray[np.int64], right: NDArray[np.bool_]) -> _Curve:
         x = logits.astype(np.float64)
         most = x.max(axis=1, initial=-np.inf)
-        usable = np.isfinite(most) & np.isfinite(x[np.arange(len(x)), label])
-        below = x[usable] - most[usable, None]
-        return cls(below, below[np.arange(len(below)), label[usable]], right[usable])
+        with np.errstate(invalid="ignore", over="ignore"):
+            below = x - most[:, None]
+        own = below[np.arange(len(x)), label]
+        usable = np.isfinite(own)
+        below, own = below[usable], own[usable]
+        unit = 2.0 ** (math.frexp(-below.min(initial=0.0, where=np.isfinite(below)))[1] - 1)
+        return cls(below / unit, own / unit, right[usable], unit)
 
     def least(self) -> float:
         """The inverse temperature of least mean nll; 0, inf or nan (see BestTemperature) if there is none."""
         if not (np.isfinite(self.below) & (self.below < 0.0)).any():
             return math.nan
-        if self.all_right or self._slopes(_WIDEST)[0] <= 0.0:
+        if self.all_right or self._slopes(_GREATEST)[0] <= 0.0:
             return math.inf
-        if self._slopes(1.0 / _WIDEST)[0] >= 0.0:
+        if self._slopes(_LEAST)[0] >= 0.0:
             return 0.0
-        low, high, beta = 1.0 / _WIDEST, _WIDEST, 1.0
+        low, high, beta = _LEAST, _GREATEST, min(max(self.unit, _LEAST), _GREATEST)
         for _ in range(100):
             first, second = self._slopes(beta)
             low, high = (beta, high) if first < 0.0 else (low, beta)
             step = beta - first / second if second > 0.0 else math.inf
-            following = step if low < step < high else math.sqrt(low * high)
-            if abs(following - beta) <= 1e-12 * beta:
-                return following
-            beta = following
+            if abs(step - beta) <= 1e-12 * beta:
+                break
+            beta = step if low < step < high else math.sqrt(low * high)
         return beta
 
     @property
@@ -138,7 +142,7 @@ class _Curve:
             return UNDEFINED
         first, second = self.row_slopes(beta)
         half = Z * math.sqrt(float(np.sum(first**2))) / float(np.sum(second))
-        return Interval(1.0 / (beta + half), 1.0 / (beta - half) if half < beta else math.inf)
+        return Interval(self.unit / (beta + half), self.unit / (beta - half) if half < beta else math.inf)
 
     def figures(self, beta: float) -> tuple[float, float]:
         """Mean nll and expected calibration error."""
