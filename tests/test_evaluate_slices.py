@@ -18,7 +18,8 @@ import lossless._evaluate.slices as slices
 from lossless._evaluate.engine import begin, make_jobs
 from lossless._evaluate.plan import make_plan
 from lossless._evaluate.roles import Request
-from lossless._report import build_page, slice_table
+from lossless._report import build_page, build_tables
+from lossless._report.slices import slice_tables
 from lossless.cli import main
 from lossless.errors import EvaluationError
 
@@ -265,6 +266,9 @@ def test_slices_of_other_tasks(tmp_path):
         )
     assert [s.value for s in e.slices[0].slices if s.worse] == ["fr"]
     assert "where 'country' is 'fr'" in e.failed("weak-slice")[0].evidence
+    assert slice_tables(e, 9)[0].columns[:3] == ("country", "rows", "bce")
+    assert slice_tables(e, 9)[0] in build_tables(e, classes=9, few=9)
+    assert slice_tables(e, 500)[0] in [table for panel in build_page(e).panels for table in panel.tables]
 
     target = RNG.normal(size=ROWS)
     predicted = target + RNG.normal(size=ROWS) * np.where(YEAR == 2001, 2.0, 0.5)
@@ -276,6 +280,8 @@ def test_slices_of_other_tasks(tmp_path):
         assert here.figures["mae"] == pytest.approx(mean_absolute_error(target[where], predicted[where]), rel=1e-12)
     assert [s.value for s in e.slices[0].slices if s.worse] == [2001]
     assert "where 'year' is '2001'" in e.failed("weak-slice")[0].evidence
+    assert slice_tables(e, 9)[0] in build_tables(e, classes=9, few=9)
+    assert slice_tables(e, 500)[0] in [table for panel in build_page(e).panels for table in panel.tables]
 
 
 # ---------------------------------------------------------------- errors and outputs
@@ -344,11 +350,11 @@ def test_outputs(tmp_path, capsys):
     assert "&lt;script&gt;" in page
     assert "<i>" not in page
     assert "(missing)" in page
-    assert [t.columns[0] for t in build_page(e).slices] == ["<i>country", "night"]
+    assert [t.columns[0] for t in slice_tables(e, 9)] == ["<i>country", "night"]
     assert e.scalars() == lossless.evaluate(path).scalars()
     listed = json.loads(e.to_json())["slices"]
     assert [s["column"] for s in listed] == ["<i>country", "night"]
     assert listed[0]["slices"][0] == dataclasses.asdict(e.slices[0].slices[0])
     assert {s["value"] for s in listed[1]["slices"]} == {None, True, False}
     assert lossless.evaluate(path).slices == ()
-    assert "2 of 3 slices are listed" in slice_table(e.slices[0], 2).caption
+    assert "2 of 3 slices are listed" in slice_tables(e, 2)[0].caption

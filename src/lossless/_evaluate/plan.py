@@ -293,8 +293,8 @@ def _check_alike(first: Reader, other: Reader, columns: Columns, width: int | No
     if not alike:
         with about(other.path):
             raise EvaluationError(
-                f"differs from {shown(first.path)} in the number of classes, their names or the type of the label or slice; "
-                "evaluate them one by one"
+                f"differs from {shown(first.path)} in the number of classes, their names or the type of the label or "
+                "slice; evaluate them one by one"
             )
 
 

@@ -88,8 +88,8 @@ class ScoredRows:
         focal: Floats = np.expm1(-self.nll) ** 2 * self.nll
         return focal
 
-    def take(self, keep: NDArray[np.bool_]) -> ScoredRows:
-        """The rows where `keep` is true."""
+    def take(self, keep: NDArray[Any]) -> ScoredRows:
+        """The rows where `keep` is true, or of these numbers."""
         arrays = {k: v[keep] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
         return ScoredRows(file=self.file, **arrays)
 
