@@ -188,6 +188,7 @@ def test_calibrated_scores_raise_no_alarm(evaluate, classes):
             assert {f.name for f in e.findings} <= {"dead-class"}
 
 
+@pytest.mark.filterwarnings("ignore:lbfgs")
 @pytest.mark.parametrize("load", [load_digits, load_wine, load_breast_cancer, load_iris])
 @pytest.mark.parametrize(
     ("model", "expected"),

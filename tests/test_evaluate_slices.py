@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 import torch
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.metrics import accuracy_score, f1_score, log_loss, mean_absolute_error, mean_squared_error
 
 import lossless
 import lossless._evaluate.readers as readers
@@ -18,8 +18,8 @@ import lossless._evaluate.slices as slices
 from lossless._evaluate.engine import begin, make_jobs
 from lossless._evaluate.plan import make_plan
 from lossless._evaluate.roles import Request
-from lossless._report import build_page
-from lossless._report.multiclass import slice_table
+from lossless._report import build_page, build_tables
+from lossless._report.slices import slice_tables
 from lossless.cli import main
 from lossless.errors import EvaluationError
 
@@ -187,7 +187,7 @@ def test_slices_travel_between_processes(tmp_path, monkeypatch):
         total = begin(plan)
         for job in make_jobs(plan, {}):
             total.merge(pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(job)).run())))
-        assert total.metrics["slices"].result() == expected
+        assert total.slices.result() == expected
 
 
 def test_the_largest_loss_comes_first(tmp_path):
@@ -222,9 +222,8 @@ def test_a_slice_that_is_worse_is_said(tmp_path, values):
     assert [s.value for s in e.slices[0].slices if s.worse] == [0]
     (finding,) = e.failed("weak-slice")
     worst = e.slices[0].slices[0]
-    assert (
-        f"where 'group' is '0' ({worst.rows} rows) the accuracy is {worst.figures['accuracy']:.6g}" in finding.evidence
-    )
+    assert f"where 'group' is '0' ({worst.rows} rows) nll is {worst.figures['nll']:.6g} and " in finding.evidence
+    assert f"accuracy is {worst.figures['accuracy']:.6g}" in finding.evidence
 
 
 def test_chance_is_not_said(tmp_path):
@@ -246,6 +245,43 @@ def test_a_few_wrong_rows_are_no_weak_slice(tmp_path):
     e = lossless.evaluate(tmp_path / "p.npz", by="group")
     assert by_value(e, "group")[1].figures["accuracy"] == 0.9
     assert not e.failed("weak-slice")
+
+
+# ---------------------------------------------------------------- other tasks
+
+
+def test_slices_of_other_tasks(tmp_path):
+    marks = RNG.random((ROWS, CLASSES)) < scipy.special.expit(X)
+    marks[COUNTRY == "fr"] = RNG.random((sum(COUNTRY == "fr"), CLASSES)) < 0.5
+    np.savez(tmp_path / "l.npz", logits=X, label=marks.astype(int), country=COUNTRY)
+    e = lossless.evaluate(tmp_path / "l.npz", task="multilabel", by="country")
+    for value, here in by_value(e, "country").items():
+        where = value == COUNTRY
+        p = scipy.special.expit(X[where])
+        assert here.figures["bce"] == pytest.approx(log_loss(marks[where].ravel(), p.ravel()), rel=1e-12)
+        assert here.figures["brier"] == pytest.approx(np.square(p - marks[where]).mean(), rel=1e-12)
+        assert here.figures["exact_match"] == accuracy_score(marks[where], p > 0.5)
+        assert here.figures["sample_f1"] == pytest.approx(
+            f1_score(marks[where], p > 0.5, average="samples", zero_division=0), rel=1e-12
+        )
+    assert [s.value for s in e.slices[0].slices if s.worse] == ["fr"]
+    assert "where 'country' is 'fr'" in e.failed("weak-slice")[0].evidence
+    assert slice_tables(e, 9)[0].columns[:3] == ("country", "rows", "bce")
+    assert slice_tables(e, 9)[0] in build_tables(e, classes=9, few=9)
+    assert slice_tables(e, 500)[0] in [table for panel in build_page(e).panels for table in panel.tables]
+
+    target = RNG.normal(size=ROWS)
+    predicted = target + RNG.normal(size=ROWS) * np.where(YEAR == 2001, 2.0, 0.5)
+    np.savez(tmp_path / "r.npz", predictions=predicted, label=target, year=YEAR)
+    e = lossless.evaluate(tmp_path / "r.npz", predictions="predictions", by="year")
+    for value, here in by_value(e, "year").items():
+        where = value == YEAR
+        assert here.figures["mse"] == pytest.approx(mean_squared_error(target[where], predicted[where]), rel=1e-12)
+        assert here.figures["mae"] == pytest.approx(mean_absolute_error(target[where], predicted[where]), rel=1e-12)
+    assert [s.value for s in e.slices[0].slices if s.worse] == [2001]
+    assert "where 'year' is '2001'" in e.failed("weak-slice")[0].evidence
+    assert slice_tables(e, 9)[0] in build_tables(e, classes=9, few=9)
+    assert slice_tables(e, 500)[0] in [table for panel in build_page(e).panels for table in panel.tables]
 
 
 # ---------------------------------------------------------------- errors and outputs
@@ -277,9 +313,9 @@ def test_columns_that_are_none(tmp_path):
 @pytest.mark.parametrize("group", [50, 10_000])
 def test_too_many_values(tmp_path, monkeypatch, group):
     pq.write_table(table(text=list(map(str, range(ROWS)))), tmp_path / "p.parquet", row_group_size=group)
-    monkeypatch.setattr(slices.Slices.__init__, "__defaults__", (slices.METRICS, 100))
+    monkeypatch.setattr(slices.Slices.__init__, "__defaults__", (100,))
     refused(tmp_path / "p.parquet", "text", "--by text: the column holds more than 100 different values", "groups them")
-    monkeypatch.setattr(slices.Slices.__init__, "__defaults__", (slices.METRICS, ROWS))
+    monkeypatch.setattr(slices.Slices.__init__, "__defaults__", (ROWS,))
     assert len(lossless.evaluate(tmp_path / "p.parquet", by="text").slices[0].slices) == ROWS
 
 
@@ -288,6 +324,13 @@ def test_a_file_that_lacks_the_column(tmp_path):
     np.savez(tmp_path / "b.npz", logits=X, label=Y)
     with pytest.raises(EvaluationError, match=r"b\.npz: lacks the columns of .*'country'"):
         lossless.evaluate([tmp_path / "a.npz", tmp_path / "b.npz"], by="country")
+
+
+def test_booleans_and_numbers_are_no_slices_of_one_column(tmp_path):
+    np.savez(tmp_path / "a.npz", logits=X, label=Y, group=NIGHT)
+    np.savez(tmp_path / "b.npz", logits=X, label=Y, group=YEAR)
+    with pytest.raises(EvaluationError, match=r"b\.npz: differs from .*a\.npz in .* the label or slice"):
+        lossless.evaluate([tmp_path / "a.npz", tmp_path / "b.npz"], by="group")
 
 
 def test_outputs(tmp_path, capsys):
@@ -307,14 +350,11 @@ def test_outputs(tmp_path, capsys):
     assert "&lt;script&gt;" in page
     assert "<i>" not in page
     assert "(missing)" in page
-    assert [t.columns[0] for panel in build_page(e).panels for t in panel.tables if t.title == "Slices"] == [
-        "<i>country",
-        "night",
-    ]
+    assert [t.columns[0] for t in slice_tables(e, 9)] == ["<i>country", "night"]
     assert e.scalars() == lossless.evaluate(path).scalars()
     listed = json.loads(e.to_json())["slices"]
     assert [s["column"] for s in listed] == ["<i>country", "night"]
     assert listed[0]["slices"][0] == dataclasses.asdict(e.slices[0].slices[0])
     assert {s["value"] for s in listed[1]["slices"]} == {None, True, False}
     assert lossless.evaluate(path).slices == ()
-    assert "2 of 3 slices are listed" in slice_table(e.slices[0], 2).caption
+    assert "2 of 3 slices are listed" in slice_tables(e, 2)[0].caption

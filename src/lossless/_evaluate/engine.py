@@ -23,6 +23,7 @@ from .readers import open_reader
 from .results import Evaluation
 from .rows import Batch
 from .screening import Screening, check_labels
+from .slices import Slices, slice_values
 from .targets import labelled
 from .tasks import BY_TASK
 from .text import printable
@@ -39,23 +40,29 @@ class Partial:
 
     screening: Screening
     metrics: dict[str, Accumulator]
+    slices: Slices
 
     def update(self, plan: Plan, batch: Batch) -> None:
         """Score the rows of a batch that can be scored, and accumulate."""
+        by = slice_values(batch.by, plan.columns.by, batch.first_row)
         for rows in BY_TASK[plan.columns.task].rows_of(plan, self.screening, batch):
             for metric in self.metrics.values():
                 metric.update(rows)
+            if by is not None:
+                self.slices.update(rows, by[rows.row - batch.first_row])
 
     def merge(self, other: Partial) -> None:
         """Join the partition that follows."""
         self.screening.merge(other.screening)
         for name, metric in self.metrics.items():
             metric.merge(other.metrics[name])
+        self.slices.merge(other.slices)
 
     def evaluation(self, plan: Plan) -> Evaluation:
         """The figures of all rows."""
         check_labels(plan, self.screening)
         results = {name: metric.result() for name, metric in self.metrics.items()}
+        results["slices"] = self.slices.result()
         return BY_TASK[plan.columns.task].evaluation(plan, self.screening, results)
 
     def shift(self, rows: int) -> None:
@@ -72,8 +79,10 @@ class Cancelled(Exception):
 
 def begin(plan: Plan, extra: Factories | None = None) -> Partial:
     """The metrics of a plan before the first row."""
-    factories = {**BY_TASK[plan.columns.task].metrics(plan), **(extra or {})}
-    return Partial(Screening(), {name: make() for name, make in factories.items()})
+    task = BY_TASK[plan.columns.task]
+    factories = {**task.metrics(plan), **(extra or {})}
+    slices = Slices([column.name for column in plan.columns.by], task.SLICED)
+    return Partial(Screening(), {name: make() for name, make in factories.items()}, slices)
 
 
 def _nothing(rows: int) -> None:

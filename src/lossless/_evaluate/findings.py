@@ -22,12 +22,12 @@ from .accumulators import ClassFigures, Count, MeanResult
 from .confusion import ConfusionResult
 from .rows import Integers, Kind
 from .signs import SATURATED, Constant, Normalised, Repeats, Saturated, Unsoftened, most_confident
-from .slices import Slicing
 from .text import shown
 
 if TYPE_CHECKING:
     from .plan import Plan
     from .screening import Screening
+    from .slices import Slicing
 
 LEVELS = {
     "any": ("error", "warning", "hint"),
@@ -67,10 +67,6 @@ class Whole:
     @property
     def accuracy(self) -> float:
         return float(self.results["accuracy"])
-
-    @property
-    def loss(self) -> float:
-        return float(self.results["nll"].value)
 
     @property
     def confidence(self) -> float:
@@ -135,9 +131,11 @@ def examine(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> tup
     return tuple(Findings(seen, "evaluate"))
 
 
-def unreadable(plan: Plan, screening: Screening) -> tuple[Finding, ...]:
-    """What can be seen whatever the task: rows without a number to score."""
-    return tuple(found(name, "evaluate", evidence) for name, evidence in no_distribution(Whole(plan, screening, {})))
+def examine_any(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> tuple[Finding, ...]:
+    """What can be seen whatever the task: rows without a number to score, and slices."""
+    whole = Whole(plan, screening, results)
+    seen = [*no_distribution(whole), *worse_slices(whole)]
+    return tuple(Findings((found(name, "evaluate", evidence) for name, evidence in seen), "evaluate"))
 
 
 def known() -> tuple[str, ...]:
@@ -360,16 +358,16 @@ def _listed(whole: Whole, classes: list[tuple[int, int]], before: str, behind: s
 
 @rule
 def worse_slices(whole: Whole) -> Seen:
-    slicings: tuple[Slicing, ...] = whole.results.get("slices", ())
+    slicings: tuple[Slicing, ...] = whole.results["slices"]
     worse = [(slicing.column, s) for slicing in slicings for s in slicing.slices if s.worse]
     if worse:
         words = [
-            f"where '{shown(column)}' is '{shown(s.name)}' ({s.rows} rows) the accuracy is {s.figures['accuracy']:.6g} "
-            f"and the loss {s.figures['nll']:.6g}"
+            f"where '{shown(column)}' is '{shown(s.name)}' ({s.rows} rows) "
+            + " and ".join(f"{name} is {value:.6g}" for name, value in list(s.figures.items())[:2])
             for column, s in worse[:4]
         ]
-        more = f", and {len(worse) - 4} more slices are worse than the rest" if len(worse) > 4 else ""
-        yield "weak-slice", f"{', '.join(words)}{more}; of all rows {whole.accuracy:.6g} and {whole.loss:.6g}"
+        more = f", and so of {len(worse) - 4} more slices" if len(worse) > 4 else ""
+        yield "weak-slice", f"{', '.join(words)}{more}: worse than in the other rows"
 
 
 # ---------------------------------------------------------------- calibration

@@ -252,7 +252,7 @@ def _rows(first: Reader, other: Reader, columns: Columns) -> int:
     return scores.rows
 
 
-def _boolean(label: Column) -> bool:
+def _boolean(label: Column | None) -> bool:
     return isinstance(label, ValueColumn) and label.holds is Holds.BOOLEANS
 
 
@@ -285,6 +285,7 @@ def _check_alike(first: Reader, other: Reader, columns: Columns, width: int | No
     alike = (
         scores.members == columns.scores.members
         and all(_same_type(column, other.table.like(column)) for column in columns.beside)
+        and all(_boolean(column) is _boolean(other.table.like(column)) for column in columns.by)
         and (width is None or other.width(scores) == width)
         and (given_names or unnamed or theirs == ours)
         and other.table.class_values == columns.class_values
@@ -292,8 +293,8 @@ def _check_alike(first: Reader, other: Reader, columns: Columns, width: int | No
     if not alike:
         with about(other.path):
             raise EvaluationError(
-                f"differs from {shown(first.path)} in the number of classes, their names or the type of the label; "
-                "evaluate them one by one"
+                f"differs from {shown(first.path)} in the number of classes, their names or the type of the label or "
+                "slice; evaluate them one by one"
             )
 
 

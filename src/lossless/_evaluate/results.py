@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .accumulators import Count
     from .plan import Plan
     from .screening import Screening
+    from .slices import Slicing
 
 SCHEMA = "lossless.evaluation/1"
 _MAX_DETAIL = 200  # characters of a detail value that are kept
@@ -87,6 +88,7 @@ class Evaluation:
     left_out: Mapping[str, int]  # rows that were not scored, by reason
     notes: tuple[str, ...]
     findings: tuple[Finding, ...]  # what looks wrong, the gravest first
+    slices: tuple[Slicing, ...]  # one for each column that `by` names
 
     def __repr__(self) -> str:
         return summary.text(self)

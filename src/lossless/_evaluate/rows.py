@@ -78,7 +78,6 @@ class ScoredRows:
     confidence: Floats  # (n,) probability of the predicted class
     brier: Floats  # (n,) sum_j (p_j - [j = y])^2, in [0, 2]
     off_sum: Floats  # (n,) |log sum_j p_j| of stored probabilities; 0 for logits
-    by: NDArray[Any] | None = None  # (n, k) values of the columns that cut the rows into slices
 
     def __len__(self) -> int:
         return len(self.row)

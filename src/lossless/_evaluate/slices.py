@@ -7,9 +7,8 @@ rows the same everywhere, would make any slice so bad once in a hundred evaluati
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,9 @@ from numpy.typing import NDArray
 
 from lossless.errors import EvaluationError
 
-from .accumulators import Accumulator, Accuracy, Calibration, Mean
+from .accumulators import Accumulator, CalibrationResult, Factories, MeanResult
 from .roles import Holds, Table, ValueColumn, label_indices
-from .rows import Cells, ScoredRows
+from .rows import Cells, Integers
 from .text import safe, shown
 
 MOST_SLICES = 1000
@@ -29,7 +28,6 @@ _FEW_LOSSES = 100  # rows whose mean loss is about normal
 _LESS_ACCURATE, _MORE_LOSS = 0.01, 1.05  # differences that are of account
 
 Value = str | int | bool | None
-Metrics = Mapping[str, Callable[[], Accumulator]]
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,10 @@ def slice_columns(table: Table, names: Sequence[str]) -> tuple[ValueColumn, ...]
     return tuple(usable[name] for name in dict.fromkeys(names))
 
 
-def slice_values(cells: Sequence[Cells], columns: Sequence[ValueColumn], first_row: int) -> NDArray[Any]:
-    """(n, k) values of the k columns, None where a row has none."""
+def slice_values(cells: Sequence[Cells], columns: Sequence[ValueColumn], first_row: int) -> NDArray[Any] | None:
+    """(n, k) values of the k columns, None where a row has none; nothing where there are no columns."""
+    if not cells:
+        return None
     found = np.empty((len(cells[0].null), len(columns)), object)
     for k, ((values, null), column) in enumerate(zip(cells, columns, strict=True)):
         if isinstance(values, list):
@@ -86,25 +86,41 @@ def slice_values(cells: Sequence[Cells], columns: Sequence[ValueColumn], first_r
     return found
 
 
-METRICS: Metrics = {
-    "losses": partial(Mean, "nll"),
-    "accuracy": Accuracy,
-    "confidence": partial(Mean, "confidence"),
-    "calibration": Calibration,
-}
+@dataclass(frozen=True)
+class Sliced:
+    """What a task tells of a slice."""
+
+    numbers: tuple[str, ...]  # of a row, which the metrics read
+    loss: str  # the metric, a `Mean`, by which slices are ordered
+    metrics: Factories
+
+
+class _Numbers:
+    """The numbers of rows that the metrics of a slice read, and the values that say whose they are."""
+
+    def __init__(self, by: NDArray[Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.by, self.arrays = by, arrays
+        vars(self).update(arrays)
+
+    def __len__(self) -> int:
+        return len(self.by)
+
+    def take(self, which: Integers) -> _Numbers:
+        return _Numbers(self.by[which], {name: values[which] for name, values in self.arrays.items()})
 
 
 class Slices:
-    """A few metrics for each value of each column: such as need the numbers of a row, not its scores or its file."""
+    """The metrics of a task for each value of each column."""
 
-    def __init__(self, columns: Sequence[str], metrics: Metrics = METRICS, most: int = MOST_SLICES) -> None:
-        self.columns, self.metrics, self.most = tuple(columns), metrics, most
+    def __init__(self, columns: Sequence[str], sliced: Sliced, most: int = MOST_SLICES) -> None:
+        self.columns, self.sliced, self.most = tuple(columns), sliced, most
         self.parts: tuple[dict[Value, dict[str, Accumulator]], ...] = tuple({} for _ in columns)
-        self.waiting: list[ScoredRows] = []
+        self.waiting: list[_Numbers] = []
 
-    def update(self, rows: ScoredRows) -> None:
+    def update(self, rows: Any, by: NDArray[Any]) -> None:
+        """Read the rows of a task, and the (n, k) values of the k columns for them."""
         if len(rows):
-            self._wait(replace(rows, logits=np.empty((len(rows), 0))))
+            self._wait(_Numbers(by, {name: getattr(rows, name) for name in self.sliced.numbers}))
 
     def merge(self, other: Slices) -> None:
         self._wait(*other.waiting)
@@ -117,7 +133,7 @@ class Slices:
                         mine[value][name].merge(metric)
         self._check()
 
-    def _wait(self, *rows: ScoredRows) -> None:
+    def _wait(self, *rows: _Numbers) -> None:
         self.waiting.extend(rows)
         if sum(map(len, self.waiting)) >= _WAITING_ROWS:
             self._sort()
@@ -126,21 +142,18 @@ class Slices:
         """Hand the waiting rows to the metrics of their values."""
         if not self.waiting:
             return
-        arrays: dict[str, Any] = {
-            name: np.concatenate([getattr(block, name) for block in self.waiting])
-            for name, value in vars(self.waiting[0]).items()
-            if isinstance(value, np.ndarray)
-        }
-        rows = replace(self.waiting[0], **arrays)
+        rows = _Numbers(
+            np.concatenate([block.by for block in self.waiting]),
+            {name: np.concatenate([getattr(block, name) for block in self.waiting]) for name in self.sliced.numbers},
+        )
         self.waiting = []
-        assert rows.by is not None
         for column, parts in zip(rows.by.T, self.parts, strict=True):
             codes: dict[Value, int] = {}
             code = np.fromiter((codes.setdefault(value, len(codes)) for value in column), np.int64, len(column))
             order = np.argsort(code, kind="stable")
             for value, group in zip(codes, np.split(order, np.cumsum(np.bincount(code))[:-1]), strict=True):
                 if value not in parts:
-                    parts[value] = {name: make() for name, make in self.metrics.items()}
+                    parts[value] = {name: make() for name, make in self.sliced.metrics.items()}
                     self._check()
                 of_value = rows.take(group)
                 for metric in parts[value].values():
@@ -157,53 +170,58 @@ class Slices:
     def result(self) -> tuple[Slicing, ...]:
         self._sort()
         number = sum(map(len, self.parts))
-        return tuple(_slicing(name, parts, number) for name, parts in zip(self.columns, self.parts, strict=True))
+        return tuple(
+            _slicing(name, parts, self.sliced, number) for name, parts in zip(self.columns, self.parts, strict=True)
+        )
 
 
-def _slicing(column: str, parts: Mapping[Value, Mapping[str, Any]], number: int) -> Slicing:
+def _slicing(column: str, parts: Mapping[Value, dict[str, Any]], sliced: Sliced, number: int) -> Slicing:
     """The slices of a column, of `number` slices in all."""
-    every: dict[str, Any] = {"losses": Mean("nll"), "accuracy": Accuracy()}
+    every: dict[str, Any] = {name: make() for name, make in sliced.metrics.items()}
     for metrics in parts.values():
-        for name, metric in every.items():
-            metric.merge(metrics[name])
+        for name, metric in metrics.items():
+            every[name].merge(metric)
     slices = [
         Slice(
             safe(value) if isinstance(value, str) else value,
-            metrics["losses"].rows,
-            {
-                "nll": metrics["losses"].result().value,
-                "accuracy": metrics["accuracy"].result(),
-                "confidence": metrics["confidence"].result().value,
-                "calibration_error": metrics["calibration"].result().error,
-            },
-            _is_worse(metrics, every, number),
+            metrics[sliced.loss].rows,
+            {name: _figure(metric.result()) for name, metric in metrics.items()},
+            _is_worse(metrics, every, sliced.loss, number),
         )
         for value, metrics in parts.items()
     ]
-    return Slicing(column, tuple(sorted(slices, key=lambda s: (-s.figures["nll"], -s.rows, s.value is None, s.name))))
+    order = sorted(slices, key=lambda s: (-s.figures[sliced.loss], -s.rows, s.value is None, s.name))
+    return Slicing(column, tuple(order))
 
 
-def _is_worse(here: Mapping[str, Any], every: Mapping[str, Any], number: int) -> bool:
+def _figure(result: float | MeanResult | CalibrationResult) -> float:
+    if isinstance(result, MeanResult):
+        return result.value
+    return result.error if isinstance(result, CalibrationResult) else result
+
+
+def _is_worse(here: Mapping[str, Any], every: Mapping[str, Any], loss: str, number: int) -> bool:
     """Whether the rows of a slice are worse than the others, by Bonferroni over all slices.
 
-    A probability below exp(-evidence) is below the level: for a normal number z^2 / 2 bounds it, for counts the
-    logarithm of the ratio of likelihoods, which few counts do not mislead as they would the normal distribution.
+    Chance gives more evidence e than this with a probability below exp(-e): for a normal number e is z^2 / 2, for
+    right and wrong answers the logarithm of the ratio of likelihoods, which few answers do not mislead.
     """
     wanted = math.log(number / _CHANCE)
-    right, rows = here["accuracy"].correct, here["accuracy"].rows
-    others_right, others = every["accuracy"].correct - right, every["accuracy"].rows - rows
+    mine, whole = here[loss], every[loss]
+    rows, others = mine.rows, whole.rows - mine.rows
     if not others:
         return False
-    if right / rows < others_right / others - _LESS_ACCURATE:
-        pooled = (right + others_right) / (rows + others)
-        if rows * _divergence(right / rows, pooled) + others * _divergence(others_right / others, pooled) > wanted:
+    if "accuracy" in here:
+        right, others_right = here["accuracy"].correct, every["accuracy"].correct - here["accuracy"].correct
+        p, q, pooled = right / rows, others_right / others, (right + others_right) / (rows + others)
+        evidence = rows * _divergence(p, pooled) + others * _divergence(q, pooled)
+        if p < q - _LESS_ACCURATE and evidence > wanted:
             return True
-    losses, whole = here["losses"], every["losses"]
     if min(rows, others) < _FEW_LOSSES or not math.isfinite(whole.squares.total()):
         return False
-    mean, rest = losses.sum.divided_by(rows), (whole.sum.total() - losses.sum.total()) / others
-    variance = losses.squares.total() / rows - mean**2
-    variance_of_rest = (whole.squares.total() - losses.squares.total()) / others - rest**2
+    mean, rest = mine.sum.divided_by(rows), (whole.sum.total() - mine.sum.total()) / others
+    variance = mine.squares.total() / rows - mean**2
+    variance_of_rest = (whole.squares.total() - mine.squares.total()) / others - rest**2
     error = max(variance, 0.0) / rows + max(variance_of_rest, 0.0) / others  # of the difference, squared (Welch)
     return bool(mean > _MORE_LOSS * rest and (mean - rest) ** 2 > 2.0 * wanted * error)
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from lossless._evaluate.accumulators import BINS_PER_DECADE, HistogramBin
-from lossless._evaluate.slices import Slicing
 from lossless._evaluate.tasks.multiclass import ClassEvaluation
 from lossless._evaluate.tasks.two_classes import PositiveFigures
 
 from .data import Curve, Heat, LossBin, Losses, Panel, Reliability, Series, Table, card, count, number, share
+from .slices import slice_tables
 
 CLASSES_IN_ORDER = 20  # a table of more classes starts with the worst
 _HEAT_CLASSES = 30  # a matrix of more is not to be read
@@ -23,7 +23,7 @@ FLOAT32_LIMIT = 2.0**-25
 def tables(e: ClassEvaluation, classes: int, few: int) -> list[Table]:
     """So many classes and slices at most, and the first few of the other lists."""
     found = [
-        *(slice_table(slicing, classes) for slicing in e.slices),
+        *slice_tables(e, classes),
         class_table(e, classes),
         confused_table(e, few),
         surprising_table(e, few),
@@ -48,7 +48,7 @@ def panels(e: ClassEvaluation, added: Sequence[Panel], most: int) -> list[Panel]
         *([] if e.positive is None else [_positive(e, e.positive)]),
         _confidence(e),
         *([] if confused is None else [_confusion(e, confused)]),
-        *(Panel(tables=(slice_table(slicing, most),)) for slicing in e.slices),
+        *(Panel(tables=(table,)) for table in slice_tables(e, most)),
         *([] if surprising is None else [Panel(tables=(surprising,))]),
         Panel(tables=(class_table(e, most),)),
     ]
@@ -213,26 +213,6 @@ def confused_table(e: ClassEvaluation, most: int) -> Table | None:
                 share(c.count / support[c.label]),
             )
             for c in e.confused[:most]
-        ),
-    )
-
-
-def slice_table(slicing: Slicing, most: int) -> Table:
-    """The first `most` slices of a column."""
-    caption = f"The rows of each value of “{slicing.column}”, the largest mean loss first."
-    if any(s.worse for s in slicing.slices):
-        caption += " Worse are those that differ from all other rows by more than chance allows."
-    if len(slicing.slices) > most:
-        caption += f" {count(most)} of {count(len(slicing.slices))} slices are listed; the JSON output has all."
-    figures = list(slicing.slices[0].figures)
-    return Table(
-        title="Slices",
-        caption=caption,
-        columns=(slicing.column, "rows", *(name.replace("_", " ") for name in figures), ""),
-        numeric=(False, True, *(True for _ in figures), False),
-        rows=tuple(
-            (s.name, count(s.rows), *(number(s.figures[name]) for name in figures), "worse" if s.worse else "")
-            for s in slicing.slices[:most]
         ),
     )
 

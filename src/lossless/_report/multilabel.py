@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from lossless._evaluate.tasks.multilabel import MultilabelEvaluation
 
 from .data import Panel, Reliability, Table, card, count, number, share
+from .slices import slice_tables
 
 
 def tables(e: MultilabelEvaluation, classes: int, few: int) -> list[Table]:
     """So many classes at most, and the first few of the surprising rows."""
     surprising = surprising_table(e, few)
-    return [class_table(e, classes), *([] if surprising is None else [surprising])]
+    return [*slice_tables(e, classes), class_table(e, classes), *([] if surprising is None else [surprising])]
 
 
 def panels(e: MultilabelEvaluation, added: Sequence[Panel], most: int) -> list[Panel]:
@@ -30,6 +31,7 @@ def panels(e: MultilabelEvaluation, added: Sequence[Panel], most: int) -> list[P
         Panel(charts=(reliability,)),
         *added,
         Panel("More figures", figures=rest),
+        *(Panel(tables=(table,)) for table in slice_tables(e, most)),
         *([] if surprising is None else [Panel(tables=(surprising,))]),
         Panel(tables=(class_table(e, most),)),
     ]

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from lossless._evaluate.tasks.regression import RegressionEvaluation
 
 from .data import Histogram, Panel, Scatter, Table, card, count, number, share
+from .slices import slice_tables
 
 
 def tables(e: RegressionEvaluation, classes: int, few: int) -> list[Table]:
     """So many outputs at most, the quantiles, and the first few of the worst rows."""
     worst = worst_table(e, few)
     several = [output_table(e, classes)] if len(e.outputs) > 1 else []
-    return [quantile_table(e), *several, *([] if worst is None else [worst])]
+    return [*slice_tables(e, classes), quantile_table(e), *several, *([] if worst is None else [worst])]
 
 
 def panels(e: RegressionEvaluation, added: Sequence[Panel], most: int) -> list[Panel]:
@@ -40,6 +41,7 @@ def panels(e: RegressionEvaluation, added: Sequence[Panel], most: int) -> list[P
         *added,
         Panel("More figures", figures=rest, tables=(quantile_table(e),)),
         *([Panel(tables=(output_table(e, most),))] if len(e.outputs) > 1 else []),
+        *(Panel(tables=(table,)) for table in slice_tables(e, most)),
         *([] if worst is None else [Panel(tables=(worst,))]),
     ]
 

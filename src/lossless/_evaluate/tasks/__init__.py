@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from ..results import Evaluation
     from ..rows import Batch
     from ..screening import Screening
+    from ..slices import Sliced
 
 
 class TaskModule(Protocol):
     """What a task does with the rows of a plan."""
+
+    SLICED: Sliced
 
     def metrics(self, plan: Plan) -> Factories:
         """The accumulators to make, by name."""

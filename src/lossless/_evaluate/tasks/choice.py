@@ -49,8 +49,6 @@ def choose_task(columns: Columns, width: int, sample: Callable[[], Values], requ
             f"label column {label} has several values per row, expected one class per row; a one-hot or soft target is "
             "not a label, save its argmax. For classes that do not exclude one another pass --task multilabel"
         )
-    if columns.by and task not in (Task.MULTICLASS, Task.BINARY):
-        raise EvaluationError(f"--by cuts the rows of one class each into slices, and the task is {task.value}")
     if task is not Task.REGRESSION and request.predictions is not None:
         raise EvaluationError(f"--predictions names quantities, and --task {task.value} has classes")
     return task, reason

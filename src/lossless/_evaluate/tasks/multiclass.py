@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -32,7 +33,7 @@ from ..intervals import Interval, wilson
 from ..results import Evaluation, Figure, check_scored, details_of, left_out_of, notes_of, source_of
 from ..rows import Kind, ScoredRows, block_rows, score_rows
 from ..signs import signs
-from ..slices import Slices, Slicing, slice_values
+from ..slices import Sliced
 from ..temperature import BestTemperature, TemperatureFit
 from ..text import safe
 from .odds import log_odds
@@ -146,7 +147,6 @@ class ClassEvaluation(Evaluation):
     confusion_matrix: tuple[tuple[int, ...], ...] | None  # [label][predicted], of at most 100 classes
     surprising: tuple[SurprisingRow, ...]
     infinite: int  # rows whose label has probability exactly 0
-    slices: tuple[Slicing, ...]  # one for each column that `by` names
 
     def figures(self) -> tuple[Figure, ...]:
         """The single figures with what is known of them."""
@@ -173,11 +173,21 @@ class ClassEvaluation(Evaluation):
         return sum(self.label_ranks[:k]) / self.rows
 
 
+SLICED = Sliced(
+    ("nll", "right", "confidence"),
+    "nll",
+    {
+        "nll": partial(Mean, "nll"),
+        "accuracy": Accuracy,
+        "confidence": partial(Mean, "confidence"),
+        "calibration_error": Calibration,
+    },
+)
+
+
 def metrics(plan: Plan) -> Factories:
     """What is accumulated."""
     positive: Factories = {"positive": Positive} if plan.classes == 2 else {}
-    by = [column.name for column in plan.columns.by]
-    slices: Factories = {"slices": lambda: Slices(by)} if by else {}
     return {
         "nll": lambda: Mean("nll"),
         "entropy": lambda: Mean("entropy"),
@@ -195,7 +205,6 @@ def metrics(plan: Plan) -> Factories:
         "surprising": lambda: Largest(plan.surprising, "nll", ("label", "predicted", "confidence")),
         "peculiar": lambda: Peculiar(plan.sum_tolerance),
         **positive,
-        **slices,
         **signs(),
     }
 
@@ -204,7 +213,6 @@ def rows_of(plan: Plan, screening: Screening, batch: Batch) -> Iterator[ScoredRo
     """The rows of a batch that can be scored, a block at a time; the others are counted."""
     labels, usable = screening.labels(batch, plan)
     row, scores = batch.first_row + np.arange(len(usable)), batch.scores
-    by = slice_values(batch.by, plan.columns.by, batch.first_row)[usable] if batch.by else None
     if not usable.all():
         row, scores, labels = row[usable], scores[usable], labels[usable]
     if screening.outside.rows:
@@ -215,8 +223,7 @@ def rows_of(plan: Plan, screening: Screening, batch: Batch) -> Iterator[ScoredRo
         x, kind = scores[block], plan.kind
         if plan.width == 1:  # softmax([0, x]) is sigmoid(x)
             x, kind = np.pad(log_odds(x, kind, row[block]), ((0, 0), (1, 0))), Kind.LOGITS
-        scored = score_rows(batch.file, row[block], x, labels[block], kind)
-        yield screening.distributions(scored if by is None else replace(scored, by=by[block]))
+        yield screening.distributions(score_rows(batch.file, row[block], x, labels[block], kind))
 
 
 def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> ClassEvaluation:
@@ -242,6 +249,7 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         left_out=left_out_of(plan, screening),
         notes=(*notes_of(plan, screening), *_notes(confusion)),
         findings=examine(plan, screening, results),
+        slices=results["slices"],
         nll=nll.value,
         bits=nll.value / math.log(2.0),
         perplexity=_perplexity(nll.value),
@@ -269,7 +277,6 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         confusion_matrix=tuple(map(tuple, confusion.matrix(plan.classes).tolist())) if few else None,
         surprising=_surprising(plan, results["surprising"]),
         infinite=results["peculiar"].infinite.rows,
-        slices=results.get("slices", ()),
     )
 
 

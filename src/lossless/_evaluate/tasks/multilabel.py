@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from lossless.transforms import sigmoid
 
 from ..accumulators import Calibration, CalibrationBin, Largest, Mean
-from ..findings import unreadable
+from ..findings import examine_any
 from ..intervals import wilson
 from ..ranking import Bounded, RankSketch
 from ..results import Evaluation, check_scored, details_of, left_out_of, notes_of, source_of
 from ..rows import Floats, Integers, block_rows
+from ..slices import Sliced
 from ..sums import ExactSum
 from ..text import safe
 from .odds import log_odds, losses
@@ -247,6 +248,18 @@ class MarkRanks:
         return self
 
 
+SLICED = Sliced(
+    ("bce", "brier", "exact", "f1"),
+    "bce",
+    {
+        "bce": partial(Mean, "bce"),
+        "brier": partial(Mean, "brier"),
+        "exact_match": partial(Mean, "exact"),
+        "sample_f1": partial(Mean, "f1"),
+    },
+)
+
+
 def metrics(plan: Plan) -> Factories:
     """What is accumulated."""
     worst = ("true_classes", "wrong_classes")
@@ -303,7 +316,8 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         bounds={name: figure.bound for name, figure in ranked.items()},
         left_out=left_out_of(plan, screening),
         notes=notes_of(plan, screening),
-        findings=unreadable(plan, screening),
+        findings=examine_any(plan, screening, results),
+        slices=results["slices"],
         bce=bce.value,
         brier=brier.value,
         exact_match=exact.value,

@@ -6,17 +6,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..accumulators import HistogramBin, Largest, Mean, MeanResult
-from ..findings import unreadable
+from ..findings import examine_any
 from ..ranking import Ranking, RankSketch
 from ..results import Evaluation, check_scored, details_of, left_out_of, notes_of, source_of
 from ..rows import Floats, Integers
 from ..sample import RowSample
+from ..slices import Sliced
 from ..sums import ExactSum, SignedSum, SquareSum
 from ..text import safe
 
@@ -226,6 +227,13 @@ class ResidualSample(RowSample):
         return tuple(ResidualPoint(prediction, residual) for prediction, residual in pairs)
 
 
+SLICED = Sliced(
+    ("squared_error", "absolute_error"),
+    "mse",
+    {"mse": partial(Mean, "squared_error"), "mae": partial(Mean, "absolute_error")},
+)
+
+
 def metrics(plan: Plan) -> Factories:
     """What is accumulated."""
     return {
@@ -269,7 +277,8 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         bounds={"median_absolute_error": median.bound},
         left_out=left_out_of(plan, screening),
         notes=notes_of(plan, screening),
-        findings=unreadable(plan, screening),
+        findings=examine_any(plan, screening, results),
+        slices=results["slices"],
         mse=squared.value,
         rmse=math.sqrt(squared.value),
         mae=absolute.value,
