@@ -79,9 +79,21 @@ def test_merge_in_a_tree_and_updates_after_it():
     assert a.result().to_dict() == WHOLE.to_dict()
 
 
-def test_notes_name_rows_of_all_updates():
-    evaluator = of((SCORES[:10], np.zeros(10, int)), (SCORES[10:30], np.zeros(20, int)))
-    assert any("first: row 17 of updates" in note for note in evaluator.result().notes)
+def test_findings_name_rows_of_all_updates():
+    evaluator = of((SCORES[:10], LABELS[:10]), (SCORES[10:30], LABELS[10:30]))
+    assert any("first: row 17 of updates" in finding.evidence for finding in evaluator.result().findings)
+
+
+def test_ranks_of_more_rows_than_the_temperature_is_fitted_on():
+    x, y = RNG.normal(size=(300_000, 2)), RNG.integers(0, 2, 300_000)
+    ranks = [of((x[i::3], y[i::3])) for i in range(3)]
+    whole = of(*((x[i::3], y[i::3]) for i in range(3))).result().to_dict()
+    for rank in ranks[1:]:
+        ranks[0].merge(rank)
+    merged = ranks[0].result().to_dict()
+    fitted, fitted_whole = merged.pop("temperature"), whole.pop("temperature")
+    assert fitted["nll"] == pytest.approx(fitted_whole["nll"], rel=1e-2)
+    assert merged == whole
 
 
 def test_images_flatten_as_cross_entropy_does():

@@ -71,7 +71,8 @@ class Evaluator:
 
     Memory does not grow with the rows. Of several processes each has its own; evaluators pickle, so that one process
     can gather them (`torch.distributed.all_gather_object`) and merge them in the order of the ranks. The figures have
-    the same bits however the rows were cut into updates and spread over evaluators.
+    the same bits however the rows were cut into updates and spread over evaluators; the temperature, which is fitted on
+    a sample of the rows, has them as long as the sample holds all (2^19 / C rows).
 
     Args:
         kind: what the scores are: "logits", "probs" (divided by their row's sum) or "log-probs".
