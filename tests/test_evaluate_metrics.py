@@ -418,7 +418,7 @@ def test_the_sample_is_the_same_in_any_order():
 
 
 def test_no_metric_grows_with_the_rows():
-    plan = SimpleNamespace(classes=5, width=5, surprising=20, sum_tolerance=1e-3)
+    plan = SimpleNamespace(classes=5, width=5, surprising=20, sum_tolerance=1e-3, columns=SimpleNamespace(by=()))
     metrics = multiclass.metrics(plan)
     small, large = ({name: make() for name, make in metrics.items()} for _ in range(2))
     logits = RNG.normal(size=(300_000, 5))

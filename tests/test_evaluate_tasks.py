@@ -1,4 +1,4 @@
-"""Binary, multilabel and regression: inferred or asked for; every figure against scikit-learn; same bits for any cut."""
+"""Binary, multilabel and regression, inferred or asked for: figures against scikit-learn, same bits for any cut."""
 
 import math
 

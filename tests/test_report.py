@@ -115,6 +115,19 @@ def test_pages_are_the_same_bytes_for_the_same_figures(ordinary):
     assert render(build_page(ordinary)) == render(build_page(ordinary))
 
 
+def test_findings_stand_apart_from_notes(tmp_path):
+    probs = np.random.default_rng(4).dirichlet(np.ones(4), 400)
+    np.savez(tmp_path / "p.npz", logits=probs, label=probs.argmax(1))
+    e = lossless.evaluate(tmp_path / "p.npz", logits="logits")
+    page = build_page(e)
+    assert [f.name for f in page.findings] == ["softmax-before-loss"]
+    assert page.notes == e.notes
+    assert page.notes
+    said = " ".join(Reader(render(page)).text)
+    for text in (*page.notes, page.findings[0].evidence, page.findings[0].cause, page.findings[0].fix):
+        assert text in said
+
+
 HOSTILE = [
     "</script><script>alert(1)</script>",
     "<img src=x onerror=alert(2)>",
@@ -182,16 +195,3 @@ def test_figures_that_are_no_numbers(tmp_path):
     assert page.losses[-1].label == "1e+03 or more"
     assert page.notes == tuple(finding.sentence() for finding in e.findings) != ()
     assert len(specifications(render(page))) == 2
-
-
-def test_findings_stand_apart_from_notes(tmp_path):
-    probs = np.random.default_rng(4).dirichlet(np.ones(4), 400)
-    np.savez(tmp_path / "p.npz", logits=probs, label=probs.argmax(1))
-    e = lossless.evaluate(tmp_path / "p.npz", logits="logits")
-    page = build_page(e)
-    assert [f.name for f in page.findings] == ["softmax-before-loss"]
-    assert page.notes == e.notes
-    assert page.notes
-    said = " ".join(Reader(render(page)).text)
-    for text in (*page.notes, page.findings[0].evidence, page.findings[0].cause, page.findings[0].fix):
-        assert text in said

@@ -29,11 +29,12 @@ from lossless.transforms import inverse_softmax, log_softmax, logit, logsigmoid,
 
 if TYPE_CHECKING:
     from lossless import nn as nn
-    from lossless._evaluate import Evaluation, Evaluator, evaluate
+    from lossless._evaluate import Comparison, Evaluation, Evaluator, compare, evaluate
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "Evaluation",
     "Evaluator",
     "Finding",
@@ -41,6 +42,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "categorical_cross_entropy",
+    "compare",
     "cross_entropy",
     "diagnose",
     "errors",
@@ -75,6 +77,6 @@ def __getattr__(name: str) -> object:
 
     if name == "nn":
         return import_module("lossless.nn")
-    if name in ("Evaluation", "Evaluator", "evaluate"):
+    if name in ("Comparison", "Evaluation", "Evaluator", "compare", "evaluate"):
         return getattr(import_module("lossless._evaluate"), name)
     raise AttributeError(f"module 'lossless' has no attribute {name!r}")

@@ -13,7 +13,7 @@ from selenium.webdriver.common.keys import Keys
 
 import lossless
 from lossless._evaluate.text import printable
-from lossless._report import Curve, Figure, Panel, Series, Table, build_page
+from lossless._report import Curve, Figure, Panel, Series, Table, build_comparison_page, build_page
 from lossless._report.page import render
 
 HOSTILE = (
@@ -74,6 +74,21 @@ def pages(tmp_path_factory):
     return written
 
 
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The page of two models, one of which is misread."""
+    folder = tmp_path_factory.mktemp("compared")
+    names = np.array(HOSTILE)
+    a = predictions(3000, len(names), class_names=names)
+    b = {**a, "logits": np.exp(a["logits"]) / np.exp(a["logits"]).sum(1, keepdims=True)}
+    paths = [folder / f"{name}.npz" for name in ("a", "<b>b")]
+    for path, members in zip(paths, (a, b), strict=True):
+        np.savez(path, **members)
+    page = folder / "page.html"
+    page.write_text(render(build_comparison_page(lossless.compare(*paths, logits="logits"))), "utf-8")
+    return page
+
+
 @pytest.fixture(params=INPUTS)
 def name(request):
     return request.param
@@ -92,6 +107,23 @@ def test_it_is_drawn_in_every_width_and_scheme(browser, pages, name, album):
             assert browser.js("document.documentElement.scrollWidth") <= width
             assert browser.js("[...document.querySelectorAll('.chart')].every(c => c.scrollWidth <= c.clientWidth)")
             browser.photograph(album(f"{width}-{scheme}"))
+    assert browser.complaints() == []
+
+
+def test_a_comparison_is_drawn(browser, compared, album):
+    assert compared.stat().st_size < 2_000_000
+    for width in (400, 1400):
+        for scheme in ("light", "dark"):
+            browser.open(compared, width=width, scheme=scheme)
+            assert len(browser.find(".chart .role-mark path")) > 10
+            assert browser.js("document.documentElement.scrollWidth") <= width
+            browser.photograph(album(f"{width}-{scheme}"))
+    assert browser.find(".findings li")[0].text.startswith("WARNING")
+    difference = browser.find("table")[0].find_elements("css selector", "th button")[3]
+    difference.click()
+    shown = browser.js("[...document.querySelector('table').tBodies[0].rows].map(r => Number(r.cells[3].textContent))")
+    assert shown == sorted(shown)
+    assert shown[0] < 0 < shown[-1]
     assert browser.complaints() == []
 
 

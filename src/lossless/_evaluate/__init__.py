@@ -1,7 +1,8 @@
 """Evaluation of saved predictions: readers -> rows of a task -> mergeable metrics -> `Evaluation`."""
 
+from .comparison import Comparison, compare
 from .evaluation import evaluate
 from .evaluator import Evaluator
 from .results import Evaluation
 
-__all__ = ["Evaluation", "Evaluator", "evaluate"]
+__all__ = ["Comparison", "Evaluation", "Evaluator", "compare", "evaluate"]

@@ -90,14 +90,6 @@ def evaluate(
         >>> round(e.nll, 9), e.accuracy
         (0.720094849, 0.5)
     """
-    if surprising < 0:
-        raise ParameterError(f"evaluate: surprising got {surprising}, expected 0 or more")
-    if workers is not None and workers < 1:
-        raise ParameterError(f"evaluate: workers got {workers}, expected 1 or more")
-    if executor is not None and not callable(getattr(executor, "submit", None)):
-        raise ParameterError(
-            f"evaluate: executor got {type(executor).__name__}, expected a concurrent.futures.Executor"
-        )
     if task is not None and task not in get_args(TaskName):
         raise ParameterError(f"evaluate: task got {task!r}, expected one of {quoted(get_args(TaskName))}")
     paths = [files] if isinstance(files, str | os.PathLike) else list(files)
@@ -124,5 +116,21 @@ def evaluate_plan(
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Run a plan; the results of the `extra` metrics come beside the evaluation."""
+    if plan.surprising < 0:
+        raise ParameterError(f"evaluate: surprising got {plan.surprising}, expected 0 or more")
+    if workers is not None and workers < 1:
+        raise ParameterError(f"evaluate: workers got {workers}, expected 1 or more")
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise ParameterError(
+            f"evaluate: executor got {type(executor).__name__}, expected a concurrent.futures.Executor"
+        )
+    if plan.surprising < 0:
+        raise ParameterError(f"evaluate: surprising got {plan.surprising}, expected 0 or more")
+    if workers is not None and workers < 1:
+        raise ParameterError(f"evaluate: workers got {workers}, expected 1 or more")
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise ParameterError(
+            f"evaluate: executor got {type(executor).__name__}, expected a concurrent.futures.Executor"
+        )
     partial = run(plan, workers=workers, executor=executor, extra=extra, progress=progress)
     return partial.evaluation(plan), {name: partial.metrics[name].result() for name in extra or {}}

@@ -75,9 +75,8 @@ class RankSketch:
 
     def merge(self, other: RankSketch) -> None:
         """Count the rows of `other`, a sketch of as many groups and the same limit."""
-        other._sort_waiting()
-        self._parts += other._parts
         self._level = max(self._level, other._level)
+        self._parts += other._parts + other._sorted_waiting(self._level)
         if len(self._parts) >= _PARTS or sum(len(part.key) for part in self._parts) >= 3 * self.limit:
             self._settled()
 
@@ -98,19 +97,21 @@ class RankSketch:
         vars(self).update(state)
         self._parts = [part._replace(counts=part.counts.astype(np.int64)) for part in self._parts]
 
-    def _sort_waiting(self) -> None:
-        """Make parts of the waiting keys."""
+    def _sorted_waiting(self, level: int) -> list[Cells]:
+        """The waiting keys in cells of a level, for each group."""
+        parts = []
         for g in range(self.groups if self._waiting else 0):
             keys = np.sort(np.concatenate([np.zeros(0, np.uint64), *(k for k, home in self._waiting if home == g)]))
-            start, last = _runs(keys, self._level)
+            start, last = _runs(keys, level)
             count = np.zeros((self.groups, len(start)), np.int64)
             count[g] = last - start + 1
-            self._parts.append(Cells(keys[start], keys[start] != keys[last], count))
-        self._waiting, self._rows_waiting = [], 0
+            parts.append(Cells(keys[start], keys[start] != keys[last], count))
+        return parts
 
     def _settled(self) -> Cells:
         """Join all parts, at the least level that is enough."""
-        self._sort_waiting()
+        self._parts += self._sorted_waiting(self._level)
+        self._waiting, self._rows_waiting = [], 0
         if len(self._parts) != 1 or len(self._parts[0].key) > self.limit:
             empty = Cells(np.zeros(0, np.uint64), np.zeros(0, bool), np.zeros((self.groups, 0), np.int64))
             key, several, count = (np.concatenate(arrays, axis=-1) for arrays in zip(empty, *self._parts, strict=True))

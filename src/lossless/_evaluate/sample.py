@@ -49,7 +49,7 @@ class RowSample:
         if not self._parts:
             return
         every = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
-        order = np.argsort(every["hash"])[: self.size]
+        order = np.argsort(every["hash"], kind="stable")[: self.size]
         self._parts = [{name: values[order] for name, values in every.items()}]
         self._rows = len(order)
         if self._rows == self.size:

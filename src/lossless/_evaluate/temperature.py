@@ -141,7 +141,10 @@ class _Curve:
         if not 0.0 < beta < math.inf or len(self.label) < 2:
             return UNDEFINED
         first, second = self.row_slopes(beta)
-        half = Z * math.sqrt(float(np.sum(first**2))) / float(np.sum(second))
+        curvature = float(np.sum(second))
+        if not curvature:  # all probabilities but one are 0 in float64
+            return UNDEFINED
+        half = Z * math.sqrt(float(np.sum(first**2))) / curvature
         return Interval(self.unit / (beta + half), self.unit / (beta - half) if half < beta else math.inf)
 
     def figures(self, beta: float) -> tuple[float, float]:

@@ -1,21 +1,23 @@
-"""Evaluation -> one self-contained HTML page. `data` decides what is said, and `page.render` draws it.
+"""Evaluation -> one self-contained HTML page. `data` has what a page consists of, one file a task what is said of it,
+and `page.render` draws it.
 
-The terminal prints the tables of `data` too, so `page`, with all that it needs for drawing, is imported by itself.
+The terminal prints the tables too, so `page`, with all that it needs for drawing, is imported by itself.
 """
 
-from .data import (
-    Curve,
-    Figure,
-    Page,
-    Panel,
-    Series,
-    Table,
-    build_page,
-    class_table,
-    confused_table,
-    interval_text,
-    surprising_table,
-)
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lossless._evaluate import Evaluation
+from lossless._evaluate.tasks.multiclass import ClassEvaluation
+from lossless._evaluate.tasks.multilabel import MultilabelEvaluation
+from lossless._evaluate.tasks.regression import RegressionEvaluation
+
+from . import multiclass, multilabel, regression
+from .comparison import agreement_table, build_comparison_page, different_table, figures_table
+from .data import Curve, Figure, Page, Panel, Series, Table, interval_text, page_of
+
+ROWS = 500  # of a table on the page; the JSON output has all
 
 __all__ = [
     "Curve",
@@ -24,9 +26,44 @@ __all__ = [
     "Panel",
     "Series",
     "Table",
+    "agreement_table",
+    "build_comparison_page",
     "build_page",
-    "class_table",
-    "confused_table",
+    "build_tables",
+    "different_table",
+    "figures_table",
     "interval_text",
-    "surprising_table",
 ]
+
+
+def build_page(
+    evaluation: Evaluation,
+    *,
+    title: str | None = None,
+    panels: Sequence[Panel] = (),
+    generator: str = "lossless evaluate",
+) -> Page:
+    """The page of an evaluation, with further `panels` after the first charts."""
+    match evaluation:
+        case ClassEvaluation():
+            parts = multiclass.panels(evaluation, panels, ROWS)
+        case MultilabelEvaluation():
+            parts = multilabel.panels(evaluation, panels, ROWS)
+        case RegressionEvaluation():
+            parts = regression.panels(evaluation, panels, ROWS)
+        case _:
+            raise TypeError(f"build_page: got {type(evaluation).__name__}, expected the evaluation of a task")
+    return page_of(evaluation, parts, title=title, generator=generator)
+
+
+def build_tables(evaluation: Evaluation, *, classes: int, few: int) -> list[Table]:
+    """The tables of an evaluation, with so many classes and the first few of other lists."""
+    match evaluation:
+        case ClassEvaluation():
+            return multiclass.tables(evaluation, classes, few)
+        case MultilabelEvaluation():
+            return multilabel.tables(evaluation, classes, few)
+        case RegressionEvaluation():
+            return regression.tables(evaluation, classes, few)
+        case _:
+            raise TypeError(f"build_tables: got {type(evaluation).__name__}, expected the evaluation of a task")

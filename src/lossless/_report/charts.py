@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 
-from lossless._evaluate.accumulators import CalibrationBin
-
-from .data import Curve, LossBin
+from .data import Chart, Curve, Heat, Histogram, Losses, Reliability, Scatter
 
 MAIN, WARN = "#4c7fd9", "#e0813a"  # readable on white and on black, like the others of LINES
 LINES = (MAIN, WARN, "#5fa04e", "#b06fd0", "#d9546b", "#2fa39b", "#a08a5b")
@@ -35,6 +32,23 @@ _CONFIG: dict[str, Any] = {
 }
 
 
+def draw(chart: Chart) -> dict[str, Any]:
+    """The specification of a chart."""
+    match chart:
+        case Reliability():
+            return reliability(chart)
+        case Losses():
+            return losses(chart)
+        case Histogram():
+            return histogram(chart)
+        case Scatter():
+            return scatter(chart)
+        case Heat():
+            return heat(chart)
+        case Curve():
+            return curve(chart)
+
+
 def specification(chart: Any) -> dict[str, Any]:
     """A chart as Vega-Lite, in the look of all of them."""
     spec: dict[str, Any] = chart.to_dict()
@@ -42,8 +56,9 @@ def specification(chart: Any) -> dict[str, Any]:
     return spec
 
 
-def reliability(bins: Sequence[CalibrationBin]) -> dict[str, Any]:
+def reliability(data: Reliability) -> dict[str, Any]:
     """Accuracy against confidence, bin by bin, over the number of rows in each bin."""
+    bins = data.bins
     values = [
         {
             "low": b.low,
@@ -63,10 +78,10 @@ def reliability(bins: Sequence[CalibrationBin]) -> dict[str, Any]:
         alt.Tooltip("high:Q", format=".3f", title="up to"),
         alt.Tooltip("count:Q", format=",", title="rows"),
         alt.Tooltip("confidence:Q", format=".4f", title="mean confidence"),
-        alt.Tooltip("accuracy:Q", format=".4f"),
-        alt.Tooltip("gap:Q", format="+.4f", title="accuracy − confidence"),
+        alt.Tooltip("accuracy:Q", format=".4f", title=data.y),
+        alt.Tooltip("gap:Q", format="+.4f", title=f"{data.y} − confidence"),
     ]
-    y = alt.Y("accuracy:Q", scale=unit, title="accuracy")
+    y = alt.Y("accuracy:Q", scale=unit, title=data.y)
     bars = (
         alt.Chart(held).mark_rect(color=MAIN, opacity=0.75).encode(x, y, x2="high:Q", y2=alt.datum(0), tooltip=tooltip)
     )
@@ -98,8 +113,9 @@ def reliability(bins: Sequence[CalibrationBin]) -> dict[str, Any]:
     return specification(alt.vconcat(top, counts, spacing=12))
 
 
-def losses(bins: Sequence[LossBin]) -> dict[str, Any]:
+def losses(data: Losses) -> dict[str, Any]:
     """Row losses on a logarithmic axis; those that float32 would lose in another colour."""
+    bins = data.bins
     seen, lost = "seen in float32", "exactly 0 in float32"
     values = [
         {"low": b.low, "high": b.high, "count": b.count, "loss": b.label, "kind": lost if b.below_float32 else seen}
@@ -109,7 +125,8 @@ def losses(bins: Sequence[LossBin]) -> dict[str, Any]:
     low, high = bins[0].low, bins[-1].high
     scale = alt.Scale(type="log", domain=[low, high], nice=False)
     decades = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-    axis = alt.Axis(format="~g", values=[float(f"1e{d}") for d in decades][:: 1 + len(decades) // 12])
+    form = "~g" if low > 1e-5 else "~e"  # one notation from end to end
+    axis = alt.Axis(format=form, values=[float(f"1e{d}") for d in decades][:: 1 + len(decades) // 12])
     chart = (
         alt.Chart(alt.InlineData(values=values))
         .mark_rect(opacity=0.85, stroke="transparent", strokeWidth=1)
@@ -123,6 +140,89 @@ def losses(bins: Sequence[LossBin]) -> dict[str, Any]:
             tooltip=[alt.Tooltip("loss:N"), alt.Tooltip("count:Q", format=",", title="rows")],
         )
         .properties(width="container", height=_HEIGHT + _COUNTS)
+    )
+    return specification(chart)
+
+
+def histogram(data: Histogram) -> dict[str, Any]:
+    """Bars; the outermost are drawn as wide as their neighbours, however far they reach."""
+    low, high = data.bins[0].high, data.bins[-1].low
+    width = (high - low) / max(len(data.bins) - 2, 1)
+    values = [
+        {
+            "low": max(b.low, low - width) if len(data.bins) > 2 else b.low,
+            "high": min(b.high, high + width) if len(data.bins) > 2 else b.high,
+            "from": b.low,
+            "to": b.high,
+            "count": b.count,
+        }
+        for b in data.bins
+    ]
+    chart = (
+        alt.Chart(alt.InlineData(values=values))
+        .mark_rect(color=MAIN, opacity=0.85, stroke="transparent", strokeWidth=1)
+        .encode(
+            alt.X("low:Q", title=data.x, scale=alt.Scale(zero=False, nice=False)),
+            alt.Y("count:Q", title="rows", axis=alt.Axis(format=",d", tickCount=6)),
+            x2="high:Q",
+            y2=alt.datum(0),
+            tooltip=[
+                alt.Tooltip("from:Q", format=".4g"),
+                alt.Tooltip("to:Q", format=".4g"),
+                alt.Tooltip("count:Q", format=",", title="rows"),
+            ],
+        )
+        .properties(width="container", height=_HEIGHT)
+    )
+    return specification(chart)
+
+
+def scatter(data: Scatter) -> dict[str, Any]:
+    """Points over the line y = 0."""
+    points = (
+        alt.Chart(alt.InlineData(values=[{"x": x, "y": y} for x, y in data.points]))
+        .mark_circle(color=MAIN, opacity=0.45, size=22)
+        .encode(
+            alt.X("x:Q", title=data.x, scale=alt.Scale(zero=False)),
+            alt.Y("y:Q", title=data.y, axis=alt.Axis(tickCount=6)),
+            tooltip=[
+                alt.Tooltip("x:Q", format=".6g", title=data.x),
+                alt.Tooltip("y:Q", format=".6g", title=data.y),
+            ],
+        )
+    )
+    line = alt.Chart(alt.InlineData(values=[{"y": 0}])).mark_rule(color="currentColor", opacity=0.6).encode(y="y:Q")
+    return specification(alt.layer(points, line).properties(width="container", height=_HEIGHT))
+
+
+def heat(data: Heat) -> dict[str, Any]:
+    """A square a pair, as strong as its share of the row."""
+    values = [
+        {
+            "row": data.names[row],
+            "column": data.names[column],
+            "count": count,
+            "share": count / max(sum(counts), 1),
+        }
+        for row, counts in enumerate(data.counts)
+        for column, count in enumerate(counts)
+        if count
+    ]
+    chart = (
+        alt.Chart(alt.InlineData(values=values))
+        .mark_rect(color=MAIN)
+        .encode(
+            alt.X("column:N", sort=list(data.names), title=data.column, axis=alt.Axis(labelLimit=90)),
+            alt.Y("row:N", sort=list(data.names), title=data.row, axis=alt.Axis(labelLimit=90)),
+            opacity=alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.08, 1]), legend=None),
+            tooltip=[
+                alt.Tooltip("row:N", title=data.row),
+                alt.Tooltip("column:N", title=data.column),
+                alt.Tooltip("count:Q", format=",", title="rows"),
+                alt.Tooltip("share:Q", format=".2%", title="of the row"),
+            ],
+        )
+        .properties(width="container", height=max(_HEIGHT, 16 * len(data.names)))
     )
     return specification(chart)
 

@@ -31,9 +31,7 @@ def render(page: Page) -> str:
         style=Markup(_part("page.css")),
         scripts=scripts,
         script_hashes=[_policy_hash(script) for script in scripts],
-        reliability=_json(charts.reliability(page.reliability)),
-        losses=_json(charts.losses(page.losses)),
-        curves=[[_json(charts.curve(c)) for c in panel.curves] for panel in page.panels],
+        charts=[[_json(charts.draw(chart)) for chart in panel.charts] for panel in page.panels],
     )
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from lossless._evaluate import Evaluation
-    from lossless._evaluate.intervals import Interval
+    from lossless._evaluate import Comparison, Evaluation
+    from lossless._report import Table
 
     from ._console import Output
 
 SUMMARY = "loss, accuracy and calibration of saved predictions"
-_CLASS_ROWS, _CONFUSED_ROWS, _SURPRISING_ROWS = 20, 10, 10
+_CLASS_ROWS, _FEW_ROWS = 20, 10
 _CELL = 60  # characters of a cell; texts of the data may be long
 
 
@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scores.add_argument("--logits", metavar=column[0], help=f"the scores are logits: name {column[1]}")
     scores.add_argument("--probs", metavar=column[0], help="the scores are probabilities")
     scores.add_argument("--log-probs", metavar=column[0], help="the scores are log-probabilities")
+    scores.add_argument("--predictions", metavar="NAME", help="the scores are predictions of a quantity")
+    parser.add_argument(
+        "--task",
+        choices=("multiclass", "binary", "multilabel", "regression"),
+        help="what the scores are for (default: by the columns and their values)",
+    )
     parser.add_argument("--label", metavar="COL", help="the column of true classes, 0..C-1 or class names")
     parser.add_argument("--targets", metavar="FILE", help="the file with the true classes, if it is another one")
     parser.add_argument(
@@ -52,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--surprising", metavar="N", type=_count, default=20, help="keep the N rows of largest loss (default: 20)"
+    )
+    parser.add_argument(
+        "--compare",
+        metavar="FILE",
+        nargs="+",
+        help="another model's scores of the same rows in the same order: both side by side, with paired intervals",
     )
     parser.add_argument("--out", metavar="PAGE", help="write a self-contained HTML page")
     parser.add_argument("--json", metavar="FILE", help="write all figures, unrounded, as JSON; - is stdout")
@@ -110,7 +122,8 @@ def _findings(text: str) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate the files and show, write or print the figures; 2 if there is what should not be found."""
-    from lossless._evaluate import evaluate
+    from lossless._evaluate import Comparison, compare, evaluate
+    from lossless._evaluate.findings import among
     from lossless._evaluate.inputs import find_files
 
     from ._console import Output, progress
@@ -119,41 +132,48 @@ def run(args: argparse.Namespace) -> int:
     if args.out == "-":
         raise UsageError("--out got -, expected a file: a page is not for a terminal (--json - is)")
     if args.out is not None:
-        from lossless._report import build_page
+        from lossless._report import build_comparison_page, build_page
         from lossless._report.page import render
     to_stdout = args.json == "-"
     if args.address is not None and args.engine != "dask":
         raise UsageError(f"--address names a Dask scheduler, and --engine is {args.engine}: add --engine dask")
-    inputs = find_files(args.files)[0] + ([] if args.targets is None else [args.targets])
+    inputs = find_files([*args.files, *(args.compare or [])])[0] + ([] if args.targets is None else [args.targets])
     check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, inputs)
     with _engine(args) as executor, progress("rows") as bar:
-        evaluation = evaluate(
-            args.files,
-            logits=args.logits,
-            probs=args.probs,
-            log_probs=args.log_probs,
-            label=args.label,
-            targets=args.targets,
-            on=args.on,
-            by=args.by,
-            ignore_index=args.ignore_index,
-            surprising=args.surprising,
-            workers=args.workers,
-            executor=executor,
-            progress=bar,
+        options = {
+            "logits": args.logits,
+            "probs": args.probs,
+            "log_probs": args.log_probs,
+            "predictions": args.predictions,
+            "label": args.label,
+            "task": args.task,
+            "targets": args.targets,
+            "on": args.on,
+            "by": args.by,
+            "ignore_index": args.ignore_index,
+            "surprising": args.surprising,
+            "workers": args.workers,
+            "executor": executor,
+            "progress": bar,
+        }
+        result = (
+            evaluate(args.files, **options) if args.compare is None else compare(args.files, args.compare, **options)
         )
     # Files first: whoever reads stdout may leave at any line.
     if args.json is not None and not to_stdout:
-        write_text(args.json, evaluation.to_json())
+        write_text(args.json, result.to_json())
     if args.out is not None:
-        write_text(args.out, render(build_page(evaluation)))
+        page = build_comparison_page(result) if isinstance(result, Comparison) else build_page(result)
+        write_text(args.out, render(page))
     if to_stdout:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 whatever the terminal speaks
-        print(evaluation.to_json(), end="")
+        print(result.to_json(), end="")
+    elif isinstance(result, Comparison):
+        show_comparison(result, Output())
     else:
-        show(evaluation, Output())
-    failed = evaluation.failed(args.fail_on)
+        show(result, Output())
+    failed = among(result.findings, args.fail_on)
     if failed:
         sys.stdout.flush()
         print(f"lossless evaluate: found {', '.join(finding.name for finding in failed)}", file=sys.stderr)
@@ -171,70 +191,61 @@ def _engine(args: argparse.Namespace) -> AbstractContextManager[Executor | None]
 
 def show(evaluation: Evaluation, output: Output) -> None:
     """The tables of the terminal."""
-    from lossless._report import class_table, confused_table, interval_text, surprising_table
+    from lossless._report import build_tables, interval_text
 
     from ._console import figure
 
     e, source = evaluation, evaluation.source
     output.heading(", ".join(source.files))
     output.text(
-        f"{e.rows} of {source.rows} rows, {source.classes} classes; column '{source.scores}' read as {source.kind} "
-        f"({source.kind_reason}), labels from '{source.label}'"
+        f"{e.rows} of {source.rows} rows, {source.width()}: {source.task} ({source.task_reason}); column "
+        f"'{source.scores}' read as {source.kind} ({source.kind_reason}), labels from '{source.label}'"
     )
-    for note in e.notes:
-        output.text(f"note: {note}")
-    for finding in e.findings:
-        output.text(finding.sentence())
+    _show_remarks(e, output)
     output.heading("figures")
     output.table(
         ("", "value", "95 % interval", ""),
         numeric=(False, True, False, False),
         rows=[
-            (name, figure(value), interval_text(interval), meaning) for name, value, interval, meaning in _figures(e)
+            (
+                f.title.lower(),
+                figure(f.value),
+                interval_text(f.interval),
+                f.meaning + (f"; exact to {f.bound:.1g}" if f.bound > 0 else ""),
+            )
+            for f in e.figures()
         ],
     )
-    for table in (
-        class_table(e, _CLASS_ROWS),
-        confused_table(e, _CONFUSED_ROWS),
-        surprising_table(e, _SURPRISING_ROWS),
-    ):
+    for table in build_tables(e, classes=_CLASS_ROWS, few=_FEW_ROWS):
+        _show_table(table, output)
+
+
+def show_comparison(comparison: Comparison, output: Output) -> None:
+    """The tables of the terminal, of two models side by side."""
+    from lossless._report import agreement_table, different_table, figures_table
+
+    c = comparison
+    for name, e in (("A", c.a), ("B", c.b)):
+        output.heading(f"{name}: {', '.join(e.source.files)}")
+        output.text(f"{e.rows} of {e.source.rows} rows; column '{e.source.scores}' read as {e.source.kind}")
+        for note in e.notes:
+            output.text(f"note: {note}")
+    output.text(f"{c.rows} rows are compared")
+    _show_remarks(c, output)
+    for table in (figures_table(c), agreement_table(c), different_table(c, _FEW_ROWS)):
         if table is not None:
-            output.heading(table.title.lower())
-            output.text(table.caption)
-            cells = [[cell[:_CELL] for cell in row] for row in (*table.rows, *table.footer)]
-            output.table(table.columns, cells, numeric=table.numeric)
+            _show_table(table, output)
 
 
-def _figures(e: Evaluation) -> list[tuple[str, float, Interval | None, str]]:
-    """The name, the value, the interval and the meaning of every figure."""
-    from ._console import figure
-
-    i, best = e.intervals, e.temperature
-    top_5 = ("top-5 accuracy", e.top_5_accuracy, i["top_5_accuracy"], "the true class is among the 5 largest scores")
-    adaptive = f"the same in bins of equally many rows{_bound(e, 'adaptive_calibration_error')}"
-    gain = (
-        f"would make nll {figure(best.nll)} of {figure(best.nll_before)} and calibration error "
-        f"{figure(best.calibration_error)} of {figure(best.calibration_error_before)}, on {best.rows} rows"
-    )
-    return [
-        ("nll", e.nll, i["nll"], "nats, mean -log p of the true class (the cross-entropy loss)"),
-        ("bits", e.bits, i["bits"], "the same in bits"),
-        ("perplexity", e.perplexity, i["perplexity"], "exp(nll)"),
-        ("focal", e.focal, i["focal"], "focal loss of gamma 2, mean (1 - p)^2 (-log p)"),
-        ("brier", e.brier, i["brier"], "squared error of the probabilities, summed over classes (0..2)"),
-        ("accuracy", e.accuracy, i["accuracy"], "largest score is the true class"),
-        *([top_5] if e.source.classes > 5 else []),
-        ("confidence", e.confidence, i["confidence"], "mean probability of the predicted class"),
-        ("entropy", e.entropy, i["entropy"], "nats, mean over rows"),
-        ("calibration error", e.calibration_error, None, "expected |accuracy - confidence|, 15 bins"),
-        ("- adaptive", e.adaptive_calibration_error, None, adaptive),
-        ("- largest", e.max_calibration_error, None, "of the 15 bins"),
-        ("auroc", e.auroc, i["auroc"], f"a right prediction is surer than a wrong one{_bound(e, 'auroc')}"),
-        ("aurc", e.aurc, None, f"error rate of the surest rows, mean over their share{_bound(e, 'aurc')}"),
-        ("best temperature", best.temperature, best.interval, gain),
-    ]
+def _show_remarks(result: Evaluation | Comparison, output: Output) -> None:
+    for note in result.notes:
+        output.text(f"note: {note}")
+    for finding in result.findings:
+        output.text(finding.sentence())
 
 
-def _bound(e: Evaluation, field: str) -> str:
-    """How far a ranked figure may be off."""
-    return f"; exact to {e.bounds[field]:.1g}" if e.bounds[field] > 0 else ""
+def _show_table(table: Table, output: Output) -> None:
+    output.heading(table.title.lower())
+    output.text(table.caption)
+    cells = [[cell[:_CELL] for cell in row] for row in (*table.rows, *table.footer)]
+    output.table(table.columns, cells, numeric=table.numeric)

@@ -165,7 +165,7 @@ def panel(comparisons: Sequence[Comparison]) -> Panel:
         method(comparisons),
         points=tuple(verdicts(comparisons)),
         tables=(table(comparisons),),
-        curves=(
+        charts=(
             Curve(
                 title="Digits: held-out NLL while training",
                 caption="Losses whose figures agree to a thousandth at every epoch share a line: they are one "

@@ -1,0 +1,91 @@
+"""What is said of classes that do not exclude one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lossless._evaluate.tasks.multilabel import MultilabelEvaluation
+
+from .data import Panel, Reliability, Table, card, count, number, share
+
+
+def tables(e: MultilabelEvaluation, classes: int, few: int) -> list[Table]:
+    """So many classes at most, and the first few of the surprising rows."""
+    surprising = surprising_table(e, few)
+    return [class_table(e, classes), *([] if surprising is None else [surprising])]
+
+
+def panels(e: MultilabelEvaluation, added: Sequence[Panel], most: int) -> list[Panel]:
+    """The parts of the page, those that its maker adds after the first chart; tables have `most` rows."""
+    surprising = surprising_table(e, len(e.surprising))
+    reliability = Reliability(
+        "Reliability",
+        "Of the classes predicted with a probability, how many are true. On the diagonal the model means what it "
+        f"says. Expected calibration error {share(e.calibration_error)} in {len(e.reliability)} bins.",
+        e.reliability,
+        "share that is true",
+    )
+    rest = tuple(card(figure) for figure in e.figures() if figure.name not in e.MAIN)
+    return [
+        Panel(charts=(reliability,)),
+        *added,
+        Panel("More figures", figures=rest),
+        *([] if surprising is None else [Panel(tables=(surprising,))]),
+        Panel(tables=(class_table(e, most),)),
+    ]
+
+
+def class_table(e: MultilabelEvaluation, most: int) -> Table:
+    """The first `most` classes, in order."""
+    caption = "A class is predicted where its probability is above 1/2. Support counts the rows of which it is true."
+    if len(e.classes) > most:
+        caption += f" {count(most)} of {count(len(e.classes))} classes are listed; the JSON output has all."
+    return Table(
+        title="Classes",
+        caption=caption,
+        columns=("class", "precision", "recall", "F1", "support", "predicted", "AUROC", "average precision", "BCE"),
+        numeric=(False, *[True] * 8),
+        rows=tuple(
+            (
+                e.source.class_name(c.index),
+                share(c.precision),
+                share(c.recall),
+                share(c.f1),
+                count(c.support),
+                count(c.predicted),
+                share(c.auroc),
+                share(c.average_precision),
+                number(c.bce),
+            )
+            for c in e.classes[:most]
+        ),
+        footer=tuple(
+            (f"{name} average", share(a.precision), share(a.recall), share(a.f1), "", "", "", "", "")
+            for name, a in (("micro", e.micro), ("macro", e.macro), ("weighted", e.weighted))
+        ),
+    )
+
+
+def surprising_table(e: MultilabelEvaluation, most: int) -> Table | None:
+    """The first `most` of the most surprising rows, with the details that any of them has."""
+    if not e.surprising:
+        return None
+    details = list(dict.fromkeys(name for r in e.surprising for name in r.details))
+    files = ["file"] if len(e.source.files) > 1 else []
+    return Table(
+        title="Most surprising rows",
+        caption="The rows of largest loss: look here first for wrong labels. Rows count from 0.",
+        columns=("row", *files, "true classes", "wrong", "loss", *details),
+        numeric=(True, *(False for _ in files), True, True, True, *(False for _ in details)),
+        rows=tuple(
+            (
+                str(r.row),
+                *([r.file] if files else []),
+                str(r.true_classes),
+                str(r.wrong_classes),
+                number(r.bce),
+                *(r.details.get(name, "") for name in details),
+            )
+            for r in e.surprising[:most]
+        ),
+    )
