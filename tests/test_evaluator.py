@@ -118,15 +118,25 @@ def test_findings_name_rows_of_all_updates():
     assert any("first: row 17 of updates" in finding.evidence for finding in evaluator.result().findings)
 
 
-def test_ranks_of_more_rows_than_the_temperature_is_fitted_on():
-    x, y = RNG.normal(size=(300_000, 2)), RNG.integers(0, 2, 300_000)
-    ranks = [of((x[i::3], y[i::3])) for i in range(3)]
-    whole = of(*((x[i::3], y[i::3]) for i in range(3))).result().to_dict()
-    for rank in ranks[1:]:
-        ranks[0].merge(rank)
-    merged = ranks[0].result().to_dict()
-    fitted, fitted_whole = merged.pop("temperature"), whole.pop("temperature")
-    assert fitted["nll"] == pytest.approx(fitted_whole["nll"], rel=1e-2)
+def test_ranks_of_more_rows_together_than_a_sample():
+    x, y = RNG.normal(size=(400_000, 2)), RNG.integers(0, 2, 400_000)
+    x[np.arange(400_000), y] += 1
+    batches = list(zip(np.split(x, [200_000, 300_000]), np.split(y, [200_000, 300_000]), strict=True))
+    first, *others = (of(batch) for batch in batches)
+    for other in others:
+        first.merge(other)
+    assert first.result().to_dict() == of(*batches).result().to_dict()
+
+
+def test_a_sample_of_a_rank_that_left_rows_out_stays_fair():
+    x, y = RNG.normal(size=(600_000, 2)), RNG.integers(0, 2, 600_000)
+    x[np.arange(600_000), y] += 1
+    first, second = (of((x[i::2], y[i::2])) for i in range(2))
+    whole = of((x[::2], y[::2]), (x[1::2], y[1::2])).result().to_dict()
+    first.merge(second)
+    merged = first.result().to_dict()
+    fitted, expected = merged.pop("temperature"), whole.pop("temperature")
+    assert fitted["value"] == pytest.approx(expected["value"], rel=1e-2)
     assert merged == whole
 
 

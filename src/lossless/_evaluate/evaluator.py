@@ -77,8 +77,8 @@ class Evaluator:
 
     Memory does not grow with the rows. Of several processes each has its own; evaluators pickle, so that one process
     can gather them (`torch.distributed.all_gather_object`) and merge them in the order of the ranks. The figures have
-    the same bits however the rows were cut into updates and spread over evaluators; the temperature, which is fitted on
-    a sample of the rows, has them as long as the sample holds all (2^19 / C rows).
+    the same bits however the rows were cut into updates and spread over evaluators. What comes of a sample of the rows,
+    such as the best temperature, has them as long as no evaluator that is merged into another saw more (2^19 / C).
 
     Args:
         kind: what the scores are: "logits" (the default), "probs" (those of several classes are divided by their sum)
