@@ -28,18 +28,52 @@ def of(*batches, **options):
     return evaluator
 
 
+def without_places(figures):
+    """What does not say where the rows were."""
+    figures = {name: value for name, value in figures.items() if name not in ("source", "notes", "findings")}
+    figures["surprising"] = [{**row, "file": None} for row in figures["surprising"]]
+    return figures
+
+
 WHOLE = of((SCORES, LABELS)).result()
 
 
 def test_the_figures_are_those_of_a_file(tmp_path):
     np.savez(tmp_path / "p.npz", logits=SCORES, label=LABELS)
-    file, updates = lossless.evaluate(tmp_path / "p.npz").to_dict(), WHOLE.to_dict()
-    for figures in (file, updates):
-        for name in ("source", "notes", "findings"):  # which say where the rows were
-            del figures[name]
-        for row in figures["surprising"]:
-            del row["file"]
-    assert updates == file
+    assert without_places(WHOLE.to_dict()) == without_places(lossless.evaluate(tmp_path / "p.npz").to_dict())
+
+
+MARKS = RNG.integers(0, 2, (600, 7))
+MARKS[RNG.random((600, 7)) < 0.5] = 0
+TASKS = {
+    "binary": (SCORES[:, 0], LABELS % 2, {"logits": SCORES[:, 0], "label": LABELS % 2}),
+    "multilabel": (SCORES, MARKS, {"logits": SCORES, "label": MARKS}),
+    "regression": (SCORES, SCORES + 1.5 * MARKS, {"predictions": SCORES, "target": SCORES + 1.5 * MARKS}),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_other_tasks(tmp_path, task):
+    scores, labels, arrays = TASKS[task]
+    np.savez(tmp_path / "p.npz", **arrays)
+    e = lossless.evaluate(tmp_path / "p.npz")
+    assert e.source.task == task
+    updates, file = of((scores, labels), task=task).result().to_dict(), e.to_dict()
+    assert without_places(updates) == without_places(file)
+    ranks = [of(batch, task=task) for batch in zip(np.split(scores, [3, 250]), np.split(labels, [3, 250]), strict=True)]
+    for rank in ranks[1:]:
+        ranks[0].merge(rank)
+    assert without_places(ranks[0].result().to_dict()) == without_places(updates)
+
+
+def test_other_tasks_agree_with_pytorch():
+    torch = pytest.importorskip("torch")
+    x, y = SCORES[20:100], MARKS[20:100].astype(np.float64)
+    bce = torch.nn.functional.binary_cross_entropy_with_logits(torch.from_numpy(x).double(), torch.from_numpy(y))
+    assert of((x, y), task="multilabel").result().bce == pytest.approx(bce.item(), rel=1e-12)
+    binary = of((x, y), task="binary").result()  # each number is a row
+    assert (binary.rows, binary.nll) == (560, pytest.approx(bce.item(), rel=1e-12))
+    assert of((x[:, 0], y[:, 0]), task="regression").result().mse == pytest.approx(((x - y)[:, 0] ** 2).mean())
 
 
 def test_agrees_with_scikit_learn():
@@ -79,10 +113,31 @@ def test_merge_in_a_tree_and_updates_after_it():
     assert a.result().to_dict() == WHOLE.to_dict()
 
 
-def test_notes_name_rows_of_all_updates():
-    evaluator = of((SCORES[:10], np.zeros(10, int)), (SCORES[10:30], np.zeros(20, int)))
-    (finding,) = [f for f in evaluator.result().findings if f.name == "non-finite-input"]
-    assert "first: row 17 of updates" in finding.evidence
+def test_findings_name_rows_of_all_updates():
+    evaluator = of((SCORES[:10], LABELS[:10]), (SCORES[10:30], LABELS[10:30]))
+    assert any("first: row 17 of updates" in finding.evidence for finding in evaluator.result().findings)
+
+
+def test_ranks_of_more_rows_together_than_a_sample():
+    x, y = RNG.normal(size=(400_000, 2)), RNG.integers(0, 2, 400_000)
+    x[np.arange(400_000), y] += 1
+    batches = list(zip(np.split(x, [200_000, 300_000]), np.split(y, [200_000, 300_000]), strict=True))
+    first, *others = (of(batch) for batch in batches)
+    for other in others:
+        first.merge(other)
+    assert first.result().to_dict() == of(*batches).result().to_dict()
+
+
+def test_a_sample_of_a_rank_that_left_rows_out_stays_fair():
+    x, y = RNG.normal(size=(600_000, 2)), RNG.integers(0, 2, 600_000)
+    x[np.arange(600_000), y] += 1
+    first, second = (of((x[i::2], y[i::2])) for i in range(2))
+    whole = of((x[::2], y[::2]), (x[1::2], y[1::2])).result().to_dict()
+    first.merge(second)
+    merged = first.result().to_dict()
+    fitted, expected = merged.pop("temperature"), whole.pop("temperature")
+    assert fitted["value"] == pytest.approx(expected["value"], rel=1e-2)
+    assert merged == whole
 
 
 def test_images_flatten_as_cross_entropy_does():
@@ -144,7 +199,7 @@ X, Y = np.zeros((4, 3)), np.zeros(4, int)
     ("scores", "labels", "error", "message"),
     [
         (np.zeros(3), 0, ShapeError, r"scores has shape \[3\], expected \(rows, classes\)"),
-        (np.zeros((4, 1)), Y, ShapeError, "two or more classes"),
+        (np.zeros((4, 1)), Y, ShapeError, "with 2 or more classes"),
         (np.zeros((4, 5)), Y, ShapeError, "scores has 5 classes .* expected 3"),
         (X, np.zeros(3, int), ShapeError, r"labels has shape \[3\], expected \[4\]"),
         (X, np.zeros((4, 1), int), ShapeError, r"labels has shape \[4, 1\], expected \[4\]"),
@@ -167,6 +222,22 @@ def test_errors_leave_the_evaluator_as_it_was(scores, labels, error, message):
     assert pickle.dumps(evaluator) == before
 
 
+@pytest.mark.parametrize(
+    ("task", "labels", "error", "message"),
+    [
+        ("binary", Y, ShapeError, r"labels has shape \[4\], expected \[4, 3\]: one for each score"),
+        ("binary", X + 2, EvaluationError, r"expected 0\.\.1"),
+        ("multilabel", X + 0.5, EvaluationError, "expected 0 or 1 for each class"),
+        ("multilabel", Y, ShapeError, r"expected \[4, 3\]"),
+        ("regression", X[:, :1], ShapeError, r"labels has shape \[4, 1\], expected \[4, 3\]"),
+        ("regression", X * 1j, TargetDtypeError, "expected real numbers"),
+    ],
+)
+def test_labels_that_do_not_fit_the_task(task, labels, error, message):
+    with pytest.raises(error, match=message):
+        of((X, labels), task=task)
+
+
 def test_a_negative_probability_leaves_no_rows_behind():
     p = np.full((100_000, 4), 0.25)  # several blocks, of which only the last is bad
     p[-1, 2] = -0.25
@@ -181,6 +252,9 @@ def test_a_negative_probability_leaves_no_rows_behind():
     [
         ({"kind": "softmax"}, "kind got 'softmax', expected one of 'logits', 'probs', 'log-probs'"),
         ({"classes": 1}, "classes got 1, expected 2 or more"),
+        ({"task": "ranking"}, "task got 'ranking', expected one of 'multiclass', 'binary', 'multilabel', 'regression'"),
+        ({"task": "binary", "classes": 3}, "classes got 3, expected 2"),
+        ({"task": "regression", "kind": "logits"}, "kind got 'logits', expected None for a regression"),
         ({"class_names": ["a", "a"]}, r"2 names \(1 different\), expected 2"),
         ({"class_names": ["a", "b"], "classes": 3}, "expected 3"),
         ({"surprising": -1}, "surprising got -1"),
@@ -195,6 +269,7 @@ def test_wrong_arguments(options, message):
     ("options", "message"),
     [
         ({"kind": "probs"}, "kind is logits here and probs there"),
+        ({"task": "multilabel"}, "task is multiclass here and multilabel there"),
         ({"ignore_index": -1}, "ignore_index is -100 here and -1 there"),
         ({"classes": 4}, "classes is 3 here and 4 there"),
         ({"surprising": 3}, "surprising is 20 here and 3 there"),

@@ -9,8 +9,9 @@ from math import prod
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lossless._check import check_floating, dtype_name, is_whole
+from lossless._check import check_floating, check_real, dtype_name, is_whole
 from lossless._dispatch import select
 from lossless._layout import without_dim
 from lossless.errors import EvaluationError, ParameterError, ShapeError, TargetDtypeError
@@ -18,12 +19,13 @@ from lossless.errors import EvaluationError, ParameterError, ShapeError, TargetD
 from .engine import Partial, begin
 from .plan import Plan
 from .results import Evaluation
-from .roles import Columns, Holds, ValueColumn, WideColumn
+from .roles import Columns, Holds, Task, ValueColumn, WideColumn, truth
 from .rows import Batch, Kind, block_rows
 from .screening import check_labels
 from .text import quoted, safe, shown
 
 Array = Any
+TaskName = Literal["multiclass", "binary", "multilabel", "regression"]
 KindName = Literal["logits", "probs", "log-probs"]
 
 _UPDATE = "Evaluator.update"
@@ -34,6 +36,7 @@ _PLACE = "updates"  # where messages and figures say that a row is
 class _Settings:
     """What evaluators must have in common to be merged."""
 
+    task: Task
     kind: Kind
     classes: int | None  # None until scores tell
     class_names: tuple[str, ...] | None
@@ -43,19 +46,22 @@ class _Settings:
     def plan(self, rows: int) -> Plan:
         """The plan of a file with so many such rows."""
         assert self.classes is not None
+        one = self.task in (Task.MULTICLASS, Task.BINARY)
+        wide = WideColumn("scores", ("scores",), "array", rows)
         return Plan(
             paths=(_PLACE,),
             format="arrays",
             rows=rows,
             columns=Columns(
-                WideColumn("scores", ("scores",), "array", rows),
-                ValueColumn("labels", "array", rows, Holds.INTEGERS),
+                wide,
+                ValueColumn("labels", "array", rows, Holds.INTEGERS) if one else replace(wide, name="labels"),
                 class_names=self.class_names,
+                task=self.task,
             ),
             kind=self.kind,
             kind_reason="as given",
             task_reason="as given",
-            width=self.classes,
+            width=1 if self.task is Task.BINARY else self.classes,
             classes=self.classes,
             partitions=(),
             notes=(),
@@ -71,18 +77,22 @@ class Evaluator:
 
     Memory does not grow with the rows. Of several processes each has its own; evaluators pickle, so that one process
     can gather them (`torch.distributed.all_gather_object`) and merge them in the order of the ranks. The figures have
-    the same bits however the rows were cut into updates and spread over evaluators.
+    the same bits however the rows were cut into updates and spread over evaluators. What comes of a sample of the rows,
+    such as the best temperature, has them as long as no evaluator that is merged into another saw more (2^19 / C).
 
     Args:
-        kind: what the scores are: "logits", "probs" (divided by their row's sum) or "log-probs".
-        classes: how many; by default as many as the first scores have.
+        kind: what the scores are: "logits" (the default), "probs" (those of several classes are divided by their sum)
+            or "log-probs"; nothing for a regression.
+        task: "multiclass" (one class of several), "binary" (one score, of class 1), "multilabel" (any of several
+            classes) or "regression" (quantities).
+        classes: how many, or outputs of a regression; by default as many as the first scores have.
         class_names: names of the classes in score order.
-        ignore_index: rows with this label are left out; None if no label means that.
+        ignore_index: rows of one class with this label are left out; None if no label means that.
         surprising: how many of the rows of largest loss to keep. Rows are counted from 0 over all updates.
 
     Raises:
-        ParameterError: a ValueError; an unknown kind, fewer than two classes, names that are not one for each class, or
-            `surprising` below 0.
+        ParameterError: a ValueError; an unknown kind or task, too few classes, names that are not one for each class,
+            or `surprising` below 0.
 
     Example:
         >>> evaluator = lossless.Evaluator()
@@ -97,64 +107,75 @@ class Evaluator:
 
     def __init__(
         self,
-        kind: KindName = "logits",
+        kind: KindName | None = None,
         *,
+        task: TaskName = "multiclass",
         classes: int | None = None,
         class_names: Sequence[str] | None = None,
         ignore_index: int | None = -100,
         surprising: int = 20,
     ) -> None:
-        if kind not in get_args(KindName):
-            raise ParameterError(f"Evaluator: kind got {kind!r}, expected one of {quoted(get_args(KindName))}")
+        if task not in get_args(TaskName):
+            raise ParameterError(f"Evaluator: task got {task!r}, expected one of {quoted(get_args(TaskName))}")
+        if kind is not None and (kind not in get_args(KindName) or task == "regression"):
+            expected = "None for a regression" if task == "regression" else f"one of {quoted(get_args(KindName))}"
+            raise ParameterError(f"Evaluator: kind got {kind!r}, expected {expected}")
         if surprising < 0:
             raise ParameterError(f"Evaluator: surprising got {surprising}, expected 0 or more")
         names = None if class_names is None else tuple(safe(name) for name in class_names)
-        if names is not None:
-            classes = len(names) if classes is None else classes
-            if len(set(names)) != classes or len(names) != classes:
-                raise ParameterError(
-                    f"Evaluator: class_names has {len(names)} names ({len(set(names))} different), expected {classes}"
-                )
-        if classes is not None and classes < 2:
-            raise ParameterError(f"Evaluator: classes got {classes}, expected 2 or more")
-        self._settings = self._asked = _Settings(Kind(kind), classes, names, ignore_index, surprising)
+        if classes is None:
+            classes = 2 if task == "binary" else None if names is None else len(names)
+        if names is not None and (len(set(names)) != classes or len(names) != classes):
+            raise ParameterError(
+                f"Evaluator: class_names has {len(names)} names ({len(set(names))} different), expected {classes}"
+            )
+        if classes is not None and (classes < _least(Task(task)) or (task == "binary" and classes > 2)):
+            least = "2" if task == "binary" else f"{_least(Task(task))} or more"
+            raise ParameterError(f"Evaluator: classes got {classes}, expected {least}")
+        of = Kind.PREDICTIONS if task == "regression" else Kind(kind or "logits")
+        self._settings = self._asked = _Settings(Task(task), of, classes, names, ignore_index, surprising)
         self._total: Partial | None = None
         self.rows = 0
         "Rows of all updates, scored or left out."
 
     def __repr__(self) -> str:
-        return f"Evaluator({self._settings.kind.value!r}, classes={self._settings.classes}, rows={self.rows})"
+        task, classes = self._settings.task.value, self._settings.classes
+        return f"Evaluator({self._settings.kind.value!r}, task={task!r}, classes={classes}, rows={self.rows})"
 
     def update(self, scores: Array, labels: Array) -> None:
-        """Add rows: scores (N, C) or (N, C, d1, ...), as `cross_entropy` takes them, and labels (N) or (N, d1, ...).
+        """Add rows: scores and labels as the loss of the task takes them.
 
+        Multiclass: (N, C) or (N, C, d1, ...) and (N) or (N, d1, ...). Binary: any shape and the same, each element a
+        row. Multilabel and regression: (N, C) or (N, C, d1, ...) and the same; a regression also (N) and (N).
         Arrays, lists or tensors, of any floating dtype and on any device; no graph is kept or recorded. After an error
         the evaluator is as it was before.
 
         Raises:
             LogitsDtypeError: a TypeError; the scores are not real floating point.
-            TargetDtypeError: a TypeError; the labels are not whole numbers.
-            ShapeError: a ValueError; the labels are not one for each row, or there are other classes than before.
-            EvaluationError: a ValueError; a label outside 0..C-1, or a negative probability.
+            TargetDtypeError: a TypeError; the labels are not real numbers, or those of several classes not whole.
+            ShapeError: a ValueError; the labels do not fit the scores, or there are other classes than before.
+            EvaluationError: a ValueError; a label that is no class, or a score that is no probability.
         """
         ours, x = select(_UPDATE, 1, scores=scores)
         theirs, y = select(_UPDATE, 1, labels=labels)
         shape = tuple(x.shape)
         check_floating(_UPDATE, dtype_name(x.dtype), "scores", target_dtype=dtype_name(y.dtype))
-        settings = replace(self._settings, classes=_classes(shape, self._settings.classes))
-        _check_labels(shape, tuple(y.shape), dtype_name(y.dtype))
-        label = theirs.numbers(y).reshape(-1).astype(np.int64)
-        plan = settings.plan(len(label))
+        settings = replace(self._settings, classes=_classes(shape, self._settings))
+        _check_labels(settings.task, shape, tuple(y.shape), dtype_name(y.dtype))
+        rows = prod(shape) // settings.plan(0).width
+        plan = settings.plan(rows)
         partial = begin(plan)
-        inner = prod(shape[2:])
-        step = max(1, block_rows(plan.classes) // max(inner, 1))
+        step = block_rows(max(prod(shape[1:]), 1))
+        first = self.rows
         for i in range(0, shape[0], step):
-            block = np.moveaxis(ours.numbers(x[i : i + step]), 1, -1).reshape(-1, plan.classes)
-            labels = label[i * inner : (i + step) * inner]
-            none = np.zeros(len(labels), bool)
-            partial.update(plan, Batch(0, self.rows + i * inner, block, labels, none, none))
+            block = _as_rows(ours.numbers(x[i : i + step]), plan.width)
+            values = theirs.numbers(y[i : i + step])
+            wide = isinstance(plan.columns.label, WideColumn)
+            label, missing = truth(_as_rows(values, plan.width) if wide else values.reshape(-1), plan.columns, first)
+            partial.update(plan, Batch(0, first, block, label, missing, np.zeros(len(block), bool)))
+            first += len(block)
         check_labels(plan, partial.screening)
-        self._add(settings, partial, len(label))
+        self._add(settings, partial, rows)
 
     def merge(self, other: Evaluator) -> None:
         """Add the rows of another evaluator after the rows of this one; the other stays as it is.
@@ -200,29 +221,43 @@ class Evaluator:
         self.rows += rows
 
 
-def _classes(shape: tuple[int, ...], known: int | None) -> int:
+def _least(task: Task) -> int:
+    """How many classes there must be."""
+    return 2 if task in (Task.MULTICLASS, Task.BINARY) else 1
+
+
+def _as_rows(numbers: NDArray[Any], width: int) -> NDArray[Any]:
+    """(rows, width), of which dimension 1 has the width."""
+    return (np.moveaxis(numbers, 1, -1) if width > 1 else numbers).reshape(-1, width)
+
+
+def _classes(shape: tuple[int, ...], settings: _Settings) -> int:
     """The classes of scores of this shape."""
-    if len(shape) < 2 or shape[1] < 2:
+    if settings.task is Task.BINARY and shape:
+        return 2
+    least, known = _least(settings.task), settings.classes
+    quantity = settings.task is Task.REGRESSION and len(shape) == 1
+    if (len(shape) < 2 or shape[1] < least) and not quantity:
         raise ShapeError(
-            f"{_UPDATE}: scores has shape {list(shape)}, expected (rows, classes) or (rows, classes, ...) with two or "
-            "more classes"
+            f"{_UPDATE}: scores has shape {list(shape)}, expected (rows, classes) or (rows, classes, ...) with {least} "
+            "or more classes"
         )
-    if known is not None and shape[1] != known:
-        raise ShapeError(f"{_UPDATE}: scores has {shape[1]} classes (shape {list(shape)}), expected {known}")
-    return shape[1]
+    classes = 1 if quantity else shape[1]
+    if known is not None and classes != known:
+        raise ShapeError(f"{_UPDATE}: scores has {classes} classes (shape {list(shape)}), expected {known}")
+    return classes
 
 
-def _check_labels(shape: tuple[int, ...], labels: tuple[int, ...], dtype: str) -> None:
-    """Labels are one whole number for each row."""
-    if labels == shape:
+def _check_labels(task: Task, shape: tuple[int, ...], labels: tuple[int, ...], dtype: str) -> None:
+    """Labels are one whole number for each row, or one number for each score."""
+    expected = without_dim(shape, 1) if task is Task.MULTICLASS else shape
+    if labels != expected:
+        fix = ". If they are one-hot, pass their argmax over dimension 1" if labels == shape else ""
+        one = "row of scores" if task is Task.MULTICLASS else "score"
         raise ShapeError(
-            f"{_UPDATE}: labels has shape {list(labels)}, that of scores, expected {list(without_dim(shape, 1))}: one "
-            "label for each row. If they are one-hot, pass their argmax over dimension 1"
+            f"{_UPDATE}: labels has shape {list(labels)}, expected {list(expected)}: one for each {one}, whose shape "
+            f"is {list(shape)}{fix}"
         )
-    if labels != without_dim(shape, 1):
-        raise ShapeError(
-            f"{_UPDATE}: labels has shape {list(labels)}, expected {list(without_dim(shape, 1))}: one label for each "
-            f"row of scores, whose shape is {list(shape)}"
-        )
-    if not is_whole(dtype):
+    if task is Task.MULTICLASS and not is_whole(dtype):
         raise TargetDtypeError(f"{_UPDATE}: labels has dtype {dtype}, expected whole numbers: the index of the class")
+    check_real(_UPDATE, dtype, "labels")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .hashing import mixed
 
 _FILE_SHIFT = np.uint64(40)  # row numbers stay below 2^40
+_ALL = np.uint64(2**64 - 1)
 
 
 class RowSample:
@@ -20,19 +21,24 @@ class RowSample:
         self.size, self.fields = size, tuple(fields)
         self._parts: list[dict[str, NDArray[Any]]] = []
         self._rows = 0
-        self._bound = np.uint64(2**64 - 1)  # no row of a larger hash is wanted
+        self._bound = _ALL  # no row of a larger hash is wanted
 
     def update(self, rows: Any) -> None:
         """Read a batch."""
-        hashes = mixed((np.uint64(rows.file) << _FILE_SHIFT) | rows.row.astype(np.uint64))
-        wanted = np.flatnonzero(hashes <= self._bound)
+        place = (np.uint64(rows.file) << _FILE_SHIFT) | rows.row.astype(np.uint64)
+        wanted = np.flatnonzero(mixed(place) <= self._bound)
         if len(wanted):
-            self._add({"hash": hashes[wanted], **{name: getattr(rows, name)[wanted] for name in self.fields}})
+            self._add({"place": place[wanted], **{name: getattr(rows, name)[wanted] for name in self.fields}})
 
     def merge(self, other: RowSample) -> None:
         """Join the sample of other rows."""
         for part in other._parts:
             self._add(part)
+
+    def shift(self, rows: int) -> None:
+        """Add to all row numbers; a sample that has left rows out was chosen by its own, and keeps them."""
+        if self._bound == _ALL:
+            self._parts = [{**part, "place": part["place"] + np.uint64(rows)} for part in self._parts]
 
     def rows(self) -> dict[str, NDArray[Any]]:
         """The numbers by name, in the order of the hashes; empty if there were no rows."""
@@ -41,7 +47,7 @@ class RowSample:
 
     def _add(self, part: dict[str, NDArray[Any]]) -> None:
         self._parts.append(part)
-        self._rows += len(part["hash"])
+        self._rows += len(part["place"])
         if self._rows >= self.size + self.size // 2:
             self._settle()
 
@@ -49,11 +55,12 @@ class RowSample:
         if not self._parts:
             return
         every = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
-        order = np.argsort(every["hash"], kind="stable")[: self.size]
+        hashes = mixed(every["place"])
+        order = np.argsort(hashes, kind="stable")[: self.size]
         self._parts = [{name: values[order] for name, values in every.items()}]
         self._rows = len(order)
         if self._rows == self.size:
-            self._bound = self._parts[0]["hash"][-1]
+            self._bound = hashes[order[-1]]
 
     def __getstate__(self) -> dict[str, Any]:
         self._settle()
