@@ -385,7 +385,7 @@ def test_what_travels_is_small(tmp_path):
     jobs = make_jobs(plan, {})
     assert len(jobs) == 5
     assert max(len(pickle.dumps(job)) for job in jobs) < 8_000
-    assert len(pickle.dumps(run_job(jobs[0]))) < 256_000
+    assert len(pickle.dumps(run_job(jobs[0]))) < 1_000_000  # 400,000 of them a sample of rows
     assert len(pickle.dumps(begin(plan))) < 256_000
     many = make_jobs(make_plan([write(tmp_path / "q.parquet")], Request()), {})
     assert len(many) == 30

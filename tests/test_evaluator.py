@@ -81,7 +81,8 @@ def test_merge_in_a_tree_and_updates_after_it():
 
 def test_notes_name_rows_of_all_updates():
     evaluator = of((SCORES[:10], np.zeros(10, int)), (SCORES[10:30], np.zeros(20, int)))
-    assert any("first: row 17 of updates" in note for note in evaluator.result().notes)
+    (finding,) = [f for f in evaluator.result().findings if f.name == "non-finite-input"]
+    assert "first: row 17 of updates" in finding.evidence
 
 
 def test_images_flatten_as_cross_entropy_does():
