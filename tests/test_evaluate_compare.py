@@ -137,11 +137,11 @@ def test_the_same_bits_however_the_files_are_cut(files, tmp_path):
 
 
 def test_blocks_smaller_than_a_batch(files, monkeypatch):
-    from lossless._evaluate import comparison
+    from lossless._evaluate.tasks import multiclass
 
     whole = lossless.compare(*files)
-    steps = iter([3, 7])
-    monkeypatch.setattr(comparison, "block_rows", lambda classes: next(steps))
+    steps = itertools.cycle([3, 7])
+    monkeypatch.setattr(multiclass, "block_rows", lambda classes: next(steps))
     assert repr(lossless.compare(*files).scalars()) == repr(whole.scalars())
 
 
@@ -280,7 +280,8 @@ def test_findings_say_whose_they_are(tmp_path):
     probs = special.softmax(A, axis=1)
     a, b = save(tmp_path / "a.npz", A, LABELS), save(tmp_path / "b.npz", probs, LABELS)
     c = lossless.compare(a, b, logits="logits")
-    assert [(f.name, f.evidence[:3]) for f in c.findings] == [("softmax-before-loss", "B: ")]
+    assert ("softmax-before-loss", "B: ") in [(f.name, f.evidence[:3]) for f in c.findings]
+    assert all(finding.evidence[:3] in ("A: ", "B: ") for finding in c.findings)
 
 
 def names(value):

@@ -15,10 +15,11 @@ import lossless
 import lossless._evaluate.readers as readers
 import lossless._evaluate.rows as rows
 import lossless._evaluate.slices as slices
-from lossless._evaluate.engine import begin, make_tasks
+from lossless._evaluate.engine import begin, make_jobs
 from lossless._evaluate.plan import make_plan
 from lossless._evaluate.roles import Request
-from lossless._report import build_page, slice_table
+from lossless._report import build_page
+from lossless._report.multiclass import slice_table
 from lossless.cli import main
 from lossless.errors import EvaluationError
 
@@ -184,7 +185,7 @@ def test_slices_travel_between_processes(tmp_path, monkeypatch):
     for waiting in (1, 1 << 17):  # sorted before they travel, and after
         monkeypatch.setattr(slices, "_WAITING_ROWS", waiting)
         total = begin(plan)
-        for job in make_tasks(plan, {}):
+        for job in make_jobs(plan, {}):
             total.merge(pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(job)).run())))
         assert total.metrics["slices"].result() == expected
 
@@ -306,7 +307,10 @@ def test_outputs(tmp_path, capsys):
     assert "&lt;script&gt;" in page
     assert "<i>" not in page
     assert "(missing)" in page
-    assert [t.columns[0] for t in build_page(e).slices] == ["<i>country", "night"]
+    assert [t.columns[0] for panel in build_page(e).panels for t in panel.tables if t.title == "Slices"] == [
+        "<i>country",
+        "night",
+    ]
     assert e.scalars() == lossless.evaluate(path).scalars()
     listed = json.loads(e.to_json())["slices"]
     assert [s["column"] for s in listed] == ["<i>country", "night"]

@@ -45,7 +45,7 @@ def test_in_a_terminal_it_is_short(evaluation):
     assert "1990 of 2000 rows, 500 classes" in lines[0]
     words = {line.split()[0]: line.split()[1] for line in lines[1:7]}
     assert words["nll"] == f"{evaluation.nll:.6g}"
-    assert list(words) == ["nll", "accuracy", "confidence", "calibration_error", "brier", "entropy"]
+    assert list(words) == ["nll", "accuracy", "calibration_error", "confidence", "brier", "entropy"]
     assert "  warning: softmax-before-loss" in lines
     assert any("10 rows have the ignored label" in line for line in lines)
     assert not {"\x1b", "\u202e"} & set(said)

@@ -15,6 +15,7 @@ pytest.importorskip("vl_convert")
 
 from lossless._evaluate.text import printable
 from lossless._report import Curve, Figure, Panel, Series, Table, build_page
+from lossless._report.data import Losses
 from lossless._report.page import render
 
 RNG = np.random.default_rng(4)
@@ -60,39 +61,48 @@ def specifications(page):
     return [json.loads(text) for text in found]
 
 
+def chart(page, kind):
+    return next(c for panel in page.panels for c in panel.charts if isinstance(c, kind))
+
+
+def table(page, title):
+    return next(t for panel in page.panels for t in panel.tables if t.title == title)
+
+
 def test_data_of_the_page(ordinary):
     page = build_page(ordinary)
     figures = {f.name: f.value for f in page.figures}
     assert figures["NLL"] == f"{ordinary.nll:.6g}"
-    assert figures["Accuracy"] == f"{ordinary.accuracy:.4f}"
+    assert figures["Accuracy"] == f"{ordinary.accuracy:.6g}"
     assert page.title == ordinary.source.files[0]
-    assert sum(b.count for b in page.losses) == 300
-    assert [row[0] for row in page.classes.rows] == ["0", "1", "2", "3"]
-    assert [row[-1] for row in page.classes.footer] == [f"{ordinary.macro.nll:.6g}", f"{ordinary.nll:.6g}"]
-    assert [int(row[0]) for row in page.surprising.rows] == [r.row for r in ordinary.surprising]
-    assert all(len(row) == len(page.classes.columns) == len(page.classes.numeric) for row in page.classes.rows)
+    assert sum(b.count for b in chart(page, Losses).bins) == 300
+    classes = table(page, "Classes")
+    assert [row[0] for row in classes.rows] == ["0", "1", "2", "3"]
+    assert [row[-1] for row in classes.footer] == [f"{ordinary.macro.nll:.6g}", f"{ordinary.nll:.6g}"]
+    assert [int(row[0]) for row in table(page, "Most surprising rows").rows] == [r.row for r in ordinary.surprising]
+    assert all(len(row) == len(classes.columns) == len(classes.numeric) for row in classes.rows)
 
 
 def test_bars_cover_the_losses_without_gaps(ordinary, tmp_path):
     spread = np.array([[g, 0.0] for g in np.linspace(0, 700, 500)])  # from log 2 down to 1e-304
     for e in (ordinary, evaluation(tmp_path / "p.npz", spread, np.arange(500) % 2)):
-        bars = build_page(e).losses
+        bars = chart(build_page(e), Losses).bins
         assert sum(b.count for b in bars) == e.rows
         assert all(a.high == pytest.approx(b.low) for a, b in itertools.pairwise(bars))
         assert all(b.low < b.high for b in bars)
     assert bars[0].below_float32
     assert not bars[-1].below_float32
-    assert "lie below" in build_page(e).losses_caption
+    assert "lie below" in chart(build_page(e), Losses).caption
 
 
 def test_many_classes_start_with_the_worst_and_stop(tmp_path):
     scores = RNG.normal(size=(3000, 700))
     e = evaluation(tmp_path / "p.npz", scores, np.arange(3000) % 600)
-    table = build_page(e).classes
-    assert len(table.rows) == 500
-    f1 = [float(row[3]) for row in table.rows]
+    classes = table(build_page(e), "Classes")
+    assert len(classes.rows) == 500
+    f1 = [float(row[3]) for row in classes.rows]
     assert f1 == sorted(f1)
-    assert "500 of" in table.caption
+    assert "500 of" in classes.caption
     assert len(e.classes) > 600
 
 
@@ -107,7 +117,7 @@ def test_the_page_stands_alone(ordinary):
     assert "default-src 'none'" in policy
     assert "unsafe-eval" not in policy
     assert policy.count("sha256-") == 2
-    assert len(specifications(page)) == 3
+    assert len(specifications(page)) == 4
     assert "prefers-color-scheme: dark" in page
 
 
@@ -117,10 +127,10 @@ def test_pages_are_the_same_bytes_for_the_same_figures(ordinary):
 
 def test_findings_stand_apart_from_notes(tmp_path):
     probs = np.random.default_rng(4).dirichlet(np.ones(4), 400)
-    np.savez(tmp_path / "p.npz", logits=probs, label=probs.argmax(1))
+    np.savez(tmp_path / "p.npz", logits=probs, label=np.r_[-100, probs.argmax(1)[1:]])
     e = lossless.evaluate(tmp_path / "p.npz", logits="logits")
     page = build_page(e)
-    assert [f.name for f in page.findings] == ["softmax-before-loss"]
+    assert [f.name for f in page.findings] == ["softmax-before-loss", "label-is-prediction"]
     assert page.notes == e.notes
     assert page.notes
     said = " ".join(Reader(render(page)).text)
@@ -155,9 +165,9 @@ def test_nothing_from_data_becomes_markup(tmp_path):
     plain = Reader(render(build_page(e)))
     reader = Reader(page)
     # as many scripts as there are charts and code; no element that only data would make
-    assert reader.tags.count("script") == 4 + 2
-    assert plain.tags.count("script") == 3 + 2
-    assert not {"img", "b"} & set(reader.tags)
+    assert reader.tags.count("script") == plain.tags.count("script") + 1 == len(specifications(page)) + 2
+    assert "img" not in reader.tags
+    assert reader.tags.count("b") == len(e.findings)  # "Fix:"
     said = " ".join(reader.text)
     for name in (*HOSTILE, "</td><script>alert(4)</script>", str(path)):
         assert printable(name) in said
@@ -168,10 +178,10 @@ def test_nothing_from_data_becomes_markup(tmp_path):
 
 def test_a_panel_has_points_tables_and_curves_of_many_lines(ordinary):
     series = tuple(Series(f"loss {i}", ((1, 1.0 + i), (2, 0.5 + i))) for i in range(9))
-    table = Table("Compared", "All of them.", ("loss", "nll"), (False, True), (("a", "0.25"), ("b", "")))
+    compared = Table("Compared", "All of them.", ("loss", "nll"), (False, True), (("a", "0.25"), ("b", "")))
     curve = Curve("Learning", "", "epoch", "loss", series)
     page = render(
-        build_page(ordinary, panels=[Panel("Added", "", points=("One point.",), tables=(table,), curves=(curve,))])
+        build_page(ordinary, panels=[Panel("Added", "", points=("One point.",), tables=(compared,), charts=(curve,))])
     )
     assert "<li>One point.</li>" in page
     assert '<td>a</td><td class="number">0.25</td>' in page
@@ -191,7 +201,7 @@ def test_figures_that_are_no_numbers(tmp_path):
     e = lossless.evaluate(tmp_path / "p.npz")
     page = build_page(e)
     assert page.figures[0].value == "inf"
-    assert page.classes.rows[1][1] == "-"
-    assert page.losses[-1].label == "1e+03 or more"
-    assert page.notes == tuple(finding.sentence() for finding in e.findings) != ()
-    assert len(specifications(render(page))) == 2
+    assert table(page, "Classes").rows[1][1] == "-"
+    assert chart(page, Losses).bins[-1].label == "1e+03 or more"
+    assert [finding.name for finding in page.findings] == ["zero-probability"]
+    assert len(specifications(render(page))) == 4

@@ -164,6 +164,8 @@ class _Curve:
 
 def _mean(values: Floats) -> float:
     """The exact mean, rounded once: rows in another order give the same figures."""
+    if not np.isfinite(values).all():  # logits near the ends of the range of floats
+        return math.nan
     total = SignedSum()
     total.add(values)
     return float(total.exactly() / len(values))
