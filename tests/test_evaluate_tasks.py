@@ -15,6 +15,8 @@ import lossless._evaluate.readers as readers
 import lossless._evaluate.rows as rows
 from lossless._evaluate import evaluate
 from lossless._evaluate.sums import SquareSum
+from lossless._report import build_page
+from lossless._report.page import render
 from lossless.errors import EvaluationError
 
 pa = pytest.importorskip("pyarrow")
@@ -334,6 +336,19 @@ def test_quantities_that_cannot_be_used(tmp_path):
         evaluate(write(tmp_path / "p.parquet", prediction=np.zeros(4), target=np.ones((4, 2)) / 3))
     huge = evaluate(write(tmp_path / "p.parquet", prediction=np.array([1e200, 0.5]), target=np.array([0.5, 0.25])))
     assert huge.mse == math.inf
+
+
+def test_targets_at_the_ends_of_float64(tmp_path):
+    y = np.array([1.5e308, 1.0, 2.0, 4.5])
+    e = evaluate(write(tmp_path / "p.parquet", prediction=np.array([-1.2e308, 1.0, 2.0, 3.5]), target=y))
+    assert (e.rows, e.left_out["no_distribution"], e.mse) == (3, 1, pytest.approx(1 / 3))
+    [lost] = e.findings
+    assert "1 of 4 rows have a prediction or a target that is NaN or infinite, or too far apart" in lost.evidence
+    assert render(build_page(e))
+    far = np.array([1.5e308, -1.5e308] * 2)
+    e = evaluate(write(tmp_path / "p.parquet", prediction=np.zeros(4), target=far), predictions="prediction")
+    assert (e.mae, e.mse, e.outputs[0].target_deviation) == (1.5e308, math.inf, math.inf)
+    assert [(b.low, b.high, b.count) for b in e.residual_histogram] == [(-1.5e308, 1.5e308, 4)]
 
 
 def test_class_numbers_are_not_taken_for_quantities_where_scores_are_named(tmp_path):
