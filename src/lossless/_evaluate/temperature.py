@@ -152,7 +152,7 @@ class _Curve:
         if not len(self.label):
             return math.nan, math.nan
         total = np.concatenate([_total(self.below[block], beta) for block in self._blocks()])
-        lost = 0.0 if self.all_right else beta * self.label  # not inf * 0
+        lost = np.where(self.label, beta, 0.0) * self.label  # not inf * 0
         calibration = Calibration()
         calibration.add(1.0 / total, self.right)
         return _mean(np.log(total) - lost), calibration.result().error
