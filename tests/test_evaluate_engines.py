@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
@@ -40,7 +41,8 @@ SPAWN = multiprocessing.get_context("spawn")
 
 def write(path, scores=SCORES, labels=LABELS, name="logits"):
     column = pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), scores.shape[1])
-    table = pa.table({name: column, "label": pa.array(labels), "id": pa.array(np.arange(len(labels)))})
+    row = np.arange(len(labels))
+    table = pa.table({name: column, "label": labels, "id": row, "group": row % 7})
     pq.write_table(table, path, row_group_size=100)
     return path
 
@@ -51,7 +53,7 @@ def small_partitions(monkeypatch):
     monkeypatch.setattr(mapped, "_PART_SCORES", 130 * CLASSES)
 
 
-@pytest.fixture(params=["groups", "files", "npz", "npy", "targets"])
+@pytest.fixture(params=["groups", "files", "npz", "npy", "targets", "slices", "binary", "multilabel", "regression"])
 def inputs(request, tmp_path, monkeypatch):
     """Arguments of `evaluate`: relative paths, which processes in other folders do not know."""
     monkeypatch.chdir(tmp_path)
@@ -67,6 +69,18 @@ def inputs(request, tmp_path, monkeypatch):
             np.save("logits.npy", SCORES)
             np.save("y.npy", LABELS)
             return {"files": "logits.npy", "targets": "y.npy"}
+        case "slices":
+            write("p.parquet")
+            return {"files": "p.parquet", "by": ["group"]}
+        case "binary":
+            np.savez("p.npz", logits=SCORES[:, 0], label=LABELS % 2)
+            return {"files": "p.npz"}
+        case "multilabel":
+            np.savez("p.npz", logits=SCORES, label=RNG.integers(0, 2, SCORES.shape))
+            return {"files": "p.npz"}
+        case "regression":
+            np.savez("p.npz", predictions=SCORES, target=SCORES + RNG.normal(size=SCORES.shape))
+            return {"files": "p.npz"}
         case "targets":
             order = RNG.permutation(ROWS)
             np.savez("truth.npz", id=order, label=LABELS[order])
@@ -417,7 +431,7 @@ def processes_of(command):
     return found
 
 
-@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("interrupted", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_command_starts_and_stops_its_own_workers(tmp_path, interrupted):
     path = str(write(tmp_path / "p.parquet"))
     command = subprocess.Popen(
@@ -429,6 +443,7 @@ def test_the_command_starts_and_stops_its_own_workers(tmp_path, interrupted):
     if interrupted:
         while not processes_of(command):
             assert command.poll() is None
+            time.sleep(0.05)
         os.killpg(command.pid, signal.SIGINT)  # as Ctrl-C does, to workers that are being started too
     out, err = command.communicate(timeout=60)
     assert (command.returncode, err) == ((130, b"\n") if interrupted else (0, b""))

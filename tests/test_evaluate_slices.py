@@ -350,7 +350,10 @@ def test_outputs(tmp_path, capsys):
     assert "&lt;script&gt;" in page
     assert "<i>" not in page
     assert "(missing)" in page
-    assert [t.columns[0] for t in slice_tables(e, 9)] == ["<i>country", "night"]
+    assert [t.columns[0] for panel in build_page(e).panels for t in panel.tables if t.title == "Slices"] == [
+        "<i>country",
+        "night",
+    ]
     assert e.scalars() == lossless.evaluate(path).scalars()
     listed = json.loads(e.to_json())["slices"]
     assert [s["column"] for s in listed] == ["<i>country", "night"]

@@ -272,14 +272,17 @@ def test_without_scripts_the_tables_and_figures_are_there(browser, pages):
         browser.command("Emulation.setScriptExecutionDisabled", value=False)
 
 
-def test_it_prints_whole_and_light(browser, pages):
-    browser.open(pages["thousand"], scheme="dark")
+@pytest.mark.parametrize(("name", "sheets"), [("thousand", 8), ("hostile", 2)])
+def test_it_prints_whole_and_light(browser, pages, name, sheets):
+    browser.open(pages[name], scheme="dark", width=800)
     printed = browser.command("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"]
     pdf = base64.b64decode(printed)
-    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= 8  # 500 classes, not the few that a screen shows
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= sheets  # 500 classes, not the few that a screen shows
     browser.command(
         "Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}]
     )
     contrast, paper = browser.js(CONTRAST, "td")
     assert paper > 0.9
     assert contrast >= 4.5
+    # what a screen scrolls to fits on paper
+    assert browser.js("[...document.querySelectorAll('.table')].every(t => t.scrollWidth <= t.clientWidth)")

@@ -124,13 +124,5 @@ def evaluate_plan(
         raise ParameterError(
             f"evaluate: executor got {type(executor).__name__}, expected a concurrent.futures.Executor"
         )
-    if plan.surprising < 0:
-        raise ParameterError(f"evaluate: surprising got {plan.surprising}, expected 0 or more")
-    if workers is not None and workers < 1:
-        raise ParameterError(f"evaluate: workers got {workers}, expected 1 or more")
-    if executor is not None and not callable(getattr(executor, "submit", None)):
-        raise ParameterError(
-            f"evaluate: executor got {type(executor).__name__}, expected a concurrent.futures.Executor"
-        )
     partial = run(plan, workers=workers, executor=executor, extra=extra, progress=progress)
     return partial.evaluation(plan), {name: partial.metrics[name].result() for name in extra or {}}
