@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -286,19 +285,3 @@ def test_findings_say_whose_they_are(tmp_path):
     c = lossless.compare(a, b, logits="logits")
     assert ("softmax-before-loss", "B: ") in [(f.name, f.evidence[:3]) for f in c.findings]
     assert all(finding.evidence[:3] in ("A: ", "B: ") for finding in c.findings)
-
-
-def names(value):
-    """The names of all fields of JSON values."""
-    if isinstance(value, dict):
-        return set(value).union(*map(names, value.values()))
-    return set().union(*map(names, value)) if isinstance(value, list) else set()
-
-
-def test_every_field_of_the_json_is_documented(files):
-    page = (Path(__file__).parent.parent / "docs" / "evaluation-json.md").read_text("utf-8")
-    evaluation, comparison = page.split("\n## ")[1:]
-    c = lossless.compare(*files)
-    assert not {name for name in names(c.a.to_dict()) if f"`{name}`" not in evaluation}
-    assert not {name for name in names({**c.to_dict(), "a": 0, "b": 0}) if f"`{name}`" not in comparison}
-    assert json.loads(c.to_json()) == c.to_dict()

@@ -29,15 +29,27 @@ from lossless.transforms import inverse_softmax, log_softmax, logit, logsigmoid,
 
 if TYPE_CHECKING:
     from lossless import nn as nn
-    from lossless._evaluate import Comparison, Evaluation, Evaluator, compare, evaluate
+    from lossless._evaluate import (
+        ClassEvaluation,
+        Comparison,
+        Evaluation,
+        Evaluator,
+        MultilabelEvaluation,
+        RegressionEvaluation,
+        compare,
+        evaluate,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClassEvaluation",
     "Comparison",
     "Evaluation",
     "Evaluator",
     "Finding",
+    "MultilabelEvaluation",
+    "RegressionEvaluation",
     "RowStatistics",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
@@ -77,6 +89,6 @@ def __getattr__(name: str) -> object:
 
     if name == "nn":
         return import_module("lossless.nn")
-    if name in ("Comparison", "Evaluation", "Evaluator", "compare", "evaluate"):
+    if name in __all__:
         return getattr(import_module("lossless._evaluate"), name)
     raise AttributeError(f"module 'lossless' has no attribute {name!r}")

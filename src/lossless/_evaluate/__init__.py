@@ -4,5 +4,17 @@ from .comparison import Comparison, compare
 from .evaluation import evaluate
 from .evaluator import Evaluator
 from .results import Evaluation
+from .tasks.multiclass import ClassEvaluation
+from .tasks.multilabel import MultilabelEvaluation
+from .tasks.regression import RegressionEvaluation
 
-__all__ = ["Comparison", "Evaluation", "Evaluator", "compare", "evaluate"]
+__all__ = [
+    "ClassEvaluation",
+    "Comparison",
+    "Evaluation",
+    "Evaluator",
+    "MultilabelEvaluation",
+    "RegressionEvaluation",
+    "compare",
+    "evaluate",
+]

@@ -153,20 +153,24 @@ def compare(
     The interval is that of the paired t-test with the normal quantile, as for n of some hundred rows or more it should
     be. It is far narrower than those of the two figures, since an easy row is easy for both.
 
+    A row has one class (a multiclass or binary task); other tasks cannot be compared so far.
+
     Args:
         a, b: the files of each model, as in `evaluate`: the same rows in the same order, cut into files as they like.
+            The classes may be in another order, if both have names for them.
         workers, executor: as in `evaluate`. They score A and B on their own; the rows are then read again in pairs, by
             this thread.
         progress: called with the numbers of rows done and to do.
-        options: further arguments of `evaluate`, which hold for both: `label`, `targets`, `ignore_index`, ... .
+        options: further arguments of `evaluate`, which hold for both: `label`, `targets`, `by`, `ignore_index`, ... .
             `surprising` is also how many of the rows are kept whose losses differ most.
 
     Returns:
-        Comparison: with an `Evaluation` of each. Every mean and its difference is exact before its one rounding.
+        Comparison: with a `ClassEvaluation` of each, of all its rows. Every mean and its difference is exact before its
+        one rounding.
 
     Raises:
-        EvaluationError: a ValueError; inputs that cannot be evaluated, of different numbers of rows or other classes,
-            or whose labels differ, where the first such row is named.
+        EvaluationError: a ValueError; inputs that cannot be evaluated, of other tasks, of different numbers of rows or
+            other classes, or whose labels differ, where the first such row is named.
         ParameterError: a ValueError, as in `evaluate`.
 
     Edges:

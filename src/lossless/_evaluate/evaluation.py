@@ -40,9 +40,13 @@ def evaluate(
     executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Loss, accuracy, entropy and calibration of saved predictions, larger than memory or not.
+    """The figures of saved predictions, larger than memory or not: one class a row, any number of them, or quantities.
 
-        nll = mean_i -log p_i[y_i],   brier = mean_i sum_j (p_ij - [j = y_i])^2,   p = softmax(logits)
+        one class of C:        nll = mean_i -log p_i[y_i],    p = softmax(logits), or sigmoid(logit) of class 1
+        any of C classes:      bce = mean_ij -(t_ij log p_ij + (1 - t_ij) log(1 - p_ij)),    p = sigmoid(logits)
+        quantities:            mse = mean_ij (x_ij - t_ij)^2
+
+    and many more, which `docs/evaluation-json.md` defines; `docs/evaluating.md` says how to read them.
 
     Args:
         files: a path, or several whose rows are taken together: Parquet, Arrow or Feather, CSV, TSV or JSON lines (also
@@ -52,16 +56,21 @@ def evaluate(
             and checked against its values. In tables a column of lists, or one column per class: their common prefix
             (prob for prob_0, prob_1, ... or prob_cat, prob_dog, ...), or the first and last of columns that are called
             after their classes (cat..owl).
-        label: the column of true classes: 0..C-1, class names, or the values of an NPZ array `classes`, one for each
-            score, as scikit-learn's models have it.
-        targets: a file with the labels, where they are not beside the scores: of any format, or an .npy array. They are
-            held in memory.
+        predictions: the column of predicted quantities, one or several a row, which makes it a regression.
+        label: the column of the truth. Of one class a row: 0..C-1, class names, or the values of an NPZ array
+            `classes`, one for each score, as scikit-learn's models have it. Of several: 0 or 1 for each class, in
+            lists, a 2-d array, or one column per class. Of a regression: as many quantities as predictions.
+        task: "multiclass" (one class a row, a score for each), "binary" (one of two classes; one score, of class 1, or
+            two), "multilabel" (any number of classes a row) or "regression". By default inferred from the number of
+            scores a row and the values of the label; where two are as likely, it is an error that asks.
+        targets: a file with the truth, where it is not beside the scores: of any format, or an .npy array. It is held
+            in memory.
         on: the column of texts or whole numbers by which `targets` are joined to the scores; by default its rows are
             those of the files, in their order.
         by: a column, or several, whose values cut the rows into slices with figures of their own: texts, whole numbers
             or booleans beside the scores, at most 1000 different ones.
-        class_names: names of the classes in score order.
-        ignore_index: rows with this label are left out; None if no label means that.
+        class_names: names of the classes (or outputs) in score order.
+        ignore_index: rows with this label are left out, where a row has one class; None if no label means that.
         surprising: how many of the rows of largest loss to keep.
         workers: threads; by default one per processor, at most 8. With an executor, how many partitions of the files
             it runs at once (default 32): at most twice as many are in flight.
@@ -71,26 +80,40 @@ def evaluate(
         progress: called with the numbers of rows done and to do.
 
     Returns:
-        Evaluation: every mean is the exact mean of the rows' float64 numbers, rounded once, so it has the same bits
-        for any number of workers.
+        Evaluation: a `ClassEvaluation` of a multiclass or binary task, a `MultilabelEvaluation` or a
+        `RegressionEvaluation`; `source.task` and `source.task_reason` say which and why. Every mean is the exact mean
+        of the rows' float64 numbers, rounded once, so it has the same bits for any number of workers. Ranked figures,
+        such as areas under curves, come from a sketch; `bounds` says how far they may be off.
 
     Raises:
         EvaluationError: a ValueError; columns, labels or values that cannot be evaluated as they are, or more than
             2^24 classes.
-        ParameterError: a ValueError; `surprising` below 0 or `workers` below 1.
+        ParameterError: a ValueError; an unknown `task`, `surprising` below 0, `workers` below 1, or an `executor` that
+            is none.
         MissingExtraError: an ImportError; the package that reads the format is not installed.
 
     Edges:
-        Probabilities are divided by their row's sum; probability 0 for the label gives loss inf. Rows with NaN, a
-        missing value or the ignored label are left out and counted in `left_out`.
+        Probabilities of several classes are divided by their row's sum, and a sum that is far from 1 is a finding. A
+        truth of probability 0 gives loss inf. Rows with a missing value or the ignored label, with scores that give no
+        distribution (NaN, several +inf, or nothing but -inf), or with predictions or targets that are not finite are
+        left out and counted in `left_out`; if no row is left, it is an error. What is undefined (the precision of a
+        class that is never predicted, R^2 of a constant target) is nan.
 
     Example:
         >>> import tempfile
-        >>> path = tempfile.mkdtemp() + "/predictions.npz"
-        >>> np.savez(path, logits=[[2.0, 0.0], [0.0, 1.0]], label=[0, 0])
-        >>> e = evaluate(path)
-        >>> round(e.nll, 9), e.accuracy
-        (0.720094849, 0.5)
+        >>> folder = tempfile.mkdtemp()
+        >>> np.savez(folder + "/classes.npz", logits=[[2.0, 0.0], [0.0, 1.0]], label=[0, 0])
+        >>> e = evaluate(folder + "/classes.npz")
+        >>> e.source.task, round(e.nll, 9), e.accuracy
+        ('multiclass', 0.720094849, 0.5)
+        >>> np.savez(folder + "/tags.npz", probs=[[0.9, 0.2, 0.6], [0.1, 0.7, 0.4]], labels=[[1, 0, 0], [0, 1, 1]])
+        >>> e = evaluate(folder + "/tags.npz")
+        >>> e.source.task, round(e.bce, 9), e.exact_match
+        ('multilabel', 0.437186832, 0.0)
+        >>> np.savez(folder + "/quantities.npz", predictions=[2.5, 0.0, 2.0], target=[3.0, -0.5, 2.0])
+        >>> e = evaluate(folder + "/quantities.npz")
+        >>> e.source.task, round(e.mse, 9), round(e.r2, 9)
+        ('regression', 0.166666667, 0.923076923)
     """
     plan = plan_of(
         files,

@@ -73,12 +73,15 @@ class _Settings:
 class Evaluator:
     """The figures of `lossless.evaluate` for rows that come batch by batch, as in a training loop.
 
-        nll = mean_i -log p_i[y_i],   brier = mean_i sum_j (p_ij - [j = y_i])^2,   p = softmax(logits)
+        one class of C:        nll = mean_i -log p_i[y_i],    p = softmax(logits), or sigmoid(logit) of class 1
+        any of C classes:      bce = mean_ij -(t_ij log p_ij + (1 - t_ij) log(1 - p_ij)),    p = sigmoid(logits)
+        quantities:            mse = mean_ij (x_ij - t_ij)^2
 
     Memory does not grow with the rows. Of several processes each has its own; evaluators pickle, so that one process
     can gather them (`torch.distributed.all_gather_object`) and merge them in the order of the ranks. The figures have
-    the same bits however the rows were cut into updates and spread over evaluators. What comes of a sample of the rows,
-    such as the best temperature, has them as long as no evaluator that is merged into another saw more (2^19 / C).
+    the same bits however the rows were cut into updates and spread over evaluators. What comes of a sample of the rows
+    has them as long as no evaluator that is merged into another saw more rows than the sample holds: the best
+    temperature (2^19 / C rows) and the points of a regression's `residual_plot` (1000).
 
     Args:
         kind: what the scores are: "logits" (the default), "probs" (those of several classes are divided by their sum)
@@ -93,6 +96,10 @@ class Evaluator:
     Raises:
         ParameterError: a ValueError; an unknown kind or task, too few classes, names that are not one for each class,
             or `surprising` below 0.
+
+    Edges:
+        There are no slices: make an evaluator for each. Of a row left out or of large loss, `file` is "updates" and
+        `row` its number over all updates.
 
     Example:
         >>> evaluator = lossless.Evaluator()

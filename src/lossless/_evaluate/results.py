@@ -47,8 +47,8 @@ class Source:
 
     def width(self) -> str:
         """How many classes or outputs there are, in words."""
-        what = "output" if self.task == "regression" else "class" if self.classes == 1 else "classe"
-        return f"{self.classes} {what}" if self.classes == 1 else f"{self.classes} {what}s"
+        one, several = ("output", "outputs") if self.task == "regression" else ("class", "classes")
+        return f"{self.classes} {one if self.classes == 1 else several}"
 
     def class_name(self, index: int) -> str:
         """The name of a class, or its number."""
