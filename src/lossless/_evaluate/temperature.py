@@ -41,8 +41,8 @@ class BestTemperature:
 class TemperatureFit(RowSample):
     """A sample of the rows that holds as many as `scores` scores."""
 
-    def __init__(self, classes: int, scores: int = SAMPLE_SCORES) -> None:
-        super().__init__(max(scores // classes, 1), ("logits", "label", "right"))
+    def __init__(self, classes: int, rows: int = 0, scores: int = SAMPLE_SCORES) -> None:
+        super().__init__(max(scores // classes, 1), ("logits", "label", "right"), rows)
 
     def result(self) -> BestTemperature:
         """The best temperature of the sample."""

@@ -218,8 +218,8 @@ class ResidualRanks:
 class ResidualSample(RowSample):
     """Some rows for the plot of residuals."""
 
-    def __init__(self) -> None:
-        super().__init__(_POINTS, ("prediction", "residual"))
+    def __init__(self, rows: int) -> None:
+        super().__init__(_POINTS, ("prediction", "residual"), rows)
 
     def result(self) -> tuple[ResidualPoint, ...]:
         """The points of their first output."""
@@ -242,7 +242,7 @@ def metrics(plan: Plan) -> Factories:
         "absolute_error": lambda: Mean("absolute_error"),
         "residuals": lambda: Residuals(plan.width),
         "ranks": ResidualRanks,
-        "plot": ResidualSample,
+        "plot": lambda: ResidualSample(plan.rows),
         "surprising": lambda: Largest(plan.surprising, "squared_error", ("target", "prediction")),
     }
 
