@@ -206,6 +206,20 @@ def test_confidences_that_round_to_one_are_no_ties(tmp_path, bayes):
     assert abs(e.confidence_auroc - roc_auc_score(right, p.max(1))) > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["probs", "logits"])
+def test_equal_shares_of_votes_are_ties(tmp_path, kind):
+    rng = np.random.default_rng(5)
+    votes = rng.multinomial(50, rng.dirichlet(np.ones(6), 2000))
+    votes = votes[(np.sort(votes, axis=1)[:, -1] > np.sort(votes, axis=1)[:, -2])]
+    labels = np.where(rng.random(len(votes)) < votes.max(axis=1) / 50, votes.argmax(axis=1), 0)
+    with np.errstate(divide="ignore"):
+        scores = votes / 50 if kind == "probs" else np.log(votes) + rng.integers(-9, 9, (len(votes), 1))
+    np.savez(tmp_path / "p.npz", label=labels, **{kind: scores})
+    e = evaluate(tmp_path / "p.npz")
+    right = votes.argmax(axis=1) == labels
+    assert e.confidence_auroc == pytest.approx(roc_auc_score(right, votes.max(axis=1)), rel=1e-12)
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=40))
 def test_equal_confidences_count_as_if_in_random_order(table):
     ranking = ConfidenceRanking()

@@ -14,6 +14,8 @@ from .rows import ScoredRows
 
 Points = tuple[tuple[float, float], ...]
 
+_KEPT_BITS = 36  # of a log-confidence, which is then off by 1e-11 of itself at most
+
 
 @dataclass(frozen=True)
 class ConfidenceResult:
@@ -33,7 +35,7 @@ class ConfidenceRanking:
         self.sketch = RankSketch(2, limit)
 
     def update(self, rows: ScoredRows) -> None:
-        self.sketch.add(-rows.surprise, rows.right)
+        self.sketch.add(_rounded(-rows.surprise), rows.right)
 
     def merge(self, other: ConfidenceRanking) -> None:
         self.sketch.merge(other.sketch)
@@ -47,6 +49,13 @@ class ConfidenceRanking:
             risk_coverage=risk_coverage(ranking),
             adaptive_error=adaptive_calibration_error(ranking),
         )
+
+
+def _rounded(keys: Floats) -> Floats:
+    """To 36 bits: equal probabilities, as votes are, differ in the last ones by the order in which rows are summed."""
+    mantissa, exponent = np.frexp(keys)
+    rounded: Floats = np.ldexp(np.rint(np.ldexp(mantissa, _KEPT_BITS)), exponent - _KEPT_BITS)
+    return rounded
 
 
 def risk_coverage(ranking: Ranking) -> Points:
