@@ -220,6 +220,16 @@ def test_equal_shares_of_votes_are_ties(tmp_path, kind):
     assert e.confidence_auroc == pytest.approx(roc_auc_score(right, votes.max(axis=1)), rel=1e-12)
 
 
+@pytest.mark.parametrize("voters", [3, 6, 15])
+def test_shares_of_votes_at_the_edges_of_bins(tmp_path, voters):
+    rng = np.random.default_rng(5)
+    votes = rng.multinomial(voters, rng.dirichlet(np.ones(6), 2000))
+    np.savez(tmp_path / "p.npz", probs=votes / voters, label=rng.integers(0, 6, 2000))
+    largest = votes.max(axis=1).tolist()
+    bins = [math.ceil(Fraction(15 * n, voters)) - 1 for n in largest]
+    assert [b.count for b in evaluate(tmp_path / "p.npz").reliability] == np.bincount(bins, minlength=15).tolist()
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=40))
 def test_equal_confidences_count_as_if_in_random_order(table):
     ranking = ConfidenceRanking()

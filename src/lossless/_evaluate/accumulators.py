@@ -157,6 +157,8 @@ class Calibration:
     """Expected calibration error of Guo et al. 2017 (arXiv:1706.04599): 15 bins of equal width over (0, 1]."""
 
     EDGES = np.arange(CALIBRATION_BINS + 1) / CALIBRATION_BINS
+    # What equals an edge but for rounding, as shares of votes often do, lies in the bin below it.
+    _ENDS = EDGES[1:-1] * (1.0 + 2.0**-40)
 
     def __init__(self) -> None:
         self.count = np.zeros(CALIBRATION_BINS, np.int64)
@@ -169,7 +171,7 @@ class Calibration:
     def add(self, confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> None:
         """Count (n,) predictions."""
         # The inner edges alone decide, so a confidence that rounds to just above 1 stays in the last bin.
-        home = np.searchsorted(self.EDGES[1:-1], confidence, side="left")
+        home = np.searchsorted(self._ENDS, confidence, side="left")
         self.count += np.bincount(home, minlength=CALIBRATION_BINS)
         self.correct += np.bincount(home[right], minlength=CALIBRATION_BINS)
         self.confidence.add(confidence, home)
