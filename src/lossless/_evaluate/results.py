@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from lossless._diagnose.finding import Finding
 from lossless.errors import EvaluationError
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .screening import Screening
     from .slices import Slicing
+
+Row = TypeVar("Row")
 
 SCHEMA = "lossless.evaluation/1"
 _MAX_DETAIL = 200  # characters of a detail value that are kept
@@ -225,7 +227,20 @@ def _unused_targets(plan: Plan, screening: Screening) -> list[str]:
     return [f"at least {unused} of the {targets} targets have no scores"] if unused > 0 else []
 
 
-def details_of(plan: Plan, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], dict[str, str]]:
+def worst_rows(plan: Plan, ranked: Sequence[Mapping[str, Any]], make: Callable[..., Row]) -> tuple[Row, ...]:
+    """The rows of largest loss, made of their numbers and the values of further columns."""
+    details = _details(plan, [(r["file"], r["row"]) for r in ranked])
+    return tuple(
+        make(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in r.items() if name != "file"},
+            file=safe(plan.paths[r["file"]]),
+            details=details.get((r["file"], r["row"]), {}),
+        )
+        for r in ranked
+    )
+
+
+def _details(plan: Plan, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], dict[str, str]]:
     """Further columns of a few rows, {(file, row): {column: value}}, which are read again for these alone."""
     found: dict[tuple[int, int], dict[str, str]] = {}
     if not plan.columns.details:

@@ -11,6 +11,7 @@ from lossless._evaluate.tasks.multiclass import ClassEvaluation
 from lossless._evaluate.tasks.two_classes import PositiveFigures
 
 from .data import Curve, Heat, LossBin, Losses, Panel, Reliability, Series, Table, card, count, number, share
+from .rows import row_table
 from .slices import slice_tables
 
 CLASSES_IN_ORDER = 20  # a table of more classes starts with the worst
@@ -218,27 +219,18 @@ def confused_table(e: ClassEvaluation, most: int) -> Table | None:
 
 
 def surprising_table(e: ClassEvaluation, most: int) -> Table | None:
-    """The first `most` of the most surprising rows, with the details that any of them has."""
-    if not e.surprising:
-        return None
-    details = list(dict.fromkeys(name for r in e.surprising for name in r.details))
-    files = ["file"] if len(e.source.files) > 1 else []
-    return Table(
-        title="Most surprising rows",
-        caption="The rows of largest loss, where the model is surest and the label disagrees: look here first for "
-        "wrong labels. Rows count from 0.",
-        columns=("row", *files, "label", "predicted", "loss", "confidence", *details),
-        numeric=(True, *(False for _ in files), False, False, True, True, *(False for _ in details)),
-        rows=tuple(
-            (
-                str(r.row),
-                *([r.file] if files else []),
-                e.source.class_name(r.label),
-                e.source.class_name(r.predicted),
-                number(r.nll),
-                share(r.confidence),
-                *(r.details.get(name, "") for name in details),
-            )
-            for r in e.surprising[:most]
+    """The first `most` of the most surprising rows."""
+    return row_table(
+        e,
+        e.surprising,
+        "Most surprising rows",
+        "The rows of largest loss, where the model is surest and the label disagrees: look here first for wrong "
+        "labels.",
+        (
+            ("label", False, lambda r: e.source.class_name(r.label)),
+            ("predicted", False, lambda r: e.source.class_name(r.predicted)),
+            ("loss", True, lambda r: number(r.nll)),
+            ("confidence", True, lambda r: share(r.confidence)),
         ),
+        most,
     )

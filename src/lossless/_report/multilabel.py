@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lossless._evaluate.tasks.multilabel import MultilabelEvaluation
 
 from .data import Panel, Reliability, Table, card, count, number, share
+from .rows import row_table
 from .slices import slice_tables
 
 
@@ -69,25 +70,16 @@ def class_table(e: MultilabelEvaluation, most: int) -> Table:
 
 
 def surprising_table(e: MultilabelEvaluation, most: int) -> Table | None:
-    """The first `most` of the most surprising rows, with the details that any of them has."""
-    if not e.surprising:
-        return None
-    details = list(dict.fromkeys(name for r in e.surprising for name in r.details))
-    files = ["file"] if len(e.source.files) > 1 else []
-    return Table(
-        title="Most surprising rows",
-        caption="The rows of largest loss: look here first for wrong labels. Rows count from 0.",
-        columns=("row", *files, "true classes", "wrong", "loss", *details),
-        numeric=(True, *(False for _ in files), True, True, True, *(False for _ in details)),
-        rows=tuple(
-            (
-                str(r.row),
-                *([r.file] if files else []),
-                str(r.true_classes),
-                str(r.wrong_classes),
-                number(r.bce),
-                *(r.details.get(name, "") for name in details),
-            )
-            for r in e.surprising[:most]
+    """The first `most` of the most surprising rows."""
+    return row_table(
+        e,
+        e.surprising,
+        "Most surprising rows",
+        "The rows of largest loss: look here first for wrong labels.",
+        (
+            ("true classes", True, lambda r: str(r.true_classes)),
+            ("wrong", True, lambda r: str(r.wrong_classes)),
+            ("loss", True, lambda r: number(r.bce)),
         ),
+        most,
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lossless._evaluate.tasks.regression import RegressionEvaluation
 
 from .data import Histogram, Panel, Scatter, Table, card, count, number, share
+from .rows import row_table
 from .slices import slice_tables
 
 
@@ -77,25 +78,16 @@ def output_table(e: RegressionEvaluation, most: int) -> Table:
 
 
 def worst_table(e: RegressionEvaluation, most: int) -> Table | None:
-    """The first `most` of the rows of largest error, with the details that any of them has."""
-    if not e.surprising:
-        return None
-    details = list(dict.fromkeys(name for r in e.surprising for name in r.details))
-    files = ["file"] if len(e.source.files) > 1 else []
-    return Table(
-        title="Largest errors",
-        caption="The rows whose prediction is furthest off: look here first for wrong targets. Rows count from 0.",
-        columns=("row", *files, "target", "prediction", "squared error", *details),
-        numeric=(True, *(False for _ in files), True, True, True, *(False for _ in details)),
-        rows=tuple(
-            (
-                str(r.row),
-                *([r.file] if files else []),
-                ", ".join(map(number, r.target)),
-                ", ".join(map(number, r.prediction)),
-                number(r.squared_error),
-                *(r.details.get(name, "") for name in details),
-            )
-            for r in e.surprising[:most]
+    """The first `most` of the rows of largest error."""
+    return row_table(
+        e,
+        e.surprising,
+        "Largest errors",
+        "The rows whose prediction is furthest off: look here first for wrong targets.",
+        (
+            ("target", True, lambda r: ", ".join(map(number, r.target))),
+            ("prediction", True, lambda r: ", ".join(map(number, r.prediction))),
+            ("squared error", True, lambda r: number(r.squared_error)),
         ),
+        most,
     )

@@ -30,12 +30,11 @@ from ..confidence import ConfidenceRanking, ConfidenceResult, Points
 from ..confusion import MATRIX_CLASSES, Confused, Confusion, ConfusionResult
 from ..findings import examine
 from ..intervals import Interval, wilson
-from ..results import Evaluation, Figure, check_scored, details_of, left_out_of, notes_of, source_of
+from ..results import Evaluation, Figure, check_scored, left_out_of, notes_of, source_of, worst_rows
 from ..rows import Kind, ScoredRows, block_rows, score_rows
 from ..signs import signs
 from ..slices import Sliced
 from ..temperature import BestTemperature, TemperatureFit
-from ..text import safe
 from .odds import log_odds
 from .two_classes import Positive, PositiveFigures, PositiveResult
 
@@ -275,7 +274,7 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         classes=classes,
         confused=confusion.most(),
         confusion_matrix=tuple(map(tuple, confusion.matrix(plan.classes).tolist())) if few else None,
-        surprising=_surprising(plan, results["surprising"]),
+        surprising=worst_rows(plan, results["surprising"], SurprisingRow),
         infinite=results["peculiar"].infinite.rows,
     )
 
@@ -319,20 +318,3 @@ def _average(classes: Sequence[ClassFigures], weights: Sequence[int], nll: float
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
-
-
-def _surprising(plan: Plan, ranked: Sequence[Mapping[str, Any]]) -> tuple[SurprisingRow, ...]:
-    """The rows with the values of further columns."""
-    details = details_of(plan, [(r["file"], r["row"]) for r in ranked])
-    return tuple(
-        SurprisingRow(
-            file=safe(plan.paths[r["file"]]),
-            row=r["row"],
-            label=r["label"],
-            predicted=r["predicted"],
-            nll=r["nll"],
-            confidence=r["confidence"],
-            details=details.get((r["file"], r["row"]), {}),
-        )
-        for r in ranked
-    )

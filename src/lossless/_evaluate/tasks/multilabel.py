@@ -17,11 +17,10 @@ from ..accumulators import Calibration, CalibrationBin, Largest, Mean
 from ..findings import examine_any
 from ..intervals import wilson
 from ..ranking import Bounded, RankSketch
-from ..results import Evaluation, check_scored, details_of, left_out_of, notes_of, source_of
+from ..results import Evaluation, check_scored, left_out_of, notes_of, source_of, worst_rows
 from ..rows import Floats, Integers, block_rows
 from ..slices import Sliced
 from ..sums import ExactSum
-from ..text import safe
 from .odds import log_odds, losses
 
 if TYPE_CHECKING:
@@ -336,23 +335,8 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         predicted_per_row=predicted / counts.rows,
         reliability=results["calibration"].bins,
         classes=classes,
-        surprising=_worst(plan, results["surprising"]),
+        surprising=worst_rows(plan, results["surprising"], WorstRow),
         infinite=counts.infinite,
-    )
-
-
-def _worst(plan: Plan, ranked: Sequence[Mapping[str, Any]]) -> tuple[WorstRow, ...]:
-    details = details_of(plan, [(r["file"], r["row"]) for r in ranked])
-    return tuple(
-        WorstRow(
-            file=safe(plan.paths[r["file"]]),
-            row=r["row"],
-            true_classes=r["true_classes"],
-            wrong_classes=r["wrong_classes"],
-            bce=r["bce"],
-            details=details.get((r["file"], r["row"]), {}),
-        )
-        for r in ranked
     )
 
 

@@ -14,12 +14,11 @@ import numpy as np
 from ..accumulators import HistogramBin, Largest, Mean, MeanResult
 from ..findings import examine_any
 from ..ranking import Ranking, RankSketch
-from ..results import Evaluation, check_scored, details_of, left_out_of, notes_of, source_of
+from ..results import Evaluation, check_scored, left_out_of, notes_of, source_of, worst_rows
 from ..rows import Floats, Integers
 from ..sample import RowSample
 from ..slices import Sliced
 from ..sums import ExactSum, SignedSum, SquareSum
-from ..text import safe
 
 if TYPE_CHECKING:
     from ..accumulators import Factories
@@ -293,27 +292,12 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         outputs=outputs,
         residual_histogram=_histogram(signed),
         residual_plot=results["plot"],
-        surprising=_worst(plan, results["surprising"]),
+        surprising=worst_rows(plan, results["surprising"], WorstRow),
     )
 
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
-
-
-def _worst(plan: Plan, ranked: Sequence[Mapping[str, Any]]) -> tuple[WorstRow, ...]:
-    details = details_of(plan, [(r["file"], r["row"]) for r in ranked])
-    return tuple(
-        WorstRow(
-            file=safe(plan.paths[r["file"]]),
-            row=r["row"],
-            target=tuple(r["target"]),
-            prediction=tuple(r["prediction"]),
-            squared_error=r["squared_error"],
-            details=details.get((r["file"], r["row"]), {}),
-        )
-        for r in ranked
-    )
 
 
 def _histogram(ranking: Ranking) -> tuple[HistogramBin, ...]:
