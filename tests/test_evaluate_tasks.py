@@ -378,6 +378,14 @@ def test_what_may_be_classes_is_no_regression_unless_it_is_said(tmp_path, truth,
         assert said.mse == pytest.approx(metrics.mean_squared_error(truth, scores))
 
 
+def test_labels_of_minus_one_are_no_class_numbers(tmp_path):
+    path = write(tmp_path / "p.parquet", label=[-1, 1, 1, -1], prob=[0.3, 0.2, 1.0, 0.2])
+    with pytest.raises(
+        EvaluationError, match=r"\(1 score per row in 'prob'\): 2 of 4 .* If -1 and 1 are the two classes"
+    ):
+        evaluate(path, task="binary")
+
+
 def test_marks_of_minus_one_are_no_quantities(tmp_path):
     path = write(tmp_path / "p.parquet", labels=np.sign(RNG.normal(size=(9, 3))), predictions=RNG.normal(size=(9, 3)))
     with pytest.raises(EvaluationError, match="'labels' holds -1, 1 alone"):

@@ -178,7 +178,7 @@ def check_scored(plan: Plan, screening: Screening, rows: int) -> None:
     """Raise if no row is left."""
     if not rows:
         reasons = left_out_notes(plan, screening, ("no_value", "unmatched", "ignored", "no_distribution"))
-        raise EvaluationError(f"none of the {plan.rows} rows can be scored: {'; '.join(reasons)}")
+        raise EvaluationError(f"none of the {plan.rows} rows can be scored: {'; '.join(reasons) or 'there are none'}")
 
 
 def notes_of(plan: Plan, screening: Screening) -> tuple[str, ...]:

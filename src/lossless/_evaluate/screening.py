@@ -110,13 +110,15 @@ def check_labels(plan: Plan, screening: Screening) -> None:
         fix = "The labels look 1-based: subtract 1"
     elif high == classes and low == 0:
         fix = f"Either the labels have one class more than {scores}, or one of them is not a class"
+    elif (low, high, classes) == (-1, 1, 2):
+        fix = "If -1 and 1 are the two classes, write 0 and 1; if -1 marks rows to be left out, pass --ignore-index=-1"
     elif screening.outside_label < 0:
         fix = f"If {screening.outside_label} marks rows to be left out, pass --ignore-index={screening.outside_label}"
     else:
         fix = "Check that the labels number the classes of the scores from 0"
+    per_row = f"{plan.width} score{'s' if plan.width > 1 else ''} per row in {scores}"
     with about(plan.paths[outside.file]):
         raise EvaluationError(
-            f"label column {label} runs from {low} to {high}, expected {expected} ({classes} scores per row in "
-            f"{scores}): {outside.rows} of {plan.rows} rows are outside, first {screening.outside_label} at row "
-            f"{outside.row}. {fix}"
+            f"label column {label} runs from {low} to {high}, expected {expected} ({per_row}): {outside.rows} of "
+            f"{plan.rows} rows are outside, first {screening.outside_label} at row {outside.row}. {fix}"
         )
