@@ -1,5 +1,6 @@
 """Binary, multilabel and regression, inferred or asked for: figures against scikit-learn, same bits for any cut."""
 
+import json
 import math
 
 import numpy as np
@@ -390,6 +391,22 @@ def test_marks_of_minus_one_are_no_quantities(tmp_path):
     path = write(tmp_path / "p.parquet", labels=np.sign(RNG.normal(size=(9, 3))), predictions=RNG.normal(size=(9, 3)))
     with pytest.raises(EvaluationError, match="'labels' holds -1, 1 alone"):
         evaluate(path)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_quantities_that_begin_whole(tmp_path, form, apart):
+    n = {"csv": 200_000, "jsonl": 500}[form]  # beyond the rows that say what the columns hold
+    y, guess = [3] * n + [1.25], [4] * n + [2.5]
+    files = [tmp_path / f"{name}.{form}" for name in ("p", "y")]
+    for path, columns in zip(
+        files, [{"pred": guess}, {"y": y}] if apart else [{"pred": guess, "y": y}, {}], strict=True
+    ):
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        text = [",".join(columns), *(",".join(map(str, row.values())) for row in rows)]
+        path.write_text("\n".join(text if form == "csv" else map(json.dumps, rows)) + "\n")
+    e = evaluate(files[0], predictions="pred", targets=files[1] if apart else None)
+    assert (e.rows, e.mse, e.largest_error) == (n + 1, (n + 1.5625) / (n + 1), 1.25)
 
 
 def test_counts_are_quantities(tmp_path):

@@ -109,7 +109,7 @@ def make_plan(
             lambda: _first_values(filled, columns.scores),
             request,
         )
-        columns = replace(columns, task=task)
+        columns = replace(columns, task=task, label=_quantity(columns.label, task))
         _check_width(truth or filled, columns, width)
     with about(filled.path):
         classes = max(width, 2) if task is Task.BINARY else width
@@ -188,6 +188,13 @@ def _first_values(reader: Reader, column: Column) -> Values:
 def _without(labels: Values, ignore_index: int | None) -> Values:
     """Labels but for those that mean that there is none."""
     return labels if isinstance(labels, list) or labels.ndim > 1 else labels[labels != ignore_index]
+
+
+def _quantity(label: Column, task: Task) -> Column:
+    """The label, read as a number where it is one: whole ones may go on with others."""
+    if task is not Task.REGRESSION or not isinstance(label, ValueColumn) or label.listed:
+        return label
+    return label.widened if label.holds in (Holds.INTEGERS, Holds.FLOATS) else label
 
 
 def _check_width(truth: Reader, columns: Columns, width: int) -> None:

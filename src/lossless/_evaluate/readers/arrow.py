@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,8 +52,10 @@ class ArrowReader:
         """The rows of each unit."""
         raise NotImplementedError
 
-    def _read(self, units: Sequence[int], columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-        """Columns of some units, at most so many rows at a time."""
+    def _read(
+        self, units: Sequence[int], columns: Sequence[str], rows: int, numbers: Collection[str] = ()
+    ) -> Iterator[pa.RecordBatch]:
+        """Columns of some units, at most so many rows at a time; `numbers` of them are read as such, whole or not."""
         raise NotImplementedError
 
     def _detail_rows(self, unit: int, columns: Sequence[str]) -> int:
@@ -131,7 +133,8 @@ class ArrowReader:
         row = part.first_row
         asked: tuple[Column, ...] = (columns.scores, *columns.beside)
         names = list(dict.fromkeys(name for column in asked for name in column.members))
-        for batch in self._read(part.selection, names, batch_rows(classes)):
+        numbers = {name for column in asked if isinstance(column, WideColumn) for name in column.members}
+        for batch in self._read(part.selection, names, batch_rows(classes), numbers):
             arrays = {name: batch.column(batch.schema.get_field_index(name)) for name in names}
             scores, *beside = (
                 _cells([arrays[name] for name in column.members], column, classes, row) for column in asked
@@ -141,8 +144,11 @@ class ArrowReader:
 
     def values(self, column: Column) -> Iterator[Cells]:
         """One column of the whole file."""
-        row, width = 0, self.width(column) if isinstance(column, WideColumn) else 1
-        for batch in self._read(range(len(self._sizes())), column.members, batch_rows(width)):
+        row, width = 0, 1
+        numbers: Collection[str] = ()
+        if isinstance(column, WideColumn):
+            width, numbers = self.width(column), column.members
+        for batch in self._read(range(len(self._sizes())), column.members, batch_rows(width), numbers):
             yield _cells([batch.column(batch.schema.get_field_index(n)) for n in column.members], column, width, row)
             row += batch.num_rows
 
@@ -363,6 +369,11 @@ def whole_as_floats(schema: pa.Schema) -> pa.Schema:
             for i in members:
                 fields[i] = fields[i].with_type(pa.float64())
     return pa.schema(fields, schema.metadata)
+
+
+def number_type(type: pa.DataType) -> pa.DataType:
+    """What numbers of a text are read as whose first ones have this type: whole ones may go on with others."""
+    return pa.float64() if pa.types.is_integer(type) else type
 
 
 def numbered(name: str) -> str | None:

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, lru_cache
 from typing import Any
@@ -21,7 +21,7 @@ from lossless.errors import EvaluationError
 from ..roles import Columns, Table, class_prefix, promises_truth
 from ..text import shown
 from . import stamp
-from .arrow import ArrowReader, describe, faults, is_list, numbered, values_of, whole_as_floats
+from .arrow import ArrowReader, describe, faults, is_list, number_type, numbered, values_of, whole_as_floats
 
 _BLOCKS = (1 << 20, 1 << 22, 1 << 24, 1 << 26)  # bytes that are parsed at once: the least that hold a row
 _DELIMITERS = ",\t;"
@@ -106,8 +106,11 @@ class CsvReader(ArrowReader):
     def _open(self, types: Mapping[str, pa.DataType]) -> AbstractContextManager[Any]:
         return _open(self.path, self._delimiter, self._block, types)
 
-    def _read(self, units: Sequence[int], columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    def _read(
+        self, units: Sequence[int], columns: Sequence[str], rows: int, numbers: Collection[str] = ()
+    ) -> Iterator[pa.RecordBatch]:
         types = {name: self._schema.field(name).type for name in columns}
+        types |= {name: number_type(types[name]) for name in numbers}
         row = 0
         with self._open({n: pa.string() if is_list(t) else t for n, t in types.items()}) as blocks:
             for block in blocks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +51,9 @@ class IpcReader(ArrowReader):
     def _batches(self, batches: Any, units: Sequence[int]) -> Iterator[pa.RecordBatch]:
         return (batches.get_batch(i) for i in units)
 
-    def _read(self, units: Sequence[int], columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    def _read(
+        self, units: Sequence[int], columns: Sequence[str], rows: int, numbers: Collection[str] = ()
+    ) -> Iterator[pa.RecordBatch]:
         with self._open([self._schema.get_field_index(name) for name in columns]) as batches:
             for batch in self._batches(batches, units):
                 # Offsets of lists and indices of dictionaries are data, and pyarrow believes them if not asked.

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..roles import Columns, Table, WideColumn, promises_scores
 from ..rows import RawBatch
 from ..text import safe, shown
 from . import Part, stamp
-from .arrow import ArrowReader, describe, faults, whole_as_floats
+from .arrow import ArrowReader, describe, faults, number_type, whole_as_floats
 
 _LONGEST = 1 << 26  # bytes of a line
 _FIRST = 256  # rows that say what the columns hold
@@ -94,9 +94,12 @@ class JsonLinesReader(ArrowReader):
     def _choices(self) -> tuple[int, int]:
         return _least_and_most_choices(self.path, stamp(self.path))
 
-    def _read(self, units: Sequence[int], columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    def _read(
+        self, units: Sequence[int], columns: Sequence[str], rows: int, numbers: Collection[str] = ()
+    ) -> Iterator[pa.RecordBatch]:
         most = self._choices()[1] if self._has_choices and _CHOICES in columns else None
-        types = [(name, self._schema.field(name).type) for name in columns]
+        kept = {name: self._schema.field(name).type for name in columns}
+        types = [(name, number_type(type) if name in numbers else type) for name, type in kept.items()]
         # What else a line holds is let go at once: documents are longer than scores. Python's numbers take 4 times the
         # memory of an array's.
         wanted = ((number, [row.get(name) for name in columns]) for number, row in _rows(self.path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,7 +37,9 @@ class ParquetReader(ArrowReader):
         groups = range(self._metadata.num_row_groups)
         return [self._metadata.row_group(group).num_rows for group in groups]
 
-    def _read(self, units: Sequence[int], columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    def _read(
+        self, units: Sequence[int], columns: Sequence[str], rows: int, numbers: Collection[str] = ()
+    ) -> Iterator[pa.RecordBatch]:
         try:
             # Without pre-buffering and with a small buffer for each column, chunks are read as they are decoded: memory
             # does not grow with the size of the row groups (187 MiB became 85 for one of 112 MB).
