@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -35,6 +36,7 @@ from ..rows import Kind, ScoredRows, block_rows, score_rows
 from ..signs import signs
 from ..slices import Sliced
 from ..temperature import BestTemperature, TemperatureFit
+from .averages import weighted_mean
 from .odds import log_odds
 from .two_classes import Positive, PositiveFigures, PositiveResult
 
@@ -265,7 +267,7 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         aurc=confidence.aurc.value,
         temperature=results["temperature"],
         positive=positive.figures if positive else None,
-        macro=_average(classes, [1] * len(classes), _mean([c.nll for c in classes if c.support])),
+        macro=_average(classes, [1] * len(classes), fmean(c.nll for c in classes if c.support)),
         weighted=_average(classes, [c.support for c in classes], nll.value),
         reliability=results["calibration"].bins,
         loss_histogram=results["loss_histogram"],
@@ -307,14 +309,7 @@ def _notes(confusion: ConfusionResult) -> list[str]:
 
 
 def _average(classes: Sequence[ClassFigures], weights: Sequence[int], nll: float) -> Average:
-    total = sum(weights)
-
-    def mean(name: str) -> float:
-        values = (getattr(c, name) for c in classes)
-        return math.fsum(w * (0.0 if math.isnan(v) else v) for w, v in zip(weights, values, strict=True)) / total
-
-    return Average(mean("precision"), mean("recall"), mean("f1"), nll)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    precision, recall, f1 = (
+        weighted_mean((getattr(c, name) for c in classes), weights) for name in ("precision", "recall", "f1")
+    )
+    return Average(precision, recall, f1, nll)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from ..results import Evaluation, check_scored, left_out_of, notes_of, source_of
 from ..rows import Floats, Integers, block_rows
 from ..slices import Sliced
 from ..sums import ExactSum
+from .averages import weighted_mean
 from .odds import log_odds, losses
 
 if TYPE_CHECKING:
@@ -360,22 +362,14 @@ def _share(part: int, whole: int, undefined: float = math.nan) -> float:
 
 
 def _average(classes: Sequence[MarkFigures], weights: Sequence[int]) -> MarkAverage:
-    total = sum(weights)
-
-    def mean(values: list[float]) -> float:
-        known = (0.0 if math.isnan(value) else value for value in values)
-        return math.fsum(w * v for w, v in zip(weights, known, strict=True)) / total if total else math.nan
-
-    return MarkAverage(
-        mean([c.precision for c in classes]), mean([c.recall for c in classes]), mean([c.f1 for c in classes])
+    precision, recall, f1 = (
+        weighted_mean((getattr(c, name) for c in classes), weights) for name in ("precision", "recall", "f1")
     )
+    return MarkAverage(precision, recall, f1)
 
 
 def _mean(figures: Sequence[Bounded]) -> Bounded:
     known = [figure for figure in figures if not math.isnan(figure.value)]
     if not known:
         return Bounded(math.nan, math.nan)
-    return Bounded(
-        math.fsum(figure.value for figure in known) / len(known),
-        math.fsum(figure.bound for figure in known) / len(known),
-    )
+    return Bounded(fmean(figure.value for figure in known), fmean(figure.bound for figure in known))

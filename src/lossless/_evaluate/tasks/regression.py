@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -285,19 +286,15 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         mae=absolute.value,
         median_absolute_error=median.value,
         largest_error=max(o.largest_error for o in outputs),
-        bias=_mean([o.bias for o in outputs]),
-        r2=_mean([o.r2 for o in outputs]),
-        explained_variance=_mean([o.explained_variance for o in outputs]),
+        bias=fmean(o.bias for o in outputs),
+        r2=fmean(o.r2 for o in outputs),
+        explained_variance=fmean(o.explained_variance for o in outputs),
         error_quantiles={f"{q:g}": size.quantile(q).value for q in _QUANTILES},
         outputs=outputs,
         residual_histogram=_histogram(signed),
         residual_plot=results["plot"],
         surprising=worst_rows(plan, results["surprising"], WorstRow),
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def _histogram(ranking: Ranking) -> tuple[HistogramBin, ...]:
