@@ -387,6 +387,12 @@ def test_labels_of_minus_one_are_no_class_numbers(tmp_path):
         evaluate(path, task="binary")
 
 
+def test_marks_that_lack_a_value(tmp_path):
+    marks = {"label_0": [None, True, False], "label_1": [True, True, False]}
+    e = evaluate(write(tmp_path / "p.parquet", prob_0=[0.2, 0.7, 0.1], prob_1=[0.3, 0.8, 0.2], **marks))
+    assert (e.source.task, e.rows, e.left_out["missing"]) == ("multilabel", 2, 1)
+
+
 def test_marks_of_minus_one_are_no_quantities(tmp_path):
     path = write(tmp_path / "p.parquet", labels=np.sign(RNG.normal(size=(9, 3))), predictions=RNG.normal(size=(9, 3)))
     with pytest.raises(EvaluationError, match="'labels' holds -1, 1 alone"):

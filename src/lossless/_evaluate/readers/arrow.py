@@ -243,7 +243,9 @@ def values_of(array: pa.Array) -> list[Any]:
 
 
 def _floats(array: pa.Array) -> NDArray[Any]:
-    """Values as NumPy floats; nulls become NaN."""
+    """Values as NumPy numbers; where there are nulls, as floats with NaN."""
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.int8())  # with nulls NumPy would have objects of them
     values: NDArray[Any] = array.to_numpy(zero_copy_only=False)
     return values
 
