@@ -44,7 +44,8 @@ class DaskExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leave the cluster, and stop it if it was started here."""
-        self._open.close()
+        with _interrupts_held():
+            self._open.close()
 
     @cached_property
     def _executor(self) -> Any:
@@ -95,7 +96,7 @@ class DaskExecutor(Executor):
 def _interrupts_held() -> Iterator[None]:
     """Ctrl-C waits until the block has ended, and never reaches the processes that are started in it.
 
-    They are for this one to stop; and a cluster that is half started could not be.
+    They are for this one to stop; and a cluster that is half started, or half stopped, could not be.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
