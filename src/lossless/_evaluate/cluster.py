@@ -18,7 +18,7 @@ from lossless.errors import EvaluationError, MissingExtraError
 from .engine import default_workers
 from .text import printable, shown
 
-_SECONDS = 10  # that a scheduler may take to answer, and to have a worker
+_SECONDS = 10  # that a scheduler or a worker may take to answer
 _RETRIES = 2  # of a job that met an error of the cluster; one whose worker died is run again anyway
 
 
@@ -54,6 +54,10 @@ class DaskExecutor(Executor):
 
     def _started(self) -> Any:
         """The client of a cluster on the loopback interface, which only this machine reaches."""
+        import dask
+
+        # Else half a minute passes before the results of a worker that has died are computed again.
+        self._open.enter_context(dask.config.set({"distributed.comm.timeouts.connect": f"{_SECONDS}s"}))
         with _interrupts_held():
             cluster = self._open.enter_context(
                 self._distributed.LocalCluster(
