@@ -220,6 +220,7 @@ class Dies:
         return self.rows
 
 
+@pytest.mark.slow  # Dask may take its time to notice
 def test_a_worker_of_dask_that_dies_changes_nothing(plan, dask, tmp_path):
     dies = Dies(str(tmp_path / "died"), os.getpid())
     e, extra = evaluate_plan(plan, executor=dask, extra={"dies": dies})
@@ -228,6 +229,7 @@ def test_a_worker_of_dask_that_dies_changes_nothing(plan, dask, tmp_path):
     assert e.to_dict() == evaluate_plan(plan)[0].to_dict()
 
 
+@pytest.mark.slow  # Dask may take its time to notice
 def test_a_worker_of_dask_that_is_killed_changes_nothing(plan, client):
     seen = []
 
