@@ -123,6 +123,7 @@ def cluster():
             scheduler_kwargs={"dashboard": False},
         ) as local,
     ):
+        local.adapt(minimum=2, maximum=2)
         yield local
 
 

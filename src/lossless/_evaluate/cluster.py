@@ -58,10 +58,11 @@ class DaskExecutor(Executor):
 
         # Else half a minute passes before the results of a worker that has died are computed again.
         self._open.enter_context(dask.config.set({"distributed.comm.timeouts.connect": f"{_SECONDS}s"}))
+        workers = self._workers or default_workers()
         with _interrupts_held():
             cluster = self._open.enter_context(
                 self._distributed.LocalCluster(
-                    n_workers=self._workers or default_workers(),
+                    n_workers=workers,
                     threads_per_worker=1,
                     host="127.0.0.1",
                     memory_limit=None,  # a job holds a few batches, however large the file
@@ -70,6 +71,7 @@ class DaskExecutor(Executor):
                     scheduler_kwargs={"dashboard": False},
                 )
             )
+            cluster.adapt(minimum=workers, maximum=workers)  # the keeper of a worker may go with it: start others
             return self._open.enter_context(self._distributed.Client(cluster, set_as_default=False))
 
     def _connected(self, address: str) -> Any:
