@@ -26,8 +26,9 @@ $(VENV)/.checkers: pyproject.toml constraints.txt $(READY)
 demo: $(READY) ## the main job on real input: writes report.html and results.json
 	$(BIN)/lossless demo
 
+# Two processes; the second takes over from the end of what the first still has to do.
 test: $(READY) ## the tests (those marked slow left out)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal
 
 test-slow: $(READY) ## the long tests
 	$(BIN)/python -m pytest -m slow

@@ -321,7 +321,7 @@ template <class D> void slopes_of_loss(const RowProblem& p, const Group& g, Slop
     store(s.d, upstream * broadcast(p.prior_scale * p.prior_unit));
 }
 
-template <class D, Target target, bool extra>
+template <class D, Target target, bool extra, bool numbers = false>
 int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     Sum<double> loss_sum(broadcast(0.0));
     Slopes s = {};
@@ -329,10 +329,15 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
     const int64_t n = p.rows();
     const int64_t bad = over_rows<D>(p, begin, end, p.out, [&](Group& g, auto& rows) {
         rows.each(g, [&](const auto& view, auto& data)
-                         __attribute__((always_inline)) { reduce<target, extra>(p, view, data, g); });
+                         __attribute__((always_inline)) { reduce<target, extra, numbers>(p, view, data, g); });
         finish<target>(g);
         const Pack<double> zero = broadcast(0.0), log_sum = load(g.log_sum), m = load(g.m);
         Pack<double> nll = zero, prior = zero, mean_below = zero;
+        if constexpr (numbers) {
+            nll = log_sum;
+            write<double>(p.squares, g, load(g.squares) / (load(g.all) * load(g.all)));
+            for (int i = 0; i < g.rows; i++) p.largest[g.first_row + i] = g.largest[i];
+        }
         if (target == Target::index) nll = (m - load(g.x_target)) + log_sum;
         if (target == Target::soft) nll = load(g.soft_cost) + load(g.soft_total) * log_sum;
         if (extra && p.prior)
@@ -561,6 +566,7 @@ template <class F> auto by_dtype(lossless::DType dtype, F f) {
 
 int64_t forward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     const bool extra = p.prior || p.entropy;
+    if (p.squares) return forward<double, Target::none, true, true>(p, chunk, begin, end);
     return by_dtype(p.dtype, [&](auto d) {
         using D = decltype(d);
         switch (p.target) {

@@ -32,6 +32,8 @@ struct Group {
     Column m, top, others;                    // exponentials of the maximum and of the rest, less the target's
     Column at_target, x_target, correct;      // the target's, where it is not the maximum
     Column below;                             // sum e (m - x)
+    Column squares;                           // sum e^2 without the maximum
+    Indices largest;                          // the class of the maximum
     Column soft_total, soft_cost, prior_cost; // sum t, sum t (m - x), sum u (m - x)
     Column soft_size, soft_rest;              // the largest |t|, and the sum of the other t
     Indices soft_largest;
@@ -169,7 +171,7 @@ LOSSLESS_INLINE void reduce_target(const RowProblem& p, const View& view, const 
     sums.put(view, g);
 }
 
-template <Target target, bool extra, class View>
+template <Target target, bool extra, bool numbers = false, class View>
 LOSSLESS_INLINE void reduce(const RowProblem& p, const View& view, Data<View>& data, Group& g) {
     using T = typename View::T;
     const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
@@ -183,6 +185,7 @@ LOSSLESS_INLINE void reduce(const RowProblem& p, const View& view, Data<View>& d
     typename View::First first;
     typename View::Total others(view);
     std::conditional_t<extra, typename View::Total, NoTotal> below(view), prior_cost(view);
+    std::conditional_t<numbers, typename View::Total, NoTotal> squares(view);
     std::conditional_t<target == Target::soft, TargetSums<View>, NoTargetSums<View>> target_sums(p, view, data.t);
     std::conditional_t<target == Target::soft, typename View::Total, NoTotal> soft_cost(view);
     Pack<T> top = zero, at_target = zero, x_target = zero, correct = zero;
@@ -205,6 +208,7 @@ LOSSLESS_INLINE void reduce(const RowProblem& p, const View& view, Data<View>& d
                 e = select(is_target, zero, e);
             }
         others.add(b, e);
+        if constexpr (numbers) squares.add(b, e * e);
         if constexpr (target == Target::soft) {
             const Pack<T> t = soft_target(p, view, data.t, b);
             target_sums.add(b, t);
@@ -225,6 +229,10 @@ LOSSLESS_INLINE void reduce(const RowProblem& p, const View& view, Data<View>& d
     if constexpr (target == Target::soft) {
         target_sums.put(view, g);
         view.put(g.soft_cost, soft_cost.value());
+    }
+    if constexpr (numbers) {
+        view.put(g.squares, squares.value());
+        view.put_class(g.largest, first.found);
     }
     if constexpr (extra) {
         view.put(g.below, below.value());

@@ -187,6 +187,10 @@ def test_options_are_checked(files):
         lossless.compare(*files, surprising=-1)
     with pytest.raises(ParameterError, match="workers got 0"):
         lossless.compare(*files, workers=0)
+    with pytest.raises(ParameterError, match="task got 'ranking', expected one of 'multiclass'"):
+        lossless.compare(*files, task="ranking")
+    with pytest.raises(EvaluationError, match="--by names 'group', expected a column"):
+        lossless.compare(*files, by="group")
     with pytest.raises(TypeError, match="labels"):
         lossless.compare(*files, labels="label")
 

@@ -418,7 +418,9 @@ def test_the_sample_is_the_same_in_any_order():
 
 
 def test_no_metric_grows_with_the_rows():
-    plan = SimpleNamespace(classes=5, width=5, surprising=20, sum_tolerance=1e-3, columns=SimpleNamespace(by=()))
+    plan = SimpleNamespace(
+        rows=300_000, classes=5, width=5, surprising=20, sum_tolerance=1e-3, columns=SimpleNamespace(by=())
+    )
     metrics = multiclass.metrics(plan)
     small, large = ({name: make() for name, make in metrics.items()} for _ in range(2))
     logits = RNG.normal(size=(300_000, 5))
@@ -430,3 +432,10 @@ def test_no_metric_grows_with_the_rows():
                 metric.update(batch)
     sizes = [len(pickle.dumps(list(made.values()))) for made in (small, large)]
     assert sizes[1] < 1.1 * sizes[0] < 10 << 20
+
+
+def test_of_many_rows_few_are_looked_at():
+    every = scored(RNG.normal(size=(3000, 5)), RNG.integers(0, 5, 3000))
+    whole = result(TemperatureFit(5, scores=200), every)
+    assert result(TemperatureFit(5, 3000, scores=200), every) == whole
+    assert 0 < result(TemperatureFit(5, 100_000, scores=200), every).rows < 40  # 640 of 100,000 in the mean

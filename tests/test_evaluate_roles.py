@@ -172,7 +172,7 @@ def test_integer_scores_are_no_scores(table):
         ("logits", SCORES.astype(complex), "'logits' holds complex128 of shape (40, 3), expected float"),
         ("logits", np.zeros((40, 3), object), "'logits' holds object of shape (40, 3), pickled"),
         ("logits", SCORES.reshape(20, 2, 3), "'logits' holds float64 of shape (20, 2, 3), expected float"),
-        ("prob", PROBS[:, 0], "'prob' has one score per row, but the labels in 'label' are not 0 and 1 alone"),
+        ("prob", PROBS[:, 0], "'prob' has one score per row, and 'label' holds "),
         ("label", np.array(1), "'label' holds int64 of shape (), expected one integer"),
         ("label", LABELS.astype(complex), "'label' holds complex128 of shape (40,), expected one integer"),
     ],

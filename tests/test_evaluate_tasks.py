@@ -15,6 +15,8 @@ import lossless._evaluate.readers as readers
 import lossless._evaluate.rows as rows
 from lossless._evaluate import evaluate
 from lossless._evaluate.sums import SquareSum
+from lossless._report import build_page
+from lossless._report.page import render
 from lossless.errors import EvaluationError
 
 pa = pytest.importorskip("pyarrow")
@@ -149,7 +151,7 @@ def test_scores_that_are_no_probability_of_class_1(tmp_path):
 
 
 def test_one_score_for_many_classes(tmp_path):
-    with pytest.raises(EvaluationError, match="one score per row, but the labels in 'label' are not 0 and 1 alone"):
+    with pytest.raises(EvaluationError, match=r"one score per row, and 'label' holds [0-9], .*Expected one score per"):
         evaluate(write(tmp_path / "p.parquet", prob=RNG.uniform(size=30), label=RNG.integers(0, 5, 30)))
 
 
@@ -336,9 +338,75 @@ def test_quantities_that_cannot_be_used(tmp_path):
     assert huge.mse == math.inf
 
 
+def test_targets_at_the_ends_of_float64(tmp_path):
+    y = np.array([1.5e308, 1.0, 2.0, 4.5])
+    e = evaluate(write(tmp_path / "p.parquet", prediction=np.array([-1.2e308, 1.0, 2.0, 3.5]), target=y))
+    assert (e.rows, e.left_out["no_distribution"], e.mse) == (3, 1, pytest.approx(1 / 3))
+    [lost] = e.findings
+    assert "1 of 4 rows have a prediction or a target that is NaN or infinite, or too far apart" in lost.evidence
+    assert render(build_page(e))
+    far = np.array([1.5e308, -1.5e308] * 2)
+    e = evaluate(write(tmp_path / "p.parquet", prediction=np.zeros(4), target=far), predictions="prediction")
+    assert (e.mae, e.mse, e.outputs[0].target_deviation) == (1.5e308, math.inf, math.inf)
+    assert [(b.low, b.high, b.count) for b in e.residual_histogram] == [(-1.5e308, 1.5e308, 4)]
+
+
 def test_class_numbers_are_not_taken_for_quantities_where_scores_are_named(tmp_path):
     with pytest.raises(EvaluationError, match=r"expected whole numbers 0\.\.C-1\. If it holds quantities"):
         evaluate(write(tmp_path / "p.parquet", logits=RNG.normal(size=(20, 3)), label=RNG.uniform(size=20)))
+
+
+@pytest.mark.parametrize(
+    ("truth", "name", "scores", "message"),
+    [
+        ([0, 1, 2, 1], "y_pred", [0.0, 2.0, 2.0, 1.0], "hold whole numbers alone, as class numbers are"),
+        ([0.0, 1.0, 2.0, 1.0], "prediction", [0.0, 2.0, 2.0, 1.0], "hold whole numbers alone"),
+        ([0, 1, 2, 1], "pred", [0.9, 0.4, 0.8, 0.5], r"'pred' lies in \[0, 1\] and 'label' does not"),
+        ([0, 7, 2, 1], "score", [9.5, 4.4, 8.5, 5.0], "'score' has one number for each label"),
+        ([-1, 1, 1, -1], "pred", [0.3, -2.0, 1.5, 0.2], "'label' holds -1, 1 alone, as labels of two classes do"),
+        ([1, 2, 2, 1], "pred", [0.3, 0.2, 1.0, 0.2], "'label' holds 1, 2 alone"),
+        ([-1, 1, 1, -1], "prob", [0.3, 0.2, 1.0, 0.2], "'prob' has one score per row, and 'label' holds -1, 1. Exp"),
+        ([math.nan] * 4, "prob", [0.3, 0.2, 1.0, 0.2], "'label' has no value"),
+    ],
+)
+def test_what_may_be_classes_is_no_regression_unless_it_is_said(tmp_path, truth, name, scores, message):
+    path = write(tmp_path / "p.parquet", label=truth, **{name: scores})
+    with pytest.raises(EvaluationError, match=message):
+        evaluate(path)
+    if not math.isnan(truth[0]):
+        said = evaluate(path, predictions=name)
+        assert said.mse == pytest.approx(metrics.mean_squared_error(truth, scores))
+
+
+def test_marks_of_minus_one_are_no_quantities(tmp_path):
+    path = write(tmp_path / "p.parquet", labels=np.sign(RNG.normal(size=(9, 3))), predictions=RNG.normal(size=(9, 3)))
+    with pytest.raises(EvaluationError, match="'labels' holds -1, 1 alone"):
+        evaluate(path)
+
+
+def test_counts_are_quantities(tmp_path):
+    path = write(tmp_path / "p.parquet", label=[3, 1, 4, 1, 5], predictions=[2.5, 0.5, 4.0, 2.0, 3.0])
+    assert evaluate(path).mse == pytest.approx(1.1)
+
+
+def test_labels_that_are_left_out_do_not_hide_two_classes(tmp_path):
+    e = evaluate(write(tmp_path / "p.parquet", label=[-100, 0, 1, 1], prob=[0.5, 0.2, 0.7, 0.9]))
+    assert (e.source.task, e.rows) == ("binary", 3)
+
+
+def test_class_values_of_one_score(tmp_path):
+    np.savez(tmp_path / "p.npz", classes=[-1, 1], label=[-1, 1, 1], probs=[0.2, 0.7, 0.9])
+    e = evaluate(tmp_path / "p.npz")
+    assert (e.source.task, e.nll) == ("binary", pytest.approx(metrics.log_loss([0, 1, 1], [0.2, 0.7, 0.9])))
+
+
+def test_other_numbers_beside_a_prediction_are_no_scores(tmp_path):
+    weight = [1.0, 2.0, 0.5]
+    path = write(tmp_path / "p.parquet", target=[1.5, 2.0, 0.1], prediction=[1.0, 2.5, 0.2], target_weight=weight)
+    assert (evaluate(path).source.scores, evaluate(path).source.label) == ("prediction", "target")
+    both = write(tmp_path / "b.parquet", label=[0, 1, 1], prediction=[0.0, 1.0, 1.0], prob=[0.2, 0.7, 0.9])
+    with pytest.raises(EvaluationError, match="several columns are named like scores: 'prediction', 'prob'"):
+        evaluate(both)
 
 
 def test_tasks_that_do_not_fit(tmp_path):

@@ -20,6 +20,9 @@ def row_statistics(
     correct: Any,
     state: Any,
 ) -> int: ...
+def row_numbers(
+    x: Any, rows: int, classes: int, surprise: Any, lse: Any, entropy: Any, squares: Any, largest: Any
+) -> None: ...
 def row_statistics_backward(
     x: Any,
     outer: int,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
@@ -19,11 +18,11 @@ from lossless.errors import EvaluationError
 from . import summary
 from .accumulators import Calibration
 from .errors import about
-from .evaluation import evaluate_plan
+from .evaluation import Paths, evaluate_plan, plan_of
 from .paired import Agreement, Compared, MostDifferent, PairedMean, Pairs, RankedPair, mid_p
-from .plan import Plan, make_plan
+from .plan import Plan
 from .readers import open_reader
-from .roles import Request, Task
+from .roles import Task
 from .rows import Integers, ScoredRows
 from .screening import Screening
 from .strict_json import dumps, plain
@@ -35,8 +34,6 @@ from .text import quoted, safe, shown
 SCHEMA = "lossless.comparison/1"
 _MEANS = ("nll", "confidence", "brier", "entropy")
 _SHOWN = ("nll", "accuracy", "confidence", "calibration_error", "brier", "entropy")
-
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
@@ -193,23 +190,13 @@ def compare(
         >>> c.only_a, c.only_b, round(c.figures["nll"].difference, 6)
         (0, 1, -0.421558)
     """
-    plans = _plan(a, options), _plan(b, options)
+    plans = plan_of(a, **options), plan_of(b, **options)
     _check_alike(*plans)
     clock = _Clock(progress, (plans[0].rows, plans[1].rows, plans[0].rows))
     of_a, of_b = (evaluate_plan(plan, workers=workers, executor=executor, progress=clock.lap())[0] for plan in plans)
     assert isinstance(of_a, ClassEvaluation)  # by the task
     assert isinstance(of_b, ClassEvaluation)
     return _compared(*plans, of_a, of_b, clock.lap())
-
-
-def _plan(paths: Paths, options: Mapping[str, Any]) -> Plan:
-    """The plan of one input; options that `Request` has say what its columns are."""
-    named = {field.name for field in fields(Request)}
-    request = Request(**{name: value for name, value in options.items() if name in named})
-    if request.task is not None:
-        request = replace(request, task=Task(request.task))
-    rest = {name: value for name, value in options.items() if name not in named}
-    return make_plan([paths] if isinstance(paths, str | os.PathLike) else list(paths), request, **rest)
 
 
 class _Clock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import fields
 from typing import Any, Literal, get_args
 
 from lossless.errors import ParameterError
@@ -17,10 +18,11 @@ from .roles import Request, Task
 from .text import quoted
 
 TaskName = Literal["multiclass", "binary", "multilabel", "regression"]
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def evaluate(
-    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    files: Paths,
     *,
     logits: str | None = None,
     probs: str | None = None,
@@ -113,21 +115,35 @@ def evaluate(
         >>> e.source.task, round(e.mse, 9), round(e.r2, 9)
         ('regression', 0.166666667, 0.923076923)
     """
-    if task is not None and task not in get_args(TaskName):
-        raise ParameterError(f"evaluate: task got {task!r}, expected one of {quoted(get_args(TaskName))}")
-    paths = [files] if isinstance(files, str | os.PathLike) else list(files)
-    request = Request(logits, probs, log_probs, label, predictions, None if task is None else Task(task))
-    plan = make_plan(
-        paths,
-        request,
+    plan = plan_of(
+        files,
+        logits=logits,
+        probs=probs,
+        log_probs=log_probs,
+        predictions=predictions,
+        label=label,
+        task=task,
         targets=targets,
         on=on,
-        by=[by] if isinstance(by, str) else by,
+        by=by,
         class_names=class_names,
         ignore_index=ignore_index,
         surprising=surprising,
     )
     return evaluate_plan(plan, workers=workers, executor=executor, progress=progress)[0]
+
+
+def plan_of(files: Paths, *, task: str | None = None, by: str | Sequence[str] = (), **options: Any) -> Plan:
+    """The plan that arguments of `evaluate` ask for."""
+    if task is not None and task not in get_args(TaskName):
+        raise ParameterError(f"evaluate: task got {task!r}, expected one of {quoted(get_args(TaskName))}")
+    columns = {field.name: options.pop(field.name) for field in fields(Request) if field.name in options}
+    return make_plan(
+        [files] if isinstance(files, str | os.PathLike) else list(files),
+        Request(**columns, task=None if task is None else Task(task)),
+        by=[by] if isinstance(by, str) else by,
+        **options,
+    )
 
 
 def evaluate_plan(

@@ -20,6 +20,7 @@ from lossless.errors import ParameterError
 
 from .accumulators import ClassFigures, Count, MeanResult
 from .confusion import ConfusionResult
+from .results import why_not_scored
 from .rows import Integers, Kind
 from .signs import SATURATED, Constant, Normalised, Repeats, Saturated, Unsoftened, most_confident
 from .text import shown
@@ -169,8 +170,8 @@ def no_distribution(whole: Whole) -> Seen:
     if lost.rows:
         yield (
             "non-finite-input",
-            f"{lost.rows} of {whole.plan.rows} rows have scores that give no distribution (NaN, several +inf, or "
-            f"nothing but -inf) and were left out (first: {whole.place(lost)})",
+            f"{lost.rows} of {whole.plan.rows} rows {why_not_scored(whole.plan.columns.task)} and were left out "
+            f"(first: {whole.place(lost)})",
         )
 
 

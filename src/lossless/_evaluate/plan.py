@@ -102,7 +102,13 @@ def make_plan(
     with about(filled.path):
         width = filled.width(columns.scores)
     with about((truth or filled).path):
-        task, task_reason = choose_task(columns, width, lambda: _first_values(truth or filled, columns.label), request)
+        task, task_reason = choose_task(
+            columns,
+            width,
+            lambda: _without(_first_values(truth or filled, columns.label), ignore_index),
+            lambda: _first_values(filled, columns.scores),
+            request,
+        )
         columns = replace(columns, task=task)
         _check_width(truth or filled, columns, width)
     with about(filled.path):
@@ -167,14 +173,21 @@ def _label(truth: Reader, scores: WideColumn, request: Request) -> Column:
         return label
 
 
-def _first_values(reader: Reader, label: Column) -> Values:
-    """The first values of a column that are not null."""
-    for values, null in reader.values(label):
+def _first_values(reader: Reader, column: Column) -> Values:
+    """The first values of a column that are not null, nor NaN."""
+    for values, null in reader.values(column):
         if isinstance(values, list):
             return [value for value in values if value is not None]
+        if values.dtype.kind == "f":
+            null = null | np.isnan(values).reshape(len(null), -1).any(axis=1)
         if not null.all():
             return values[~null]
     return np.zeros(0)
+
+
+def _without(labels: Values, ignore_index: int | None) -> Values:
+    """Labels but for those that mean that there is none."""
+    return labels if isinstance(labels, list) or labels.ndim > 1 else labels[labels != ignore_index]
 
 
 def _check_width(truth: Reader, columns: Columns, width: int) -> None:

@@ -14,7 +14,7 @@ from . import summary
 from .errors import about
 from .intervals import Interval
 from .readers import open_reader
-from .roles import detail_columns
+from .roles import Task, detail_columns
 from .strict_json import dumps, plain
 from .targets import load_labels
 from .text import safe, shown
@@ -190,13 +190,22 @@ def first_of(plan: Plan, count: Count) -> str:
     return f"first: row {count.row} of {shown(plan.paths[count.file])}"
 
 
+def why_not_scored(task: Task) -> str:
+    """What rows have that have scores and a label, and yet no loss."""
+    if task is Task.REGRESSION:
+        return "have a prediction or a target that is NaN or infinite, or too far apart for float64"
+    if task is Task.MULTILABEL:
+        return "have a score that is NaN"
+    return "have scores that give no distribution (NaN, several +inf, or nothing but -inf)"
+
+
 def left_out_notes(plan: Plan, screening: Screening, which: Sequence[str]) -> list[str]:
     """How many rows were left out, and why."""
     reasons = {
         "no_value": "have no scores or no label",
         "unmatched": "have a key that is not among the targets",
         "ignored": f"have the ignored label {plan.ignore_index}",
-        "no_distribution": "have scores that give no distribution (NaN, several +inf, or nothing but -inf)",
+        "no_distribution": why_not_scored(plan.columns.task),
     }
     counts = ((getattr(screening, name), reasons[name]) for name in which)
     return [

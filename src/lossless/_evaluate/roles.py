@@ -198,7 +198,7 @@ _KIND_NAMES = {  # tried in this order, since log_probs are also something_probs
 }
 _NEUTRAL_NAMES = re.compile(r"(\w+_)?(scores?|outputs?|predictions?|preds?)|filtered_resps")  # the last is lm-eval's
 
-_PREDICTED = re.compile(r"(\w+_)?(predicted|prediction|y_?hat|forecast|estimate)")
+_PREDICTED = re.compile(r"(\w+_)?(predicted|predictions?|preds?|y_?hat|forecasts?|estimates?)")
 
 
 def _plain(name: str) -> str:
@@ -234,9 +234,12 @@ def choose_scores(table: Table, request: Request) -> WideColumn:
             f"class ({shown(name)}_0, {shown(name)}_1, ...)."
             f"{_no_scores(table, lambda other: other in (name, name + '_'))} Columns: {table.describe()}"
         )
-    known = [c for c in table.scores if promises_scores(c.name)] or [c for c in table.scores if c.unnamed]
+    known = [c for c in table.scores if promises_scores(c.name) and not c.unnamed]
+    known = known or [c for c in table.scores if c.unnamed and c.class_names is None]
     if not known and not table.numbered_from_one:
         known = [c.widened for c in table.values if c.holds is Holds.FLOATS and _promises_a_score(c.name)]
+    # Columns of any name come last: beside a prediction they are features of the row.
+    known = known or [c for c in table.scores if c.unnamed]
     if len(known) == 1:
         return known[0]
     fix = "name it by --logits, --probs, --log-probs or --predictions"
@@ -255,7 +258,12 @@ def promises_scores(name: str) -> bool:
 
 def _promises_a_score(name: str) -> bool:
     """Whether a column of one number a row should hold a score or a prediction."""
-    return promises_scores(name) or _PREDICTED.fullmatch(_plain(name)) is not None
+    return promises_scores(name) or promises_a_quantity(name)
+
+
+def promises_a_quantity(name: str) -> bool:
+    """Whether a column of this name should hold what a model predicts, and no score."""
+    return _PREDICTED.fullmatch(_plain(name)) is not None
 
 
 def _no_scores(table: Table, meant: Callable[[str], bool]) -> str:

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lossless._numpy.backend import row_numbers
 from lossless.errors import EvaluationError
-from lossless.statistics import row_statistics
-from lossless.transforms import softmax
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -109,7 +108,7 @@ def score_rows(file: int, row: Integers, scores: NDArray[Any], label: Integers, 
     logits = _log(scores, row) if kind is Kind.PROBS else scores
     step = cache_rows(scores.shape[1])
     blocks = [slice(i, i + step) for i in range(0, max(len(label), 1), step)]
-    numbers = [_numbers(scores[b], logits[b], label[b]) for b in blocks]
+    numbers = [_numbers(scores[b], logits[b], label[b], kind) for b in blocks]
     predicted, rank, nll, surprise, entropy, brier, lse = (np.concatenate(n) for n in zip(*numbers, strict=True))
     off_sum = np.zeros(len(label)) if kind is Kind.LOGITS else np.abs(lse)
     confidence = np.exp(-surprise)
@@ -130,24 +129,25 @@ def score_rows(file: int, row: Integers, scores: NDArray[Any], label: Integers, 
     )
 
 
-def _numbers(scores: NDArray[Any], logits: NDArray[Any], label: Integers) -> tuple[NDArray[Any], ...]:
+def _numbers(scores: NDArray[Any], logits: NDArray[Any], label: Integers, kind: Kind) -> tuple[NDArray[Any], ...]:
     """Prediction, rank, nll, surprise, entropy, Brier score and log-sum-exp of rows that fit into the cache."""
-    predicted = np.argmax(scores, axis=1)
+    x = logits.astype(np.float64, copy=False)
+    numbers = row_numbers(x)
+    surprise: Floats = numbers.surprise
+    # Probabilities that differ may have the same logarithm.
+    predicted = np.argmax(scores, axis=1) if kind is Kind.PROBS else numbers.largest
     wrong = np.flatnonzero(predicted != label)
     rank = np.zeros(len(label), np.int64)
     rank[wrong] = _rank(scores[wrong], label[wrong])
-    x = logits.astype(np.float64, copy=False)
-    statistics: Any = row_statistics(x, predicted)
-    surprise: Floats = statistics.nll
-    # One pass gives both losses: the difference is >= 0, so the sum does not cancel.
+    # The difference is >= 0, so the sum does not cancel.
     nll = surprise.copy()
+    squares = numbers.squares.copy()  # sum of p_j^2 over all classes but the label
     with np.errstate(invalid="ignore", over="ignore"):  # inf - inf, where there is no distribution
         nll[wrong] += x[wrong, predicted[wrong]] - x[wrong, label[wrong]]
-    p: Floats = softmax(x)
+        left = np.maximum(squares[wrong] - np.exp(-2.0 * nll[wrong]), 0.0)
+        squares[wrong] = left + np.exp(-2.0 * surprise[wrong])
     # sum_j (p_j - t_j)^2 without p_y - 1, which cancels when the model is right: 1 - p_y = -expm1(-nll).
-    p[np.arange(len(label)), label] = 0.0
-    brier = np.expm1(-nll) ** 2 + np.vecdot(p, p)
-    return predicted, rank, nll, surprise, statistics.entropy, brier, statistics.lse
+    return predicted, rank, nll, surprise, numbers.entropy, np.expm1(-nll) ** 2 + squares, numbers.lse
 
 
 def _rank(scores: NDArray[Any], label: Integers) -> Integers:

@@ -12,16 +12,22 @@ from .hashing import mixed
 
 _FILE_SHIFT = np.uint64(40)  # row numbers stay below 2^40
 _ALL = np.uint64(2**64 - 1)
+_SPARE = 16  # times as many rows as the sample holds
 
 
 class RowSample:
-    """Some numbers of the `size` rows whose hash of (file, row) is least; all rows, if there are no more."""
+    """Some numbers of the `size` rows whose hash of (file, row) is least; all rows, if there are no more.
 
-    def __init__(self, size: int, fields: Sequence[str]) -> None:
+    Of an input of so many `rows`, those of a large hash are passed over from the start. Where most rows turn out not to
+    count, fewer than `size` are left, chosen as fairly.
+    """
+
+    def __init__(self, size: int, fields: Sequence[str], rows: int) -> None:
         self.size, self.fields = size, tuple(fields)
         self._parts: list[dict[str, NDArray[Any]]] = []
         self._rows = 0
-        self._bound = _ALL  # no row of a larger hash is wanted
+        few = _SPARE * size / max(rows, 1)  # the share of the rows that is looked at
+        self._bound = _ALL if few >= 1 else np.uint64(few * 2.0**64)  # no row of a larger hash is wanted
 
     def update(self, rows: Any) -> None:
         """Read a batch."""

@@ -41,8 +41,8 @@ class BestTemperature:
 class TemperatureFit(RowSample):
     """A sample of the rows that holds as many as `scores` scores."""
 
-    def __init__(self, classes: int, scores: int = SAMPLE_SCORES) -> None:
-        super().__init__(max(scores // classes, 1), ("logits", "label", "right"))
+    def __init__(self, classes: int, rows: int = 0, scores: int = SAMPLE_SCORES) -> None:
+        super().__init__(max(scores // classes, 1), ("logits", "label", "right"), rows)
 
     def result(self) -> BestTemperature:
         """The best temperature of the sample."""
@@ -152,7 +152,7 @@ class _Curve:
         if not len(self.label):
             return math.nan, math.nan
         total = np.concatenate([_total(self.below[block], beta) for block in self._blocks()])
-        lost = 0.0 if self.all_right else beta * self.label  # not inf * 0
+        lost = np.where(self.label, beta, 0.0) * self.label  # not inf * 0
         calibration = Calibration()
         calibration.add(1.0 / total, self.right)
         return _mean(np.log(total) - lost), calibration.result().error

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,6 +147,31 @@ def row_statistics(plan: RowPlan, x: Array, target: Array | None, prior: Array |
     if plan.soft and target is not None:  # the kernels know `correct` of labels
         correct = np.asarray(x.argmax(plan.dim) == target.argmax(plan.dim))
     return Statistics(*(None if a is None else a[()] for a in (nll, lse, entropy, prior_cost, correct)))
+
+
+class RowNumbers(NamedTuple):
+    """What an evaluation asks of rows of float64 logits."""
+
+    largest: Array  # (n,) the class of the largest logit, the first of equals; any where there is a NaN
+    surprise: Array  # (n,) -log p of that class
+    entropy: Array  # (n,)
+    squares: Array  # (n,) sum of p^2 over all other classes
+    lse: Array  # (n,)
+
+
+@silent
+def row_numbers(x: Array) -> RowNumbers:
+    """Numbers of (n, C) float64 logits, in one pass; a row without a distribution has the surprise NaN."""
+    largest, others = np.empty(len(x), np.int64), [np.empty(len(x)) for _ in range(4)]
+    if native is not None:
+        surprise, entropy, squares, lse = others
+        native.row_numbers(_memory(x), *x.shape, surprise, lse, entropy, squares, largest)
+        return RowNumbers(np.maximum(largest, 0), surprise, entropy, squares, lse)
+    largest = np.argmax(x, axis=1)
+    s = reference.row_statistics(x, largest, None, None, 1.0)
+    p = reference.softmax(x, 1.0)
+    p[np.arange(len(x)), largest] = 0.0
+    return RowNumbers(largest, s.nll, s.entropy, np.vecdot(p, p), s.lse)
 
 
 @silent

@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 
 from lossless.errors import EvaluationError
 
-from ..roles import Columns, Holds, Request, Task, WideColumn, decide_kind, kind_by_name
+from ..roles import Columns, Holds, Request, Task, WideColumn, decide_kind, kind_by_name, promises_a_quantity
 from ..rows import Floats, Kind, Values
 from ..text import shown
 
 _TOP_ROWS = 20  # so many probabilities of at least 1/2 are no accident
+_EXAMPLES = 1024  # values that are looked at for some that differ
 _ONE = 1e-2  # soft targets sum to 1 within this
 
 
-def choose_task(columns: Columns, width: int, sample: Callable[[], Values], request: Request) -> tuple[Task, str]:
-    """The task, and how it was decided; `sample` reads the first values of the label column."""
+def choose_task(
+    columns: Columns, width: int, labels: Callable[[], Values], scores: Callable[[], Values], request: Request
+) -> tuple[Task, str]:
+    """The task, and how it was decided; `labels` and `scores` read the first values of their columns."""
     wide = isinstance(columns.label, WideColumn)
     if width < 1:
         raise EvaluationError(f"'{shown(columns.scores.name)}' has no scores in a row, expected one per class")
@@ -31,17 +34,17 @@ def choose_task(columns: Columns, width: int, sample: Callable[[], Values], requ
     if task is None and request.predictions is not None:
         task, reason = Task.REGRESSION, "by --predictions"
     elif task is None:
-        task, reason = _infer(columns, width, sample, request)
+        task, reason = _infer(columns, width, labels, scores, request)
     else:
         reason = "by --task"
-    scores, label = f"'{shown(columns.scores.name)}'", f"'{shown(columns.label.name)}'"
+    column, label = f"'{shown(columns.scores.name)}'", f"'{shown(columns.label.name)}'"
     if task is Task.MULTICLASS and width < 2:
         raise EvaluationError(
-            f"{scores} has {width} score per row, expected one per class. For two classes and one score pass --task "
+            f"{column} has {width} score per row, expected one per class. For two classes and one score pass --task "
             "binary, for a quantity --task regression"
         )
     if task is Task.BINARY and width > 2:
-        raise EvaluationError(f"--task binary, but {scores} has {width} scores per row, expected one, or two")
+        raise EvaluationError(f"--task binary, but {column} has {width} scores per row, expected one, or two")
     if task is Task.MULTILABEL and not wide:
         raise EvaluationError(f"--task multilabel, but {label} has one value per row, expected 0 or 1 for each class")
     if task in (Task.MULTICLASS, Task.BINARY) and wide:
@@ -54,38 +57,78 @@ def choose_task(columns: Columns, width: int, sample: Callable[[], Values], requ
     return task, reason
 
 
-def _infer(columns: Columns, width: int, sample: Callable[[], Values], request: Request) -> tuple[Task, str]:
+def _infer(
+    columns: Columns, width: int, labels: Callable[[], Values], scores: Callable[[], Values], request: Request
+) -> tuple[Task, str]:
     label = columns.label
     if width > 1 and not isinstance(label, WideColumn):
         return Task.MULTICLASS, f"because a row has {width} scores and one label"
-    values = sample()
+    values = labels()
     if isinstance(label, WideColumn):
-        return _infer_wide(columns, np.asarray(values), request)
-    named = request.scores() is not None or kind_by_name(columns.scores.name) is not None
+        return _infer_wide(columns, np.asarray(values), scores, request)
+    column, shown_label = f"'{shown(columns.scores.name)}'", f"'{shown(label.name)}'"
     if isinstance(values, list) or label.holds is Holds.BOOLEANS:
-        return Task.BINARY, f"because '{shown(columns.scores.name)}' has one score per row and the label is a class"
-    numbers = values[~np.isnan(values)] if values.dtype.kind == "f" else values
-    two = bool(np.isin(numbers, (0, 1)).all()) and len(numbers) > 0
-    if named and two:
-        return Task.BINARY, "because a row has one score and the labels are 0 and 1"
-    scores, shown_label = f"'{shown(columns.scores.name)}'", f"'{shown(label.name)}'"
-    if named:
+        return Task.BINARY, f"because {column} has one score per row and the label is a class"
+    classes = columns.class_values or (0, 1)
+    two = len(classes) == 2 and bool(np.isin(values, classes).all()) and len(values) > 0
+    if two and (_promises_classes(columns, request) or columns.class_values is not None):
+        return Task.BINARY, f"because a row has one score and the labels are {classes[0]} and {classes[1]}"
+    if _promises_classes(columns, request):
+        found = f"holds {_examples(values)}" if len(values) else "has no value"
         raise EvaluationError(
-            f"{scores} has one score per row, but the labels in {shown_label} are not 0 and 1 alone. Expected one "
-            "score per class, or labels 0 and 1; for a quantity name it by --predictions"
+            f"{column} has one score per row, and {shown_label} {found}. Expected one score per class, or labels 0 and "
+            "1; for a quantity name it by --predictions"
         )
     if two:
         raise EvaluationError(
-            f"{scores} has one number per row and {shown_label} holds 0 and 1: a quantity, or a score of class 1? "
+            f"{column} has one number per row and {shown_label} holds 0 and 1: a quantity, or a score of class 1? "
             "Name it by --probs, --logits or --predictions"
         )
-    return Task.REGRESSION, f"because {scores} has one number per row and {shown_label} holds quantities"
+    _check_quantities(columns, values, np.asarray(scores()))
+    return Task.REGRESSION, f"because {column} has one number per row and {shown_label} holds quantities"
 
 
-def _infer_wide(columns: Columns, truth: NDArray[Any], request: Request) -> tuple[Task, str]:
+def _promises_classes(columns: Columns, request: Request) -> bool:
+    """Whether the scores were said to be those of classes, by a flag or by their name."""
+    return request.scores() is not None or kind_by_name(columns.scores.name) is not None
+
+
+def _examples(values: NDArray[Any]) -> str:
+    """The first different values, as they are."""
+    different = list(dict.fromkeys(values[:_EXAMPLES].tolist()))
+    return ", ".join(f"{value:g}" for value in different[:4]) + (", ..." if len(different) > 4 else "")
+
+
+def _check_quantities(columns: Columns, truth: NDArray[Any], x: NDArray[Any]) -> None:
+    """Raise where nothing tells quantities from class numbers: figures of the one would be nonsense of the other."""
+    truth, x = truth[np.isfinite(truth)], x[np.isfinite(x)]
+    if not (len(truth) and len(x) and _whole(truth)):
+        return
+    column, label = f"'{shown(columns.scores.name)}'", f"'{shown(columns.label.name)}'"
+    if _whole(x):
+        why = f"{column} and {label} hold whole numbers alone, as class numbers are"
+    elif len(truth) > 2 and len(np.unique(truth)) == 2:
+        why = f"{label} holds {_examples(np.unique(truth))} alone, as labels of two classes do"
+    elif x.min() >= 0 and x.max() <= 1 and truth.max() > 1:
+        why = f"{column} lies in [0, 1] and {label} does not, as the probability of a predicted class and labels do"
+    elif not promises_a_quantity(columns.scores.name):
+        why = f"{column} has one number for each label, and {label} holds whole numbers, as class numbers are"
+    else:
+        return
+    raise EvaluationError(
+        f"{why}. If they are quantities, pass --predictions {shown(columns.scores.name)}; for classes, expected the "
+        "score of each class, or for two classes that of class 1 and labels 0 and 1"
+    )
+
+
+def _whole(values: NDArray[Any]) -> bool:
+    return bool((values == np.rint(values)).all())
+
+
+def _infer_wide(
+    columns: Columns, truth: NDArray[Any], scores: Callable[[], Values], request: Request
+) -> tuple[Task, str]:
     label = f"'{shown(columns.label.name)}'"
-    truth = truth[~np.isnan(truth).any(axis=1)] if truth.dtype.kind == "f" else truth
-    named = request.scores() is not None or kind_by_name(columns.scores.name) is not None
     marks = bool(np.isin(truth, (0, 1)).all()) and truth.size > 0
     if marks and (truth.sum(axis=1) == 1).all():
         raise EvaluationError(
@@ -99,11 +142,12 @@ def _infer_wide(columns: Columns, truth: NDArray[Any], request: Request) -> tupl
             f"the rows of {label} sum to 1, as probabilities do. A one-hot or soft target is not a label, save its "
             "argmax; if they are quantities, pass --task regression"
         )
-    if named:
+    if _promises_classes(columns, request):
         raise EvaluationError(
             f"'{shown(columns.scores.name)}' is named like scores of classes, but {label} holds other numbers than 0 "
             "and 1. Expected one label per row, or 0 and 1 for each class; for quantities pass --task regression"
         )
+    _check_quantities(columns, truth, np.asarray(scores()))
     return Task.REGRESSION, f"because {label} holds quantities"
 
 

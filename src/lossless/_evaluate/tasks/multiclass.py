@@ -199,7 +199,7 @@ def metrics(plan: Plan) -> Factories:
         "calibration": Calibration,
         "confidence_ranking": ConfidenceRanking,
         "confusion": lambda: Confusion(plan.classes),
-        "temperature": lambda: TemperatureFit(plan.classes),
+        "temperature": lambda: TemperatureFit(plan.classes, plan.rows),
         "loss_histogram": LossHistogram,
         "classes": lambda: PerClass(plan.classes),
         "surprising": lambda: Largest(plan.surprising, "nll", ("label", "predicted", "confidence")),

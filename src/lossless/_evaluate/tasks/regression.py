@@ -35,7 +35,7 @@ _TAIL = 1e-3  # share of the rows at either end that the histogram leaves to its
 
 @dataclass(frozen=True)
 class PredictedRows:
-    """Rows with finite predictions and targets."""
+    """Rows with finite residuals, and so with finite predictions and targets."""
 
     file: int
     row: Integers  # (n,) row number in the file, from 0
@@ -174,7 +174,8 @@ class Residuals:
         squared, residual, target = self.squared.exactly(k), self.residual.exactly(k), self.target.exactly(k)
         deviations = self.target_squared.exactly(k) - target * target / n
         mse = math.inf if self.squared.overflows(k) else _float(squared / n)
-        known = not self.squared.overflows(k) and not self.target_squared.overflows(k) and deviations > 0
+        varies_too_much = self.target_squared.overflows(k)
+        known = not self.squared.overflows(k) and not varies_too_much and deviations > 0
         return OutputFigures(
             name=name,
             mse=mse,
@@ -185,7 +186,7 @@ class Residuals:
             explained_variance=_float(1 - (squared - residual * residual / n) / deviations) if known else math.nan,
             largest_error=float(self.largest[k]),
             target_mean=_float(target / n),
-            target_deviation=math.sqrt(max(_float(deviations / n), 0.0)),
+            target_deviation=math.inf if varies_too_much else math.sqrt(max(_float(deviations / n), 0.0)),
         )
 
 
@@ -217,8 +218,8 @@ class ResidualRanks:
 class ResidualSample(RowSample):
     """Some rows for the plot of residuals."""
 
-    def __init__(self) -> None:
-        super().__init__(_POINTS, ("prediction", "residual"))
+    def __init__(self, rows: int) -> None:
+        super().__init__(_POINTS, ("prediction", "residual"), rows)
 
     def result(self) -> tuple[ResidualPoint, ...]:
         """The points of their first output."""
@@ -241,7 +242,7 @@ def metrics(plan: Plan) -> Factories:
         "absolute_error": lambda: Mean("absolute_error"),
         "residuals": lambda: Residuals(plan.width),
         "ranks": ResidualRanks,
-        "plot": ResidualSample,
+        "plot": lambda: ResidualSample(plan.rows),
         "surprising": lambda: Largest(plan.surprising, "squared_error", ("target", "prediction")),
     }
 
@@ -250,7 +251,8 @@ def rows_of(plan: Plan, screening: Screening, batch: Batch) -> Iterator[Predicte
     """The rows of a batch that can be scored; the others are counted."""
     row, present = screening.present(batch)
     prediction = batch.scores.astype(np.float64)
-    finite = np.isfinite(prediction).all(axis=1) & np.isfinite(batch.labels).all(axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(prediction - batch.labels).all(axis=1)
     screening.no_distribution.add(batch.file, row[present & ~finite])
     kept = present & finite
     yield PredictedRows(batch.file, row[kept], prediction[kept], batch.labels[kept])
@@ -319,7 +321,7 @@ def _histogram(ranking: Ranking) -> tuple[HistogramBin, ...]:
     if not ranking.rows:
         return ()
     low, high = ranking.quantile(_TAIL).value, ranking.quantile(1 - _TAIL).value
-    edges = np.unique(np.linspace(low, high, _BARS + 1))
+    edges = np.unique(np.linspace(low, high, _BARS + 1)) if math.isfinite(high - low) else np.zeros(0)
     if len(edges) < 2:
         return (HistogramBin(float(ranking.low[0]), float(ranking.high[-1]), ranking.rows),)
     edges[0], edges[-1] = ranking.low[0], ranking.high[-1]
