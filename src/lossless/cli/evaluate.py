@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import io
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -52,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="figures of the rows of each value of this column, too; may be given several times",
+    )
+    parser.add_argument(
+        "--class-names", metavar="A,B,...", type=_names, help="names of the classes in the order of the scores"
     )
     parser.add_argument(
         "--ignore-index", metavar="N", type=int, default=-100, help="leave out rows with this label (default: -100)"
@@ -108,6 +112,11 @@ def _positive(text: str) -> int:
     return number
 
 
+def _names(text: str) -> list[str]:
+    """Names with commas between them, which quotation marks may hold together."""
+    return [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+
+
 def _findings(text: str) -> list[str]:
     from lossless._evaluate.findings import check_names
     from lossless.errors import ParameterError
@@ -150,6 +159,7 @@ def run(args: argparse.Namespace) -> int:
             "targets": args.targets,
             "on": args.on,
             "by": args.by,
+            "class_names": args.class_names,
             "ignore_index": args.ignore_index,
             "surprising": args.surprising,
             "workers": args.workers,
