@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 READY := $(VENV)/.ready
 NATIVE := CMakeLists.txt $(wildcard native/*)
 
-.PHONY: help demo test test-slow test-isas test-ecosystem page-test accuracy record check format bench clean
+.PHONY: help demo test test-slow test-isas test-ecosystem page-test accuracy record check format bench bench-evaluate clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -83,6 +83,10 @@ format: $(VENV)/.checkers ## rewrite the sources in the house format
 
 bench: $(READY) ## every function's time, memory and error beside the installed peers', as ratios
 	$(BIN)/lossless bench
+
+ROWS ?= 2000000
+bench-evaluate: $(READY) ## time and memory of `lossless evaluate` on ROWS rows, beside the least and scikit-learn
+	$(BIN)/python benchmarks/evaluate.py --rows $(ROWS)
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(ECOSYSTEM) build report.html results.json predictions.parquet

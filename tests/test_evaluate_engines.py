@@ -109,15 +109,21 @@ def processes():
 @pytest.fixture(scope="module")
 def cluster():
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        host="127.0.0.1",
-        memory_limit="1GiB",
-        silence_logs=50,
-        dashboard_address="127.0.0.1:0",
-        scheduler_kwargs={"dashboard": False},
-    ) as local:
+    import dask
+
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "3s"}),
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            memory_limit="1GiB",
+            silence_logs=50,
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+        ) as local,
+    ):
+        local.adapt(minimum=2, maximum=2)
         yield local
 
 
@@ -215,6 +221,7 @@ class Dies:
         return self.rows
 
 
+@pytest.mark.slow  # Dask may take its time to notice
 def test_a_worker_of_dask_that_dies_changes_nothing(plan, dask, tmp_path):
     dies = Dies(str(tmp_path / "died"), os.getpid())
     e, extra = evaluate_plan(plan, executor=dask, extra={"dies": dies})
@@ -223,6 +230,7 @@ def test_a_worker_of_dask_that_dies_changes_nothing(plan, dask, tmp_path):
     assert e.to_dict() == evaluate_plan(plan)[0].to_dict()
 
 
+@pytest.mark.slow  # Dask may take its time to notice
 def test_a_worker_of_dask_that_is_killed_changes_nothing(plan, client):
     seen = []
 
@@ -248,6 +256,22 @@ def test_what_a_broken_pool_leaves_is_run_here(plan, tmp_path):
     assert extra == {"dies": ROWS}
     assert seen[-1] == (ROWS, ROWS)
     assert e.to_dict() == evaluate_plan(plan)[0].to_dict()
+
+
+def test_an_executor_that_fails_once_is_asked_again(plan):
+    class Fails(Waits):
+        failed = 0
+
+        def submit(self, fn, /, *args):
+            future = super().submit(fn, *args)
+            if len(self.futures) == 3 and not self.failed:
+                self.failed = 1
+                future.set_exception(TypeError("cannot unpack"))
+            return future
+
+    executor = Fails()
+    assert evaluate_plan(plan, executor=executor)[0].to_dict() == evaluate_plan(plan)[0].to_dict()
+    assert executor.failed
 
 
 def test_an_executor_that_takes_nothing_more(plan):

@@ -164,7 +164,7 @@ def write_csv(path, header, rows, delimiter=",", **options):
     writer.writerow(header)
     writer.writerows(rows)
     content = text.getvalue().encode()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     return path
 
 
@@ -330,7 +330,7 @@ def test_long_rows(tmp_path, expected, monkeypatch):
         (b'logit_0,logit_1,label\n0.5,1.5,"0\n', "p.csv"),
         ("logit_0,label\n".encode("utf-16"), "UTF-16"),
         (b"a,b\x00\n", "none of the formats"),
-        (gzip.compress(b"\x00\x01\x02"), "Unpack it first"),
+        (gzip.compress(b"\x00\x01\x02", mtime=0), "Unpack it first"),
         (b"\x1f\x8bnothing", "compressed by gzip"),
         (b"id,a,b\n1,0.5,0.5\n", "no column named like a true label"),
     ],
@@ -357,7 +357,7 @@ def test_a_quotation_mark_that_is_not_closed(tmp_path, monkeypatch, end, block, 
     for before in (0, 1, 7, 20):
         rows = [*GOOD[:before], f"0,0.9,0.1,{cell}", *GOOD[before:]]
         text = end.join(["label,prob_0,prob_1,t", *rows, ""]).encode()
-        path.write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+        path.write_bytes(gzip.compress(text, mtime=0) if name.endswith("gz") else text)
         refused(path, name, "a quotation mark is not closed", f"from line {before + 2} on", "Close it")
 
 
@@ -478,7 +478,7 @@ def test_targets_of_one_column(tmp_path, expected, name):
 
 def write_jsonl(path, rows):
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     return path
 
 
@@ -561,7 +561,7 @@ def test_samples_of_lm_eval(tmp_path):
         (b"{}\n", "no column named like scores"),
         (b'{"logits": [], "label": 0}', "p.jsonl: "),
         (b'{"logits": [1.5, 2.5], "pred": 0}', "no column named like a true label"),
-        (gzip.compress(b'{"logits": [1.5, 2.5], "label": 0}' * 9)[:-9], "p.jsonl: "),
+        (gzip.compress(b'{"logits": [1.5, 2.5], "label": 0}' * 9, mtime=0)[:-9], "p.jsonl: "),
     ],
 )
 def test_json_lines_that_are_none(tmp_path, content, message, capsys):

@@ -18,7 +18,7 @@ from lossless.errors import EvaluationError, MissingExtraError
 from .engine import default_workers
 from .text import printable, shown
 
-_SECONDS = 10  # that a scheduler may take to answer, and to have a worker
+_SECONDS = 10  # that a scheduler or a worker may take to answer
 _RETRIES = 2  # of a job that met an error of the cluster; one whose worker died is run again anyway
 
 
@@ -44,7 +44,8 @@ class DaskExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leave the cluster, and stop it if it was started here."""
-        self._open.close()
+        with _interrupts_held():
+            self._open.close()
 
     @cached_property
     def _executor(self) -> Any:
@@ -53,10 +54,15 @@ class DaskExecutor(Executor):
 
     def _started(self) -> Any:
         """The client of a cluster on the loopback interface, which only this machine reaches."""
+        import dask
+
+        # Else half a minute passes before the results of a worker that has died are computed again.
+        self._open.enter_context(dask.config.set({"distributed.comm.timeouts.connect": f"{_SECONDS}s"}))
+        workers = self._workers or default_workers()
         with _interrupts_held():
             cluster = self._open.enter_context(
                 self._distributed.LocalCluster(
-                    n_workers=self._workers or default_workers(),
+                    n_workers=workers,
                     threads_per_worker=1,
                     host="127.0.0.1",
                     memory_limit=None,  # a job holds a few batches, however large the file
@@ -65,6 +71,7 @@ class DaskExecutor(Executor):
                     scheduler_kwargs={"dashboard": False},
                 )
             )
+            cluster.adapt(minimum=workers, maximum=workers)  # the keeper of a worker may go with it: start others
             return self._open.enter_context(self._distributed.Client(cluster, set_as_default=False))
 
     def _connected(self, address: str) -> Any:
@@ -95,7 +102,7 @@ class DaskExecutor(Executor):
 def _interrupts_held() -> Iterator[None]:
     """Ctrl-C waits until the block has ended, and never reaches the processes that are started in it.
 
-    They are for this one to stop; and a cluster that is half started could not be.
+    They are for this one to stop; and a cluster that is half started, or half stopped, could not be.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield

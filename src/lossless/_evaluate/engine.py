@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from lossless._check import warn
 from lossless._config import get_num_threads, set_num_threads
@@ -193,8 +194,9 @@ def _on_threads(jobs: Sequence[Job], workers: int | None, clock: _Clock) -> Gene
 def _on(executor: Executor, jobs: Sequence[Job], workers: int | None) -> Generator[Partial]:
     """The partials of jobs, in their order. What an executor leaves that breaks is run on threads."""
 
-    def submit(job: Job) -> Future[Partial | LosslessError]:
-        return executor.submit(run_elsewhere, job, {path: os.path.getsize(path) for path in job.files})
+    def submit(job: Job) -> _Twice:
+        sizes = {path: os.path.getsize(path) for path in job.files}
+        return _Twice(lambda: executor.submit(run_elsewhere, job, sizes))
 
     done = 0
     try:
@@ -215,11 +217,37 @@ def _on(executor: Executor, jobs: Sequence[Job], workers: int | None) -> Generat
     yield from _on_threads(jobs[done:], None, _Clock(0, None))
 
 
-def _in_order(
-    submit: Callable[[Job], Future[Partial | LosslessError]], jobs: Iterable[Job], workers: int
-) -> Generator[Partial]:
+class _Twice:
+    """A job that is submitted once more if its executor fails: one that has lost a worker may say so in any way."""
+
+    def __init__(self, submit: Callable[[], Future[Partial | LosslessError]]) -> None:
+        self.submit = submit
+        self.future = submit()
+
+    def result(self) -> Partial | LosslessError:
+        try:
+            return self.future.result()
+        except BrokenExecutor:
+            raise
+        except Exception:
+            self.future = self.submit()
+        return self.future.result()
+
+    def cancel(self) -> bool:
+        return self.future.cancel()
+
+
+class _Pending(Protocol):
+    """What is used of a future."""
+
+    def result(self) -> Partial | LosslessError: ...
+
+    def cancel(self) -> bool: ...
+
+
+def _in_order(submit: Callable[[Job], _Pending], jobs: Iterable[Job], workers: int) -> Generator[Partial]:
     """Submit jobs and yield what they give in their order; whatever ends this cancels the others."""
-    waiting: deque[Future[Partial | LosslessError]] = deque()
+    waiting: deque[_Pending] = deque()
     ahead = iter(jobs)
     try:
         # At most two jobs per worker are in flight, so finished ones do not pile up behind a slow one.

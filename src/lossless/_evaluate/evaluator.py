@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from math import prod
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossless._check import check_floating, check_real, dtype_name, is_whole
-from lossless._dispatch import select
+from lossless._dispatch import Backend, select
 from lossless._layout import without_dim
 from lossless.errors import EvaluationError, ParameterError, ShapeError, TargetDtypeError
 
@@ -169,20 +169,12 @@ class Evaluator:
         check_floating(_UPDATE, dtype_name(x.dtype), "scores", target_dtype=dtype_name(y.dtype))
         settings = replace(self._settings, classes=_classes(shape, self._settings))
         _check_labels(settings.task, shape, tuple(y.shape), dtype_name(y.dtype))
-        rows = prod(shape) // settings.plan(0).width
-        plan = settings.plan(rows)
+        plan = settings.plan(prod(shape) // settings.plan(0).width)
         partial = begin(plan)
-        step = block_rows(max(prod(shape[1:]), 1))
-        first = self.rows
-        for i in range(0, shape[0], step):
-            block = _as_rows(ours.numbers(x[i : i + step]), plan.width)
-            values = theirs.numbers(y[i : i + step])
-            wide = isinstance(plan.columns.label, WideColumn)
-            label, missing = truth(_as_rows(values, plan.width) if wide else values.reshape(-1), plan.columns, first)
-            partial.update(plan, Batch(0, first, block, label, missing, np.zeros(len(block), bool)))
-            first += len(block)
+        for batch in _batches(plan, self.rows, (ours, x), (theirs, y)):
+            partial.update(plan, batch)
         check_labels(plan, partial.screening)
-        self._add(settings, partial, rows)
+        self._add(settings, partial, plan.rows)
 
     def merge(self, other: Evaluator) -> None:
         """Add the rows of another evaluator after the rows of this one; the other stays as it is.
@@ -226,6 +218,20 @@ class Evaluator:
             self._total.merge(partial)
         self._settings = settings
         self.rows += rows
+
+
+def _batches(plan: Plan, first: int, scores: tuple[Backend, Array], labels: tuple[Backend, Array]) -> Iterator[Batch]:
+    """The rows of arrays, and of the backends that know them, a few megabytes at a time; `first` is the first's."""
+    (ours, x), (theirs, y) = scores, labels
+    stored = np.float64 if dtype_name(x.dtype) == "float64" else np.float32  # which holds the narrower ones
+    wide = isinstance(plan.columns.label, WideColumn)
+    step = block_rows(max(prod(x.shape[1:]), 1))
+    for i in range(0, x.shape[0], step):
+        block = _as_rows(ours.numbers(x[i : i + step]), plan.width).astype(stored, copy=False)
+        values = theirs.numbers(y[i : i + step])
+        label, missing = truth(_as_rows(values, plan.width) if wide else values.reshape(-1), plan.columns, first)
+        yield Batch(0, first, block, label, missing, np.zeros(len(block), bool))
+        first += len(block)
 
 
 def _least(task: Task) -> int:

@@ -74,12 +74,12 @@ def reliability(data: Reliability) -> dict[str, Any]:
     unit = alt.Scale(domain=[0, 1])
     x = alt.X("low:Q", scale=unit, title=None)
     tooltip = [
-        alt.Tooltip("low:Q", format=".3f", title="confidence above"),
+        alt.Tooltip("low:Q", format=".3f", title=f"{data.x} above"),
         alt.Tooltip("high:Q", format=".3f", title="up to"),
         alt.Tooltip("count:Q", format=",", title="rows"),
-        alt.Tooltip("confidence:Q", format=".4f", title="mean confidence"),
+        alt.Tooltip("confidence:Q", format=".4f", title=f"mean {data.x}"),
         alt.Tooltip("accuracy:Q", format=".4f", title=data.y),
-        alt.Tooltip("gap:Q", format="+.4f", title=f"{data.y} − confidence"),
+        alt.Tooltip("gap:Q", format="+.4f", title=f"{data.y} − {data.x}"),
     ]
     y = alt.Y("accuracy:Q", scale=unit, title=data.y)
     bars = (
@@ -100,7 +100,7 @@ def reliability(data: Reliability) -> dict[str, Any]:
         alt.Chart(alt.InlineData(values=values))
         .mark_rect(color="currentColor", opacity=0.35)
         .encode(
-            alt.X("low:Q", scale=unit, title="confidence"),
+            alt.X("low:Q", scale=unit, title=data.x),
             # symlog: nearly all rows of a good model are in the last bin
             alt.Y("count:Q", title="rows", scale=alt.Scale(type="symlog", nice=False), axis=most),
             x2="high:Q",

@@ -67,6 +67,7 @@ class Reliability:
     title: str
     caption: str
     bins: tuple[CalibrationBin, ...]
+    x: str = "confidence"
     y: str = "accuracy"
 
 

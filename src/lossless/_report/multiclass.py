@@ -78,6 +78,7 @@ def _positive(e: ClassEvaluation, positive: PositiveFigures) -> Panel:
         "Reliability of p",
         "Of the rows with a probability of class 1, how many are of it.",
         positive.reliability,
+        "probability",
         "share of class 1",
     )
     curves = (roc, precision) if positive.roc_curve else ()

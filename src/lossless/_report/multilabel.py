@@ -24,6 +24,7 @@ def panels(e: MultilabelEvaluation, added: Sequence[Panel], most: int) -> list[P
         "Of the classes predicted with a probability, how many are true. On the diagonal the model means what it "
         f"says. Expected calibration error {share(e.calibration_error)} in {len(e.reliability)} bins.",
         e.reliability,
+        "probability",
         "share that is true",
     )
     rest = tuple(card(figure) for figure in e.figures() if figure.name not in e.MAIN)
