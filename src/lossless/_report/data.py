@@ -69,6 +69,7 @@ class Reliability:
     bins: tuple[CalibrationBin, ...]
     x: str = "confidence"
     y: str = "accuracy"
+    counted: str = "rows"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "loss, accuracy and calibration of saved predictions"
 _CLASS_ROWS, _FEW_ROWS = 20, 10
-_CELL = 60  # characters of a cell; texts of the data may be long
+_CELL = 64  # characters of a cell; texts of the data may be long
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +132,6 @@ def _findings(text: str) -> list[str]:
 def run(args: argparse.Namespace) -> int:
     """Evaluate the files and show, write or print the figures; 2 if there is what should not be found."""
     from lossless._evaluate import Comparison, compare, evaluate
-    from lossless._evaluate.findings import among
     from lossless._evaluate.inputs import find_files
 
     from ._console import Output, progress
@@ -183,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
         show_comparison(result, Output())
     else:
         show(result, Output())
-    failed = among(result.findings, args.fail_on)
+    failed = result.failed(args.fail_on)
     if failed:
         sys.stdout.flush()
         print(f"lossless evaluate: found {', '.join(finding.name for finding in failed)}", file=sys.stderr)
