@@ -82,6 +82,16 @@ def test_json_on_stdout_is_nothing_but_json(predictions, capsys):
     assert [b["count"] for b in found["reliability"]] == [b.count for b in e.reliability]
 
 
+def test_class_names_of_text_labels(tmp_path, capsys):
+    (tmp_path / "p.csv").write_text("prob,label\n0.25,no\n0.75,yes\n0.5,no\n")
+    assert main(["evaluate", str(tmp_path / "p.csv")]) == 2
+    assert "--class-names" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "p.csv"), "--class-names", 'no,"yes"', "--json", "-"]) == 0
+    e = json.loads(capsys.readouterr().out)
+    assert e["source"]["class_names"] == ["no", "yes"]
+    assert (e["source"]["task"], e["accuracy"]) == ("binary", 1.0)
+
+
 def test_json_and_page_files(predictions, tmp_path, capsys):
     outputs = [str(tmp_path / "e.json"), str(tmp_path / "e.html")]
     assert main(["evaluate", predictions, "--json", outputs[0], "--out", outputs[1], "--surprising", "3"]) == 0

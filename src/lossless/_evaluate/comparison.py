@@ -19,6 +19,7 @@ from . import summary
 from .accumulators import Calibration
 from .errors import about
 from .evaluation import Paths, evaluate_plan, plan_of
+from .findings import among
 from .paired import Agreement, Compared, MostDifferent, PairedMean, Pairs, RankedPair, mid_p
 from .plan import Plan
 from .readers import open_reader
@@ -79,6 +80,10 @@ class Comparison:
             for name, e in (("A", self.a), ("B", self.b))
             for finding in e.findings
         )
+
+    def failed(self, names: str | Sequence[str] = "any") -> tuple[Finding, ...]:
+        """The findings of these names or severities, as in `Evaluation.failed`."""
+        return among(self.findings, [names] if isinstance(names, str) else names)
 
     def scalars(self) -> dict[str, float]:
         """The single figures as a flat {name: float}, for experiment trackers."""

@@ -31,7 +31,7 @@ class ConfidenceResult:
 class ConfidenceRanking:
     """Right and wrong predictions by log-confidence, which tells confidences near 1 apart."""
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = 2 * LIMIT) -> None:  # the calibration error of few rows a bin asks for more
         self.sketch = RankSketch(2, limit)
 
     def update(self, rows: ScoredRows) -> None:

@@ -62,7 +62,7 @@ def evaluate(
             lists, a 2-d array, or one column per class. Of a regression: as many quantities as predictions.
         task: "multiclass" (one class a row, a score for each), "binary" (one of two classes; one score, of class 1, or
             two), "multilabel" (any number of classes a row) or "regression". By default inferred from the number of
-            scores a row and the values of the label; where two are as likely, it is an error that asks.
+            scores a row and the first values; where two are as likely, it is an error that asks.
         targets: a file with the truth, where it is not beside the scores: of any format, or an .npy array. It is held
             in memory.
         on: the column of texts or whole numbers by which `targets` are joined to the scores; by default its rows are

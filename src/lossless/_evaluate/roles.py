@@ -543,8 +543,9 @@ def name_indices(
     if class_names is None:
         raise EvaluationError(
             f"label column '{shown(column)}' holds text, and the file does not say which class is which score. "
-            'Add the class names in score order (Parquet: schema metadata "class_names", a JSON list; NPZ: an array '
-            "class_names), or save integer labels. A text label that a tool wrote may be its prediction, not the truth"
+            "Name the classes in score order by --class-names, or in the file (Parquet: schema metadata "
+            '"class_names", a JSON list; NPZ: an array class_names), or save integer labels. A text label that a tool '
+            "wrote may be its prediction, not the truth"
         )
     index: dict[str | None, int] = {name: i for i, name in enumerate(class_names)}
     index[None] = 0

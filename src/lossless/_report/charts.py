@@ -76,7 +76,7 @@ def reliability(data: Reliability) -> dict[str, Any]:
     tooltip = [
         alt.Tooltip("low:Q", format=".3f", title=f"{data.x} above"),
         alt.Tooltip("high:Q", format=".3f", title="up to"),
-        alt.Tooltip("count:Q", format=",", title="rows"),
+        alt.Tooltip("count:Q", format=",", title=data.counted),
         alt.Tooltip("confidence:Q", format=".4f", title=f"mean {data.x}"),
         alt.Tooltip("accuracy:Q", format=".4f", title=data.y),
         alt.Tooltip("gap:Q", format="+.4f", title=f"{data.y} − {data.x}"),
@@ -102,7 +102,7 @@ def reliability(data: Reliability) -> dict[str, Any]:
         .encode(
             alt.X("low:Q", scale=unit, title=data.x),
             # symlog: nearly all rows of a good model are in the last bin
-            alt.Y("count:Q", title="rows", scale=alt.Scale(type="symlog", nice=False), axis=most),
+            alt.Y("count:Q", title=data.counted, scale=alt.Scale(type="symlog", nice=False), axis=most),
             x2="high:Q",
             y2=alt.datum(0),
             tooltip=tooltip[:3],

@@ -14,8 +14,8 @@ from lossless._evaluate.intervals import Interval
 from lossless._evaluate.text import enumerated
 
 FOOTER = (
-    f"Written by lossless {__version__}. Losses are natural logarithms (nats), computed in float64 without "
-    "cancellation; every mean is exact before its one rounding."
+    f"Written by lossless {__version__}. Losses of probabilities are natural logarithms (nats), computed in float64 "
+    "without cancellation; every mean is exact before its one rounding."
 )
 
 
@@ -69,6 +69,7 @@ class Reliability:
     bins: tuple[CalibrationBin, ...]
     x: str = "confidence"
     y: str = "accuracy"
+    counted: str = "rows"
 
 
 @dataclass(frozen=True)

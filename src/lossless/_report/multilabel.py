@@ -27,6 +27,7 @@ def panels(e: MultilabelEvaluation, added: Sequence[Panel], most: int) -> list[P
         e.reliability,
         "probability",
         "share that is true",
+        "rows and classes",
     )
     rest = tuple(card(figure) for figure in e.figures() if figure.name not in e.MAIN)
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import io
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "loss, accuracy and calibration of saved predictions"
 _CLASS_ROWS, _FEW_ROWS = 20, 10
-_CELL = 60  # characters of a cell; texts of the data may be long
+_CELL = 64  # characters of a cell; texts of the data may be long
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="figures of the rows of each value of this column, too; may be given several times",
+    )
+    parser.add_argument(
+        "--class-names", metavar="A,B,...", type=_names, help="names of the classes in the order of the scores"
     )
     parser.add_argument(
         "--ignore-index", metavar="N", type=int, default=-100, help="leave out rows with this label (default: -100)"
@@ -108,6 +112,11 @@ def _positive(text: str) -> int:
     return number
 
 
+def _names(text: str) -> list[str]:
+    """Names with commas between them, which quotation marks may hold together."""
+    return [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+
+
 def _findings(text: str) -> list[str]:
     from lossless._evaluate.findings import check_names
     from lossless.errors import ParameterError
@@ -123,7 +132,6 @@ def _findings(text: str) -> list[str]:
 def run(args: argparse.Namespace) -> int:
     """Evaluate the files and show, write or print the figures; 2 if there is what should not be found."""
     from lossless._evaluate import Comparison, compare, evaluate
-    from lossless._evaluate.findings import among
     from lossless._evaluate.inputs import find_files
 
     from ._console import Output, progress
@@ -150,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
             "targets": args.targets,
             "on": args.on,
             "by": args.by,
+            "class_names": args.class_names,
             "ignore_index": args.ignore_index,
             "surprising": args.surprising,
             "workers": args.workers,
@@ -173,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
         show_comparison(result, Output())
     else:
         show(result, Output())
-    failed = among(result.findings, args.fail_on)
+    failed = result.failed(args.fail_on)
     if failed:
         sys.stdout.flush()
         print(f"lossless evaluate: found {', '.join(finding.name for finding in failed)}", file=sys.stderr)

@@ -163,6 +163,13 @@ class ClassEvaluation(Evaluation):
             Figure("temperature.value", "Best temperature", best.value, gain, best.interval, 0.0),
         )
 
+    def headline(self) -> tuple[Figure, ...]:
+        """The figures that say most."""
+        area = "positive.auroc"
+        ours = [] if self.positive is None else [self.figure(area, *self.POSITIVE[area])]
+        first, second, *others = super().headline()
+        return (first, second, *ours, *others)
+
     def worst_classes(self) -> list[ClassFigures]:
         """The classes that have rows, lowest F1 first; then those that are only predicted, most predicted first."""
         return sorted(self.classes, key=lambda c: (not c.support, c.f1, -c.predicted, c.index))

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from lossless.transforms import sigmoid
 
-from ..accumulators import Calibration, CalibrationBin, Largest, Mean
+from ..accumulators import Calibration, CalibrationBin, Count, Largest, Mean, MeanResult
 from ..findings import examine_any
 from ..intervals import wilson
 from ..ranking import Bounded, RankSketch
-from ..results import Evaluation, check_scored, left_out_of, notes_of, source_of, worst_rows
+from ..results import Evaluation, check_scored, first_of, left_out_of, notes_of, source_of, worst_rows
 from ..rows import Floats, Integers, block_rows
 from ..slices import Sliced
 from ..sums import ExactSum
@@ -206,7 +206,7 @@ class MarkCounts:
         self.rows = 0
         self.support, self.predicted, self.correct = (np.zeros(classes, np.int64) for _ in range(3))
         self.loss = ExactSum(classes)
-        self.infinite = 0
+        self.infinite = Count()
 
     def update(self, rows: MarkedRows) -> None:
         self.rows += len(rows)
@@ -214,14 +214,17 @@ class MarkCounts:
         self.predicted += rows.predicted.sum(axis=0)
         self.correct += (rows.mark & rows.predicted).sum(axis=0)
         self.loss.add(rows.losses.ravel(), np.tile(np.arange(len(self.support)), len(rows)))
-        self.infinite += int(np.isinf(rows.losses).any(axis=1).sum())
+        self.infinite.add(rows.file, rows.row[np.isinf(rows.losses).any(axis=1)])
 
     def merge(self, other: MarkCounts) -> None:
         self.rows += other.rows
-        self.infinite += other.infinite
+        self.infinite.merge(other.infinite)
         for name in ("support", "predicted", "correct"):
             getattr(self, name).__iadd__(getattr(other, name))
         self.loss.merge(other.loss)
+
+    def shift(self, rows: int) -> None:
+        self.infinite.shift(rows)
 
     def result(self) -> MarkCounts:
         return self
@@ -316,7 +319,7 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         },
         bounds={name: figure.bound for name, figure in ranked.items()},
         left_out=left_out_of(plan, screening),
-        notes=notes_of(plan, screening),
+        notes=(*notes_of(plan, screening), *_notes(plan, counts, bce, bool(single))),
         findings=examine_any(plan, screening, results),
         slices=results["slices"],
         bce=bce.value,
@@ -338,8 +341,23 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         reliability=results["calibration"].bins,
         classes=classes,
         surprising=worst_rows(plan, results["surprising"], WorstRow),
-        infinite=counts.infinite,
+        infinite=counts.infinite.rows,
     )
+
+
+def _notes(plan: Plan, counts: MarkCounts, bce: MeanResult, ranked: bool) -> list[str]:
+    notes = []
+    if counts.infinite.rows:
+        notes.append(
+            f"the loss is infinite because {counts.infinite.rows} rows give the truth of a class probability 0 "
+            f"({first_of(plan, counts.infinite)}); the mean over the other rows is {bce.finite:.6g}"
+        )
+    if not ranked:
+        notes.append(
+            f"no class is ranked by itself: there are {plan.classes}, and {_CELLS // _LEAST_CELLS} at most are, so "
+            "mean average precision and macro AUROC are undefined"
+        )
+    return notes
 
 
 def _of(c: int, counts: MarkCounts, areas: Sequence[Bounded], precisions: Sequence[Bounded]) -> MarkFigures:
