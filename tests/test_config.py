@@ -50,12 +50,13 @@ def test_threads():
     assert run(code) == "3\n"
 
 
-def test_importing_costs_little_and_imports_no_framework():
+def test_importing_loads_few_modules_and_no_framework():
     code = (
-        "import time, sys, numpy; start = time.perf_counter(); import lossless; seconds = time.perf_counter() - start;"
-        "assert not {'torch', 'scipy', 'pyarrow', 'rich'} & set(sys.modules), sys.modules; print(seconds)"
+        "import sys, numpy; before = set(sys.modules); import lossless;"
+        "assert not {'torch', 'scipy', 'pyarrow', 'rich'} & set(sys.modules), sys.modules;"
+        "print(len(set(sys.modules) - before))"
     )
-    assert min(float(run(code)) for _ in range(3)) < 0.15
+    assert int(run(code)) < 90
 
 
 def test_public_names_are_what_all_says():
