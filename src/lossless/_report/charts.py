@@ -196,9 +196,14 @@ def scatter(data: Scatter) -> dict[str, Any]:
 
 
 def heat(data: Heat) -> dict[str, Any]:
-    """A square a pair, as strong as its share of the row."""
+    """A square a pair, as strong as its share of the row.
+
+    In the order of the numbers: an order by names would put text from data into Vega's expressions.
+    """
     values = [
         {
+            "r": row,
+            "c": column,
             "row": data.names[row],
             "column": data.names[column],
             "count": count,
@@ -212,8 +217,10 @@ def heat(data: Heat) -> dict[str, Any]:
         alt.Chart(alt.InlineData(values=values))
         .mark_rect(color=MAIN)
         .encode(
-            alt.X("column:N", sort=list(data.names), title=data.column, axis=alt.Axis(labelLimit=90)),
-            alt.Y("row:N", sort=list(data.names), title=data.row, axis=alt.Axis(labelLimit=90)),
+            alt.X(
+                "column:N", sort=alt.EncodingSortField("c", op="min"), title=data.column, axis=alt.Axis(labelLimit=90)
+            ),
+            alt.Y("row:N", sort=alt.EncodingSortField("r", op="min"), title=data.row, axis=alt.Axis(labelLimit=90)),
             opacity=alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.08, 1]), legend=None),
             tooltip=[
                 alt.Tooltip("row:N", title=data.row),

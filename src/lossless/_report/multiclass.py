@@ -9,6 +9,7 @@ from itertools import pairwise
 from lossless._evaluate.accumulators import BINS_PER_DECADE, HistogramBin
 from lossless._evaluate.tasks.multiclass import ClassEvaluation
 from lossless._evaluate.tasks.two_classes import PositiveFigures
+from lossless._evaluate.text import printable
 
 from .data import Curve, Heat, LossBin, Losses, Panel, Reliability, Series, Table, card, count, number, share
 from .rows import row_table
@@ -57,7 +58,7 @@ def panels(e: ClassEvaluation, added: Sequence[Panel], most: int) -> list[Panel]
 
 def _positive(e: ClassEvaluation, positive: PositiveFigures) -> Panel:
     """What the probability of class 1 tells."""
-    name = e.source.class_name(1)
+    name = printable(e.source.class_name(1))
     roc = Curve(
         "ROC",
         "The share of the other class that lies above a threshold, and that of class 1. The better the score, the "
@@ -116,7 +117,7 @@ def _confusion(e: ClassEvaluation, table: Table) -> Panel:
     """Which class is taken for which."""
     charts: tuple[Heat, ...] = ()
     if e.confusion_matrix is not None and 2 < e.source.classes <= _HEAT_CLASSES:
-        names = tuple(e.source.class_name(i) for i in range(e.source.classes))
+        names = tuple(printable(e.source.class_name(i)) for i in range(e.source.classes))
         caption = "The rows of each label by what was predicted; the darker, the larger the share of the label's rows."
         charts = (Heat("Confusion matrix", caption, "label", "predicted", names, e.confusion_matrix),)
     return Panel(charts=charts, tables=(table,))
