@@ -37,7 +37,7 @@ test-isas: $(READY) ## the accuracy tests on the reference path and on every ins
 	for isa in reference $$($(BIN)/python -c "import lossless._native as n; print(*n.available_isas())"); do \
 		echo "== $$isa" && LOSSLESS_ISA=$$isa $(BIN)/python -m pytest -m "not slow" \
 			tests/test_accuracy.py tests/test_edges.py tests/test_special_values.py tests/test_gradients.py \
-			tests/test_second_derivatives.py tests/test_laws.py || exit 1; \
+			tests/test_second_derivatives.py tests/test_laws.py tests/test_row_numbers.py || exit 1; \
 	done
 
 # An environment of its own: these packages are large, and bring versions of others with them.
