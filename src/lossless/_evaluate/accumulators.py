@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -93,6 +94,13 @@ class Mean:
             if not self.squares.infinite[0]
             else UNDEFINED,
         )
+
+
+class Itself:
+    """An accumulator whose result is the accumulator itself."""
+
+    def result(self) -> Self:
+        return self
 
 
 class Accuracy:
@@ -283,14 +291,17 @@ class PerClass:
 
 
 class Largest:
-    """Some numbers of the `size` rows of the largest `by`, equal ones by file and row number."""
+    """Some numbers (attributes of the rows, or of a part of them: a.nll) of the `size` rows of the largest `by`.
+
+    Equal ones go by file and row number.
+    """
 
     def __init__(self, size: int, by: str, fields: Sequence[str]) -> None:
         self.size, self.by, self.fields = size, by, ("row", by, *fields)
         self.kept: dict[str, NDArray[Any]] = {}
 
     def update(self, rows: Any) -> None:
-        batch = {name: getattr(rows, name) for name in self.fields}
+        batch = {name: attrgetter(name)(rows) for name in self.fields}
         key = batch[self.by]
         if len(rows) > self.size:  # sort few rows, not the batch; every row that ties with the last one stays
             bound = np.partition(key, len(rows) - self.size)[len(rows) - self.size] if self.size else np.inf
@@ -342,7 +353,7 @@ class Count:
         self.row += rows
 
 
-class Peculiar:
+class Peculiar(Itself):
     """Counts of scored rows that a reader of the figures should know of."""
 
     def __init__(self, sum_tolerance: float) -> None:
@@ -361,6 +372,3 @@ class Peculiar:
     def shift(self, rows: int) -> None:
         self.infinite.shift(rows)
         self.off_sum.shift(rows)
-
-    def result(self) -> Peculiar:
-        return self

@@ -16,11 +16,11 @@ from lossless._diagnose.finding import Finding
 from lossless.errors import EvaluationError
 
 from . import summary
-from .accumulators import Calibration
+from .accumulators import Calibration, Largest
 from .errors import about
 from .evaluation import Paths, evaluate_plan, plan_of
 from .findings import among
-from .paired import Agreement, Compared, MostDifferent, PairedMean, Pairs, RankedPair, mid_p
+from .paired import Agreement, Compared, PairedMean, Pairs, mid_p
 from .plan import Plan
 from .readers import open_reader
 from .roles import Task
@@ -34,6 +34,7 @@ from .text import quoted, safe, shown
 
 SCHEMA = "lossless.comparison/1"
 _MEANS = ("nll", "confidence", "brier", "entropy")
+_PAIRED = ("file_b", "a.label", "a.predicted", "b.predicted", "a.nll", "b.nll")  # of the rows that differ most
 _SHOWN = ("nll", "accuracy", "confidence", "calibration_error", "brier", "entropy")
 
 
@@ -322,9 +323,9 @@ def _compared(
     """Read both in pairs."""
     means = {name: PairedMean() for name in (*_MEANS, "accuracy")}
     calibration = Calibration(), Calibration()
-    agreement, different = Agreement(), MostDifferent(a.surprising)
+    agreement, different = Agreement(), Largest(a.surprising, "apart", _PAIRED)
     for stop, pairs in _pairs(a, b):
-        right = [rows.predicted == rows.label for rows in (pairs.a, pairs.b)]
+        right = pairs.a.right, pairs.b.right
         for name in _MEANS:
             means[name].update(getattr(pairs.a, name), getattr(pairs.b, name))
         means["accuracy"].update(*(r.astype(np.float64) for r in right))
@@ -360,19 +361,20 @@ def _compared(
     )
 
 
-def _different(a: Plan, b: Plan, ranked: Sequence[RankedPair]) -> tuple[DifferentRow, ...]:
+def _different(a: Plan, b: Plan, ranked: Sequence[Mapping[str, Any]]) -> tuple[DifferentRow, ...]:
     starts_a, starts_b = _starts(a), _starts(b)
     return tuple(
         DifferentRow(
-            safe(a.paths[r.file_a]),
-            r.row - starts_a[r.file_a],
-            safe(b.paths[r.file_b]),
-            r.row - starts_b[r.file_b],
-            r.label,
-            r.predicted_a,
-            r.predicted_b,
-            r.nll_a,
-            r.nll_b,
+            file_a=safe(a.paths[r["file"]]),
+            row_a=r["row"] - starts_a[r["file"]],
+            file_b=safe(b.paths[r["file_b"]]),
+            row_b=r["row"] - starts_b[r["file_b"]],
+            label=r["a.label"],
+            predicted_a=r["a.predicted"],
+            predicted_b=r["b.predicted"],
+            nll_a=r["a.nll"],
+            nll_b=r["b.nll"],
         )
         for r in ranked
+        if r["apart"] > 0.0
     )

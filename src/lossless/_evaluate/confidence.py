@@ -9,10 +9,8 @@ import numpy as np
 
 from .accumulators import CALIBRATION_BINS
 from .intervals import Interval
-from .ranking import CURVE_POINTS, LIMIT, Bounded, Floats, Integers, Ranking, RankSketch, thinned
+from .ranking import CURVE_POINTS, LIMIT, Bounded, Floats, Integers, Points, Ranking, RankSketch, thinned
 from .rows import ScoredRows
-
-Points = tuple[tuple[float, float], ...]
 
 _KEPT_BITS = 36  # of a log-confidence, which is then off by 1e-11 of itself at most
 

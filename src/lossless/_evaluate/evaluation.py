@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import fields
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from lossless.errors import ParameterError
 
@@ -14,10 +14,9 @@ from .accumulators import Factories
 from .engine import run
 from .plan import Plan, make_plan
 from .results import Evaluation
-from .roles import Request, Task
+from .roles import Request, Task, TaskName
 from .text import quoted
 
-TaskName = Literal["multiclass", "binary", "multilabel", "regression"]
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 

@@ -19,13 +19,12 @@ from lossless.errors import EvaluationError, ParameterError, ShapeError, TargetD
 from .engine import Partial, begin
 from .plan import Plan
 from .results import Evaluation
-from .roles import Columns, Holds, Task, ValueColumn, WideColumn, truth
+from .roles import Columns, Holds, Task, TaskName, ValueColumn, WideColumn, truth
 from .rows import Batch, Kind, block_rows
 from .screening import check_labels
 from .text import quoted, safe, shown
 
 Array = Any
-TaskName = Literal["multiclass", "binary", "multilabel", "regression"]
 KindName = Literal["logits", "probs", "log-probs"]
 
 _UPDATE = "Evaluator.update"

@@ -67,7 +67,7 @@ class Whole:
 
     @property
     def accuracy(self) -> float:
-        return float(self.results["accuracy"])
+        return int(self.results["label_ranks"][0]) / self.rows
 
     @property
     def confidence(self) -> float:

@@ -27,19 +27,26 @@ UNDEFINED = Interval(math.nan, math.nan)
 
 
 def mean_interval(rows: int, total: Fraction, squares: Fraction) -> Interval:
-    """Of the mean of numbers >= 0, by the normal approximation: mean +- z sqrt(variance / n), not below 0.
+    """Of the mean of numbers >= 0: mean +- margin, not below 0."""
+    half = margin(rows, total, squares)
+    if math.isnan(half):
+        return UNDEFINED
+    mean = float(total / rows)
+    return Interval(max(mean - half, 0.0), mean + half)
+
+
+def margin(rows: int, total: Fraction, squares: Fraction) -> float:
+    """Of the mean of numbers by the normal approximation, z sqrt(variance / n); nan where it is undefined.
 
     The sums are exact, so that their difference does not cancel where the numbers are nearly equal.
     """
     if rows < 2:
-        return UNDEFINED
-    mean = total / rows
-    variance = max((squares - mean * total) / (rows - 1), Fraction(0))  # below 0 by the rounding of the squares alone
+        return math.nan
+    variance = max((squares - total * total / rows) / (rows - 1), Fraction(0))  # below 0 by the rounding of squares
     try:
-        half = Z * math.sqrt(variance / rows)
-        return Interval(max(float(mean) - half, 0.0), float(mean) + half)
+        return Z * math.sqrt(variance / rows)
     except OverflowError:  # a variance beyond 1.8e308
-        return UNDEFINED
+        return math.nan
 
 
 def wilson(successes: int, rows: int) -> Interval:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import Z
-from .rows import Floats, ScoredRows
+from .intervals import margin
+from .rows import Floats, Integers, ScoredRows
 from .sums import ExactSum
 
 
@@ -21,6 +20,30 @@ class Pairs:
 
     a: ScoredRows
     b: ScoredRows
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+    @property
+    def file(self) -> int:
+        """Of A."""
+        return self.a.file
+
+    @property
+    def row(self) -> Integers:
+        """(n,)"""
+        return self.a.row
+
+    @cached_property
+    def apart(self) -> Floats:
+        """(n,) how far the losses are apart; 0 also where both are infinite."""
+        with np.errstate(invalid="ignore"):
+            return np.where(self.a.nll == self.b.nll, 0.0, np.abs(self.b.nll - self.a.nll))
+
+    @property
+    def file_b(self) -> Integers:
+        """(n,) the file of B, the same for all rows."""
+        return np.full(len(self), self.b.file)
 
 
 @dataclass(frozen=True)
@@ -56,11 +79,7 @@ class PairedMean:
         if math.isinf(a) or math.isinf(b) or self.squares.infinite[0]:
             return Compared(a, b, b - a, math.nan, math.nan)
         total = self.b.exactly() - self.a.exactly()
-        mean = float(total / self.rows)
-        if self.rows < 2:
-            return Compared(a, b, mean, math.nan, math.nan)
-        variance = max((self.squares.exactly() - total * total / self.rows) / (self.rows - 1), Fraction(0))
-        half = Z * math.sqrt(variance / self.rows)
+        mean, half = float(total / self.rows), margin(self.rows, total, self.squares.exactly())
         return Compared(a, b, mean, mean - half, mean + half)
 
 
@@ -96,51 +115,3 @@ def mid_p(only_a: int, only_b: int) -> float:
         if term < 1e-17:
             break
     return min(first * (1.0 + 2.0 * below), 1.0)
-
-
-@dataclass(frozen=True)
-class RankedPair:
-    """A row among those whose losses differ most; classes in the order of A's."""
-
-    row: int  # through all files
-    file_a: int
-    file_b: int
-    label: int
-    predicted_a: int
-    predicted_b: int
-    nll_a: float
-    nll_b: float
-
-
-class MostDifferent:
-    """The `size` rows whose losses differ most, equal ones by row number."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.kept: dict[str, NDArray[Any]] = {}
-
-    def update(self, pairs: Pairs) -> None:
-        """Read a block."""
-        a, b = pairs.a, pairs.b
-        more = {
-            "row": a.row,
-            "file_a": np.full(len(a), a.file),
-            "file_b": np.full(len(b), b.file),
-            "label": a.label,
-            "predicted_a": a.predicted,
-            "predicted_b": b.predicted,
-            "nll_a": a.nll,
-            "nll_b": b.nll,
-        }
-        every = {name: np.concatenate([self.kept[name], more[name]]) if self.kept else more[name] for name in more}
-        equal = every["nll_a"] == every["nll_b"]  # also where both are infinite
-        with np.errstate(invalid="ignore"):
-            apart = np.where(equal, 0.0, np.abs(every["nll_b"] - every["nll_a"]))
-        order = np.lexsort((every["row"], -apart))[: self.size]
-        order = order[apart[order] > 0.0]
-        self.kept = {name: values[order] for name, values in every.items()}
-
-    def result(self) -> tuple[RankedPair, ...]:
-        """The rows, those that differ most first."""
-        columns = {name: values.tolist() for name, values in self.kept.items()}
-        return tuple(RankedPair(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True))

@@ -6,8 +6,10 @@ import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossless.errors import EvaluationError
 
@@ -28,7 +30,7 @@ from .roles import (
     choose_label,
     choose_scores,
 )
-from .rows import SUM_TOLERANCE, Batch, Kind, Values
+from .rows import SUM_TOLERANCE, Kind, Values
 from .slices import slice_columns
 from .targets import key_column, labelled, load_labels
 from .tasks.choice import choose_task, kind_of
@@ -133,7 +135,7 @@ def make_plan(
         notes = [f"labels are '{shown(columns.label.name)}' of {shown(truth.path)}, joined {how}", *notes]
     sample = _sample(readers, columns, width)
     with about(filled.path):
-        kind, reason = kind_of(columns, width, sample.scores, request)
+        kind, reason = kind_of(columns, width, sample, request)
     return Plan(
         paths=tuple(reader.path for reader in readers),
         format=first.format,
@@ -325,16 +327,13 @@ def _same_type(column: Column, other: Column | None) -> bool:
     return isinstance(other, ValueColumn) and other.text == column.text and other.holds is not Holds.OTHER
 
 
-def _sample(readers: Sequence[Reader], columns: Columns, width: int) -> Batch:
-    """The first rows of the input, those without scores left out."""
+def _sample(readers: Sequence[Reader], columns: Columns, width: int) -> NDArray[Any]:
+    """The scores of the first rows of the input that have any."""
     for reader in readers:
         with about(reader.path):
             for part in reader.parts(columns, width):
                 for batch in labelled(reader.batches(part, columns, width), columns):
-                    kept = ~(batch.missing | batch.unmatched)
-                    scores, labels = batch.scores[kept][:SAMPLE_ROWS], batch.labels[kept][:SAMPLE_ROWS]
+                    scores = batch.scores[~(batch.missing | batch.unmatched)]
                     if len(scores):
-                        none = np.zeros(len(scores), bool)
-                        return Batch(batch.file, batch.first_row, scores, labels, none, none)
-    none = np.zeros(0, bool)
-    return Batch(0, 0, np.zeros((0, width)), none.astype(np.int64), none, none)
+                        return scores[:SAMPLE_ROWS]
+    return np.zeros((0, width))

@@ -14,6 +14,7 @@ from .intervals import UNDEFINED, Interval, Z
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Keys = NDArray[np.uint64]
+Points = tuple[tuple[float, float], ...]  # of a curve
 
 LIMIT = 1 << 17  # cells of a sketch: 3 MB with two groups, and areas of 2 million rows are bounded to 1e-5
 CURVE_POINTS = 200
@@ -254,7 +255,7 @@ class Ranking:
         total = float(np.sum(p))
         return Bounded(float(np.sum(p * (least + most))) / (2 * total), float(np.sum(p * (most - least))) / (2 * total))
 
-    def roc_curve(self, points: int = CURVE_POINTS) -> tuple[tuple[float, float], ...]:
+    def roc_curve(self, points: int = CURVE_POINTS) -> Points:
         """At most `points` (false positive rate, true positive rate), from (0, 0) to (1, 1)."""
         negative, positive = self._from_above()
         if not (negative[-1] and positive[-1]):
@@ -263,7 +264,7 @@ class Ranking:
         keep = thinned(false + true, points)
         return tuple(zip(false[keep].tolist(), true[keep].tolist(), strict=True))
 
-    def precision_recall_curve(self, points: int = CURVE_POINTS) -> tuple[tuple[float, float], ...]:
+    def precision_recall_curve(self, points: int = CURVE_POINTS) -> Points:
         """At most `points` (recall, precision), by ascending recall; the first is that of the highest key."""
         negative, positive = self._from_above()
         if not positive[-1]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,10 @@ class Task(StrEnum):
     BINARY = "binary"  # one of two classes, one score
     MULTILABEL = "multilabel"  # any of several classes, a score for each
     REGRESSION = "regression"  # a quantity, or several
+
+
+TaskName = Literal["multiclass", "binary", "multilabel", "regression"]
+"""The same for those who call."""
 
 
 class Holds(StrEnum):

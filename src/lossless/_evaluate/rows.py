@@ -141,7 +141,7 @@ def _numbers(scores: NDArray[Any], logits: NDArray[Any], label: Integers, kind: 
     rank[wrong] = _rank(scores[wrong], label[wrong])
     # The difference is >= 0, so the sum does not cancel.
     nll = surprise.copy()
-    squares = numbers.squares.copy()  # sum of p_j^2 over all classes but the label
+    squares = numbers.squares  # made sum of p_j^2 over all classes but the label
     with np.errstate(invalid="ignore", over="ignore"):  # inf - inf, where there is no distribution
         nll[wrong] += x[wrong, predicted[wrong]] - x[wrong, label[wrong]]
         left = np.maximum(squares[wrong] - np.exp(-2.0 * nll[wrong]), 0.0)

@@ -8,14 +8,13 @@ for rows that come after others.
 from __future__ import annotations
 
 import math
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lossless._diagnose.rules import looks_normalised
 
-from .accumulators import Count, Factories
+from .accumulators import Count, Factories, Itself
 from .hashing import mixed
 from .rows import Floats, Integers, ScoredRows
 from .sums import ExactSum
@@ -27,14 +26,7 @@ _LOG_TOLERANCE = 1e-2  # of log-probabilities in half precision
 Hashes = NDArray[np.uint64]
 
 
-class _Sign:
-    """What is read of it is the accumulator itself."""
-
-    def result(self) -> Self:
-        return self
-
-
-class Constant(_Sign):
+class Constant(Itself):
     """Whether all rows have the same scores."""
 
     def __init__(self) -> None:
@@ -55,7 +47,7 @@ class Constant(_Sign):
             self.varies |= other.varies or bool((self.row != other.row).any())
 
 
-class Uniform(_Sign):
+class Uniform(Itself):
     """Rows whose scores are all equal."""
 
     def __init__(self) -> None:
@@ -71,10 +63,10 @@ class Uniform(_Sign):
         self.found.merge(other.found)
 
     def shift(self, rows: int) -> None:
-        self.found.row += rows
+        self.found.shift(rows)
 
 
-class Saturated(_Sign):
+class Saturated(Itself):
     """The least lead of the largest score over the next, if softmax is 0 or 1 to the last digit in all rows; else 0."""
 
     def __init__(self) -> None:
@@ -95,7 +87,7 @@ class Saturated(_Sign):
         self.least = min(self.least, other.least)
 
 
-class Normalised(_Sign):
+class Normalised(Itself):
     """Rows of logits that lie in [0, 1] and sum to 1."""
 
     def __init__(self) -> None:
@@ -116,10 +108,10 @@ class Normalised(_Sign):
         self.found.merge(other.found)
 
     def shift(self, rows: int) -> None:
-        self.found.row += rows
+        self.found.shift(rows)
 
 
-class Unsoftened(_Sign):
+class Unsoftened(Itself):
     """What the probabilities would be without their last softmax, if all rows can be a softmax of probabilities.
 
     p = softmax(q) gives q_j = log p_j + c, and sum_j q_j = 1 gives c = (1 - sum_j log p_j) / C. So p is the softmax of
@@ -160,7 +152,7 @@ def most_confident(classes: int) -> float:
     return math.e / (math.e + classes - 1)
 
 
-class Repeats(_Sign):
+class Repeats(Itself):
     """How often distinct rows (scores and label) occur, of a fair sample of them: those of the smallest hashes.
 
     A hash among the smallest of all rows is among the smallest of any part of them, so each count is exact whatever

@@ -95,21 +95,24 @@ class ExactSum:
             return float("inf")
         if divisor == 0:
             return float("nan")
-        scale = max(len(self._limbs) - 1, 0)
-        total = self._large.get(group, 0) << (_LIMB_BITS * scale)
-        for level, limb in enumerate(self._limbs):
-            total += int(limb[group]) << (_LIMB_BITS * (scale - level))
+        total, bits = self._scaled(group)
         try:
-            return total / (divisor << (_LIMB_BITS * scale))  # Python rounds the quotient of integers correctly
+            return total / (divisor << bits)  # Python rounds the quotient of integers correctly
         except OverflowError:  # a sum beyond 1.8e308
             return float("inf")
 
     def exactly(self, group: int = 0) -> Fraction:
         """The sum of the finite numbers of `group`, unrounded."""
-        total = Fraction(self._large.get(group, 0))
+        total, bits = self._scaled(group)
+        return Fraction(total, 1 << bits)
+
+    def _scaled(self, group: int) -> tuple[int, int]:
+        """The sum of the finite numbers of `group` times 2^bits, and the bits."""
+        scale = max(len(self._limbs) - 1, 0)
+        total = self._large.get(group, 0) << (_LIMB_BITS * scale)
         for level, limb in enumerate(self._limbs):
-            total += Fraction(int(limb[group]), 1 << (_LIMB_BITS * level))
-        return total
+            total += int(limb[group]) << (_LIMB_BITS * (scale - level))
+        return total, _LIMB_BITS * scale
 
     def total(self, group: int = 0) -> float:
         """The sum of `group`, correctly rounded."""

@@ -162,9 +162,9 @@ class RowNumbers(NamedTuple):
 @silent
 def row_numbers(x: Array) -> RowNumbers:
     """Numbers of (n, C) float64 logits, in one pass; a row without a distribution has the surprise NaN."""
-    largest, others = np.empty(len(x), np.int64), [np.empty(len(x)) for _ in range(4)]
     if native is not None:
-        surprise, entropy, squares, lse = others
+        largest = np.empty(len(x), np.int64)
+        surprise, entropy, squares, lse = (np.empty(len(x)) for _ in range(4))
         native.row_numbers(_memory(x), *x.shape, surprise, lse, entropy, squares, largest)
         return RowNumbers(np.maximum(largest, 0), surprise, entropy, squares, lse)
     largest = np.argmax(x, axis=1)

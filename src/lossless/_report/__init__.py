@@ -15,7 +15,7 @@ from lossless._evaluate.tasks.regression import RegressionEvaluation
 
 from . import multiclass, multilabel, regression
 from .comparison import agreement_table, build_comparison_page, different_table, figures_table
-from .data import Curve, Figure, Page, Panel, Series, Table, interval_text, page_of
+from .data import Curve, Figure, Page, Panel, Series, Table, exactness, interval_text, page_of
 
 ROWS = 500  # of a table on the page; the JSON output has all
 
@@ -31,6 +31,7 @@ __all__ = [
     "build_page",
     "build_tables",
     "different_table",
+    "exactness",
     "figures_table",
     "interval_text",
 ]

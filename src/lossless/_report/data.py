@@ -176,14 +176,22 @@ def interval_text(interval: Interval | None) -> str:
     return "-" if math.isnan(interval.low) else f"{interval.low:.4g} to {interval.high:.4g}"
 
 
+def exactness(figure: results.Figure) -> str:
+    """How far the figure may be off; nothing if it is exact."""
+    return f"; exact to {figure.bound:.1g}" if figure.bound > 0 else ""
+
+
+def listed(shown: int, all_of_them: int, what: str) -> str:
+    """The sentence of a caption on rows that its table leaves out; nothing if it has all."""
+    if shown >= all_of_them:
+        return ""
+    return f" {count(shown)} of {count(all_of_them)} {what} are listed; the JSON output has all."
+
+
 def card(figure: results.Figure) -> Figure:
     """A headline number with its meaning and what is known of its uncertainty."""
-    meaning = figure.meaning
-    if figure.interval is not None:
-        meaning += f"; 95 % interval {interval_text(figure.interval)}"
-    if figure.bound > 0:
-        meaning += f"; exact to {figure.bound:.1g}"
-    return Figure(figure.title, number(figure.value), meaning)
+    between = "" if figure.interval is None else f"; 95 % interval {interval_text(figure.interval)}"
+    return Figure(figure.title, number(figure.value), figure.meaning + between + exactness(figure))
 
 
 def page_of(

@@ -11,7 +11,8 @@ from lossless._evaluate.tasks.multiclass import ClassEvaluation
 from lossless._evaluate.tasks.two_classes import PositiveFigures
 from lossless._evaluate.text import printable
 
-from .data import Curve, Heat, LossBin, Losses, Panel, Reliability, Series, Table, card, count, number, share
+from .classes import CLASS_COLUMNS, average_cells, class_cells
+from .data import Curve, Heat, LossBin, Losses, Panel, Reliability, Series, Table, card, count, listed, number, share
 from .rows import row_table
 from .slices import slice_tables
 
@@ -164,35 +165,23 @@ def _losses_caption(e: ClassEvaluation) -> str:
 
 def class_table(e: ClassEvaluation, most: int) -> Table:
     """At most `most` classes: all in order if they are few, else the worst first."""
-    listed = e.classes if len(e.classes) <= CLASSES_IN_ORDER else e.worst_classes()[:most]
+    few = e.classes if len(e.classes) <= CLASSES_IN_ORDER else e.worst_classes()[:most]
     caption = "Support counts the rows of a class, predicted the rows given to it; the mean loss is over its own rows,"
     caption += " and its macro average over the classes that have any."
     if len(e.classes) > CLASSES_IN_ORDER:
         caption += " Lowest F1 first, classes without rows last."
-    if len(listed) < len(e.classes):
-        caption += f" {count(len(listed))} of {count(len(e.classes))} classes are listed; the JSON output has all."
+    caption += listed(len(few), len(e.classes), "classes")
     absent = e.source.classes - len(e.classes)
     if absent:
         caption += f" {count(absent)} classes neither occur nor are predicted."
     return Table(
         title="Classes",
         caption=caption,
-        columns=("class", "precision", "recall", "F1", "support", "predicted", "mean loss"),
-        numeric=(False, True, True, True, True, True, True),
-        rows=tuple(
-            (
-                e.source.class_name(c.index),
-                share(c.precision),
-                share(c.recall),
-                share(c.f1),
-                count(c.support),
-                count(c.predicted),
-                number(c.nll),
-            )
-            for c in listed
-        ),
+        columns=(*CLASS_COLUMNS, "mean loss"),
+        numeric=(False, *[True] * 6),
+        rows=tuple((*class_cells(e.source, c), number(c.nll)) for c in few),
         footer=tuple(
-            (f"{name} average", share(a.precision), share(a.recall), share(a.f1), count(e.rows), "", number(a.nll))
+            (*average_cells(name, a), count(e.rows), "", number(a.nll))
             for name, a in (("macro", e.macro), ("weighted", e.weighted))
         ),
     )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from lossless._evaluate.tasks.multilabel import MultilabelEvaluation
 
-from .data import Panel, Reliability, Table, card, count, number, share
+from .classes import CLASS_COLUMNS, average_cells, class_cells
+from .data import Panel, Reliability, Table, card, listed, number, share
 from .rows import row_table
 from .slices import slice_tables
 
@@ -43,29 +44,18 @@ def panels(e: MultilabelEvaluation, added: Sequence[Panel], most: int) -> list[P
 def class_table(e: MultilabelEvaluation, most: int) -> Table:
     """The first `most` classes, in order."""
     caption = "A class is predicted where its probability is above 1/2. Support counts the rows of which it is true."
-    if len(e.classes) > most:
-        caption += f" {count(most)} of {count(len(e.classes))} classes are listed; the JSON output has all."
+    caption += listed(most, len(e.classes), "classes")
     return Table(
         title="Classes",
         caption=caption,
-        columns=("class", "precision", "recall", "F1", "support", "predicted", "AUROC", "average precision", "BCE"),
+        columns=(*CLASS_COLUMNS, "AUROC", "average precision", "BCE"),
         numeric=(False, *[True] * 8),
         rows=tuple(
-            (
-                e.source.class_name(c.index),
-                share(c.precision),
-                share(c.recall),
-                share(c.f1),
-                count(c.support),
-                count(c.predicted),
-                share(c.auroc),
-                share(c.average_precision),
-                number(c.bce),
-            )
+            (*class_cells(e.source, c), share(c.auroc), share(c.average_precision), number(c.bce))
             for c in e.classes[:most]
         ),
         footer=tuple(
-            (f"{name} average", share(a.precision), share(a.recall), share(a.f1), "", "", "", "", "")
+            (*average_cells(name, a), *[""] * 5)
             for name, a in (("micro", e.micro), ("macro", e.macro), ("weighted", e.weighted))
         ),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lossless._evaluate import Evaluation
 from lossless._evaluate.slices import Slicing
 
-from .data import Table, count, number
+from .data import Table, count, listed, number
 
 
 def slice_tables(e: Evaluation, most: int) -> list[Table]:
@@ -17,8 +17,7 @@ def _table(slicing: Slicing, most: int) -> Table:
     caption = f"The rows of each value of “{slicing.column}”, the largest mean loss first."
     if any(s.worse for s in slicing.slices):
         caption += " Worse are those that differ from all other rows by more than chance allows."
-    if len(slicing.slices) > most:
-        caption += f" {count(most)} of {count(len(slicing.slices))} slices are listed; the JSON output has all."
+    caption += listed(most, len(slicing.slices), "slices")
     figures = list(slicing.slices[0].figures)
     return Table(
         title="Slices",

@@ -200,7 +200,7 @@ def _engine(args: argparse.Namespace) -> AbstractContextManager[Executor | None]
 
 def show(evaluation: Evaluation, output: Output) -> None:
     """The tables of the terminal."""
-    from lossless._report import build_tables, interval_text
+    from lossless._report import build_tables, exactness, interval_text
 
     from ._console import figure
 
@@ -220,7 +220,7 @@ def show(evaluation: Evaluation, output: Output) -> None:
                 f.title.lower(),
                 figure(f.value),
                 interval_text(f.interval),
-                f.meaning + (f"; exact to {f.bound:.1g}" if f.bound > 0 else ""),
+                f.meaning + exactness(f),
             )
             for f in e.figures()
         ],

@@ -27,10 +27,11 @@ from ..accumulators import (
     Peculiar,
     PerClass,
 )
-from ..confidence import ConfidenceRanking, ConfidenceResult, Points
+from ..confidence import ConfidenceRanking, ConfidenceResult
 from ..confusion import MATRIX_CLASSES, Confused, Confusion, ConfusionResult
 from ..findings import examine
 from ..intervals import Interval, wilson
+from ..ranking import Points
 from ..results import Evaluation, Figure, check_scored, left_out_of, notes_of, source_of, worst_rows
 from ..rows import Kind, ScoredRows, block_rows, score_rows
 from ..signs import signs
@@ -181,6 +182,8 @@ class ClassEvaluation(Evaluation):
         return sum(self.label_ranks[:k]) / self.rows
 
 
+_MEANS = ("nll", "entropy", "brier", "focal", "confidence")  # of numbers of a row
+
 SLICED = Sliced(
     ("nll", "right", "confidence"),
     "nll",
@@ -197,12 +200,7 @@ def metrics(plan: Plan) -> Factories:
     """What is accumulated."""
     positive: Factories = {"positive": Positive} if plan.classes == 2 else {}
     return {
-        "nll": lambda: Mean("nll"),
-        "entropy": lambda: Mean("entropy"),
-        "brier": lambda: Mean("brier"),
-        "focal": lambda: Mean("focal"),
-        "confidence": lambda: Mean("confidence"),
-        "accuracy": Accuracy,
+        **{name: partial(Mean, name) for name in _MEANS},
         "label_ranks": LabelRanks,
         "calibration": Calibration,
         "confidence_ranking": ConfidenceRanking,
@@ -261,7 +259,7 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         nll=nll.value,
         bits=nll.value / math.log(2.0),
         perplexity=_perplexity(nll.value),
-        accuracy=results["accuracy"],
+        accuracy=ranks[0] / nll.rows,
         top_5_accuracy=sum(ranks[:5]) / nll.rows,
         entropy=results["entropy"].value,
         confidence=results["confidence"].value,

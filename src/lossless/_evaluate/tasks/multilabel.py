@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lossless.transforms import sigmoid
 
-from ..accumulators import Calibration, CalibrationBin, Count, Largest, Mean, MeanResult
+from ..accumulators import Calibration, CalibrationBin, Count, Itself, Largest, Mean, MeanResult
 from ..findings import examine_any
 from ..intervals import wilson
 from ..ranking import Bounded, RankSketch
@@ -199,7 +199,7 @@ class MultilabelEvaluation(Evaluation):
     infinite: int  # rows with a class whose truth has probability exactly 0
 
 
-class MarkCounts:
+class MarkCounts(Itself):
     """Counts and losses of every class."""
 
     def __init__(self, classes: int) -> None:
@@ -226,11 +226,8 @@ class MarkCounts:
     def shift(self, rows: int) -> None:
         self.infinite.shift(rows)
 
-    def result(self) -> MarkCounts:
-        return self
 
-
-class MarkRanks:
+class MarkRanks(Itself):
     """Rows of which a class is true, and the others, by its log-odds: all classes together, and each by itself."""
 
     def __init__(self, classes: int) -> None:
@@ -247,9 +244,6 @@ class MarkRanks:
         self.together.merge(other.together)
         for ours, theirs in zip(self.single, other.single, strict=True):
             ours.merge(theirs)
-
-    def result(self) -> MarkRanks:
-        return self
 
 
 SLICED = Sliced(
@@ -268,10 +262,7 @@ def metrics(plan: Plan) -> Factories:
     """What is accumulated."""
     worst = ("true_classes", "wrong_classes")
     return {
-        "bce": lambda: Mean("bce"),
-        "brier": lambda: Mean("brier"),
-        "exact": lambda: Mean("exact"),
-        "f1": lambda: Mean("f1"),
+        **{name: partial(Mean, name) for name in SLICED.numbers},
         "calibration": Calibration,
         "counts": lambda: MarkCounts(plan.classes),
         "ranks": lambda: MarkRanks(plan.classes),
@@ -306,7 +297,7 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         "micro_average_precision": together.average_precision(),
         "micro_auroc": together.auroc(),
     }
-    bce, brier, exact, f1 = (results[name] for name in ("bce", "brier", "exact", "f1"))
+    bce, brier, exact, f1 = (results[name] for name in SLICED.numbers)
     support, predicted, correct = (int(n.sum()) for n in (counts.support, counts.predicted, counts.correct))
     return MultilabelEvaluation(
         source=source_of(plan),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..accumulators import HistogramBin, Largest, Mean, MeanResult
+from ..accumulators import HistogramBin, Itself, Largest, Mean, MeanResult
 from ..findings import examine_any
 from ..ranking import Ranking, RankSketch
 from ..results import Evaluation, check_scored, left_out_of, notes_of, source_of, worst_rows
@@ -135,7 +135,7 @@ class RegressionEvaluation(Evaluation):
     surprising: tuple[WorstRow, ...]
 
 
-class Residuals:
+class Residuals(Itself):
     """Exact sums of errors, targets and their squares, by output."""
 
     _SUMS = ("squared", "absolute", "residual", "target", "target_squared")
@@ -164,9 +164,6 @@ class Residuals:
         for name in self._SUMS:
             getattr(self, name).merge(getattr(other, name))
         self.largest = np.maximum(self.largest, other.largest)
-
-    def result(self) -> Residuals:
-        return self
 
     def figures(self, k: int, name: str) -> OutputFigures:
         """The figures of output k."""
@@ -238,8 +235,7 @@ SLICED = Sliced(
 def metrics(plan: Plan) -> Factories:
     """What is accumulated."""
     return {
-        "squared_error": lambda: Mean("squared_error"),
-        "absolute_error": lambda: Mean("absolute_error"),
+        **{name: partial(Mean, name) for name in SLICED.numbers},
         "residuals": lambda: Residuals(plan.width),
         "ranks": ResidualRanks,
         "plot": lambda: ResidualSample(plan.rows),

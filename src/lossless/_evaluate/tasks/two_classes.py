@@ -12,10 +12,8 @@ from lossless.transforms import sigmoid
 
 from ..accumulators import Calibration, CalibrationBin
 from ..intervals import Interval
-from ..ranking import Ranking, RankSketch
+from ..ranking import Points, Ranking, RankSketch
 from ..rows import ScoredRows
-
-Points = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
