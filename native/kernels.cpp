@@ -13,6 +13,13 @@ namespace {
 // Below this many classes a row fills too few vectors, and 16 rows are transposed instead. The bits are the same.
 constexpr int64_t ROW_LANES_CLASSES = 64;
 
+// So many logits, of whole rows, are done together: they and their exponentials should fit the first cache.
+constexpr int64_t CACHED_NUMBERS = 4096;
+static int rows_in_cache(int64_t classes) {
+    const int64_t rows = CACHED_NUMBERS / classes;
+    return rows >= ROWS ? ROWS : rows >= LANES ? int(rows / LANES * LANES) : rows < 1 ? 1 : int(rows);
+}
+
 struct Buffer {
     void* memory = nullptr;
     Buffer() = default;
@@ -24,51 +31,59 @@ struct Buffer {
     }
 };
 
+// How often a kernel goes over its rows. What is gone over again should be in cache.
+enum class Passes { one, several };
+
 template <class D> struct Data<ClassLanes<D>> {
     const D *x = nullptr, *t = nullptr, *cotangent = nullptr;
     D* out = nullptr;
+    Compute<D>* e = nullptr;
     Buffer spare;
     bool no_memory = false;
 
-    Pack<Compute<D>> limit_where_infinite(const ClassLanes<D>& view, Pack<Compute<D>> peak, Column& reported) {
-        const double m = lane(peak, 0);
-        if (m != INF && m != -INF) return peak;
+    bool limit_where_infinite(const ClassLanes<D>& view, Group& g) {
+        double& peak = g.peak[view.row];
+        if (peak != INF && peak != -INF) return false;
         D* limited = spare.template get<D>(view.classes);
-        if (!limited) {
-            no_memory = true;
-            return peak;
-        }
-        reported[view.row] = limit(limited, x, view.classes, 1, m);
-        if (m == INF && reported[view.row] == INF) x = limited;
-        return view.maximum(x);
+        no_memory |= !limited;
+        if (!limited) return false;
+        peak = limit(limited, x, view.classes, 1, peak);
+        if (peak == INF) x = limited;
+        return peak == INF;
+    }
+    void limit_again(const ClassLanes<D>& view, Group& g) { // in a later stage, which finds the row as it was
+        if (g.peak[view.row] == INF) limit_where_infinite(view, g);
     }
 };
 
 template <class T> struct Data<RowLanes<T>> {
-    T *x = nullptr, *t = nullptr, *cotangent = nullptr, *out = nullptr;
+    T *x = nullptr, *t = nullptr, *cotangent = nullptr, *out = nullptr, *e = nullptr;
 
-    Pack<T> limit_where_infinite(const RowLanes<T>& view, Pack<T> peak, Column& reported) {
-        if (!any(abs(peak) == broadcast(T(INF)))) return peak;
-        T lanes[LANES];
-        store(lanes, peak);
+    bool limit_where_infinite(const RowLanes<T>& view, Group& g) {
+        double* const peak = g.peak + view.row;
+        if (!any(abs(load(peak)) == broadcast(INF))) return false;
         for (int i = 0; i < LANES; i++)
-            if (lanes[i] == T(INF) || lanes[i] == T(-INF))
-                reported[i] = limit(x + i, x + i, view.classes, LANES, lanes[i]);
-        return view.maximum(x);
+            if (peak[i] == INF || peak[i] == -INF) peak[i] = limit(x + i, x + i, view.classes, LANES, peak[i]);
+        return true;
     }
+    void limit_again(const RowLanes<T>&, const Group&) {}
 };
 
 // Rows read where they lie.
 template <class D> struct RowsInPlace {
+    using T = Compute<D>;
     const RowProblem& p;
     Data<ClassLanes<D>> data;
+    Buffer room;
+    const int most_rows;
+    const int64_t padded;
 
-    explicit RowsInPlace(const RowProblem& problem) : p(problem) {}
-    bool ready() const { return !data.no_memory; }
-    int most_rows(bool twice) const { // that stay in cache between two passes
-        const int64_t rows = 65536 / p.classes;
-        return !twice || rows >= LANES ? LANES : rows < 1 ? 1 : int(rows);
+    RowsInPlace(const RowProblem& problem, Passes passes)
+        : p(problem), most_rows(passes == Passes::one ? LANES : rows_in_cache(p.classes)),
+          padded((p.classes + LANES - 1) / LANES * LANES) {
+        if (passes == Passes::several) data.no_memory = !room.template get<T>(most_rows * padded);
     }
+    bool ready() const { return !data.no_memory; }
     void open(const Group&) {}
     template <class F> LOSSLESS_INLINE_MEMBER void each(Group& g, F&& f) {
         for (int i = 0; i < g.rows; i++) {
@@ -78,6 +93,7 @@ template <class D> struct RowsInPlace {
             if (p.soft) data.t = static_cast<const D*>(p.soft) + start;
             if (p.cotangent) data.cotangent = static_cast<const D*>(p.cotangent) + start;
             if (p.out) data.out = static_cast<D*>(p.out) + start;
+            data.e = static_cast<T*>(room.memory) + i * padded;
             f(ClassLanes<D>{p.classes, i}, data);
         }
     }
@@ -87,30 +103,90 @@ template <class D> struct RowsInPlace {
     }
 };
 
-// Floats of 16 rows, row i from rows + start[i], to scratch[class][row] or back: 4 x 4 at a time, since single numbers
-// cost more than the arithmetic of a small row. The last four classes may be done twice.
+// Four floats of each of four rows as four floats of each of four classes, or back; a register holds several such
+// squares.
+template <class V> LOSSLESS_INLINE void transpose_squares(V (&v)[4]) {
+    V out[4];
+    if constexpr (sizeof(V) == 64) {
+        const V low01 = __builtin_shufflevector(v[0], v[1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29),
+                high01 =
+                    __builtin_shufflevector(v[0], v[1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31),
+                low23 = __builtin_shufflevector(v[2], v[3], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29),
+                high23 =
+                    __builtin_shufflevector(v[2], v[3], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+        out[0] = __builtin_shufflevector(low01, low23, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+        out[1] = __builtin_shufflevector(low01, low23, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+        out[2] = __builtin_shufflevector(high01, high23, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+        out[3] = __builtin_shufflevector(high01, high23, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    } else if constexpr (sizeof(V) == 32) {
+        const V low01 = __builtin_shufflevector(v[0], v[1], 0, 8, 1, 9, 4, 12, 5, 13),
+                high01 = __builtin_shufflevector(v[0], v[1], 2, 10, 3, 11, 6, 14, 7, 15),
+                low23 = __builtin_shufflevector(v[2], v[3], 0, 8, 1, 9, 4, 12, 5, 13),
+                high23 = __builtin_shufflevector(v[2], v[3], 2, 10, 3, 11, 6, 14, 7, 15);
+        out[0] = __builtin_shufflevector(low01, low23, 0, 1, 8, 9, 4, 5, 12, 13);
+        out[1] = __builtin_shufflevector(low01, low23, 2, 3, 10, 11, 6, 7, 14, 15);
+        out[2] = __builtin_shufflevector(high01, high23, 0, 1, 8, 9, 4, 5, 12, 13);
+        out[3] = __builtin_shufflevector(high01, high23, 2, 3, 10, 11, 6, 7, 14, 15);
+    } else {
+        const V low01 = __builtin_shufflevector(v[0], v[1], 0, 4, 1, 5),
+                high01 = __builtin_shufflevector(v[0], v[1], 2, 6, 3, 7),
+                low23 = __builtin_shufflevector(v[2], v[3], 0, 4, 1, 5),
+                high23 = __builtin_shufflevector(v[2], v[3], 2, 6, 3, 7);
+        out[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+        out[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+        out[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+        out[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+    }
+    for (int k = 0; k < 4; k++) v[k] = out[k];
+}
+
+// A register of four floats from each of the rows 0, 4, 8, 12 of `start`, as far as it goes; and back.
+template <class V> LOSSLESS_INLINE V load_fours(const float* rows, const int64_t* start) {
+    if constexpr (sizeof(V) == 16) {
+        V v;
+        memcpy(&v, rows + start[0], sizeof(v));
+        return v;
+    } else {
+        using Half = typename Register<float, sizeof(V) / 2>::type;
+        const Half a = load_fours<Half>(rows, start), b = load_fours<Half>(rows, start + sizeof(V) / 8);
+        if constexpr (sizeof(V) == 64)
+            return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        else
+            return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
+    }
+}
+template <class V> LOSSLESS_INLINE void store_fours(float* rows, const int64_t* start, V v) {
+    if constexpr (sizeof(V) == 16) {
+        memcpy(rows + start[0], &v, sizeof(v));
+    } else if constexpr (sizeof(V) == 32) {
+        store_fours(rows, start, __builtin_shufflevector(v, v, 0, 1, 2, 3));
+        store_fours(rows, start + 4, __builtin_shufflevector(v, v, 4, 5, 6, 7));
+    } else {
+        store_fours(rows, start, __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7));
+        store_fours(rows, start + 8, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+    }
+}
+
+// Floats of 16 rows, row i from rows + start[i], to scratch[class][row] or back, four classes at a time, since single
+// numbers cost more than the arithmetic of a small row. The last four classes may be done twice.
 template <bool back, class Row>
 LOSSLESS_INLINE void transpose(float* scratch, Row* rows, const int64_t* start, int64_t classes) {
-    using Quad = Register<float, 16>::type;
+    using V = typename Register<float>::type;
+    constexpr int lanes = sizeof(V) / sizeof(float);
     for (int64_t j = 0;; j = j + 8 <= classes ? j + 4 : classes - 4) {
-        for (int i = 0; i < LANES; i += 4) {
-            Quad in[4], out[4];
+        for (int i = 0; i < LANES; i += lanes) {
+            V v[4];
             for (int k = 0; k < 4; k++)
-                memcpy(&in[k], back ? scratch + (j + k) * LANES + i : rows + start[i + k] + j, sizeof(Quad));
-            const Quad low01 = __builtin_shufflevector(in[0], in[1], 0, 4, 1, 5),
-                       high01 = __builtin_shufflevector(in[0], in[1], 2, 6, 3, 7),
-                       low23 = __builtin_shufflevector(in[2], in[3], 0, 4, 1, 5),
-                       high23 = __builtin_shufflevector(in[2], in[3], 2, 6, 3, 7);
-            out[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
-            out[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
-            out[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
-            out[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
-            for (int k = 0; k < 4; k++) {
                 if constexpr (back)
-                    memcpy(rows + start[i + k] + j, &out[k], sizeof(Quad));
+                    memcpy(&v[k], scratch + (j + k) * LANES + i, sizeof(V));
                 else
-                    memcpy(scratch + (j + k) * LANES + i, &out[k], sizeof(Quad));
-            }
+                    v[k] = load_fours<V>(rows + j, start + i + k);
+            transpose_squares(v);
+            for (int k = 0; k < 4; k++)
+                if constexpr (back)
+                    store_fours(rows + j, start + i + k, v[k]);
+                else
+                    memcpy(scratch + (j + k) * LANES + i, &v[k], sizeof(V));
         }
         if (j + 4 >= classes) return;
     }
@@ -120,25 +196,21 @@ LOSSLESS_INLINE void transpose(float* scratch, Row* rows, const int64_t* start, 
 template <class D> struct RowsTransposed {
     using T = Compute<D>;
     const RowProblem& p;
-    Data<RowLanes<T>> data;
-    Buffer x, t, cotangent, out;
-    int64_t start[LANES];
-    bool contiguous; // the 16 rows lie side by side
+    const int most_rows;
+    Buffer memory;
+    Data<RowLanes<T>> all; // of the whole group
+    int64_t start[ROWS];
 
-    explicit RowsTransposed(const RowProblem& problem) : p(problem) {
-        const int64_t size = p.classes * LANES;
-        data.x = x.template get<T>(size);
-        if (p.soft) data.t = t.template get<T>(size);
-        if (p.cotangent) data.cotangent = cotangent.template get<T>(size);
-        if (p.out) data.out = out.template get<T>(size);
+    RowsTransposed(const RowProblem& problem, Passes)
+        : p(problem), most_rows(rows_in_cache(p.classes) < LANES ? LANES : rows_in_cache(p.classes)) {
+        const int64_t size = p.classes * most_rows;
+        T* const room = memory.template get<T>(size * 5);
+        if (room) all = {room, room + size, room + 2 * size, room + 3 * size, room + 4 * size};
     }
-    bool ready() const {
-        return data.x && (!p.soft || data.t) && (!p.cotangent || data.cotangent) && (!p.out || data.out);
-    }
-    int most_rows(bool) const { return LANES; }
+    bool ready() const { return memory.memory; }
     void open(const Group& g) {
         int64_t outer = g.first_row / p.inner, inner = g.first_row % p.inner; // once: a division is 20 additions
-        for (int i = 0; i < LANES; i++) {
+        for (int i = 0; i < g.rows || i % LANES; i++) {
             start[i] = outer * p.classes * p.inner + inner;
             if (i + 1 >= g.rows) continue; // idle lanes repeat the last row
             if (++inner == p.inner) {
@@ -146,42 +218,61 @@ template <class D> struct RowsTransposed {
                 outer++;
             }
         }
-        contiguous = g.rows == LANES && start[LANES - 1] - start[0] == LANES - 1;
-        gather(data.x, p.x);
-        if (p.soft) gather(data.t, p.soft);
-        if (p.cotangent) gather(data.cotangent, p.cotangent);
+        gather(g, all.x, p.x);
+        if (p.soft) gather(g, all.t, p.soft);
+        if (p.cotangent) gather(g, all.cotangent, p.cotangent);
     }
-    template <class F> LOSSLESS_INLINE_MEMBER void each(Group&, F&& f) { f(RowLanes<T>{p.classes}, data); }
+    template <class F> LOSSLESS_INLINE_MEMBER void each(Group& g, F&& f) {
+        for (int r = 0; r < g.rows; r += LANES) {
+            const int64_t at = r * p.classes;
+            Data<RowLanes<T>> data = {all.x + at, all.t + at, all.cotangent + at, all.out + at, all.e + at};
+            f(RowLanes<T>{p.classes, r}, data);
+        }
+    }
     void close(const Group& g) {
         D* target = static_cast<D*>(p.out);
-        if (g.any_ignored)
-            for (int i = 0; i < g.rows; i++)
-                for (int64_t j = 0; g.ignored[i] && j < p.classes; j++) data.out[j * LANES + i] = 0;
-        if constexpr (std::is_same_v<D, float>)
-            if (by_fours() && g.rows == LANES) return transpose<true>(data.out, target, start, p.classes);
-        if (contiguous) {
-            for (int64_t j = 0; j < p.classes; j++)
-                store_data(target + start[0] + j * p.inner, load(data.out + j * LANES));
-        } else {
-            for (int i = 0; i < g.rows; i++)
+        for (int i = 0; g.any_ignored && i < g.rows; i++)
+            for (int64_t j = 0; g.ignored[i] && j < p.classes; j++) *number(all.out, i, j) = 0;
+        for (int r = 0; r < g.rows; r += LANES) {
+            if constexpr (std::is_same_v<D, float>)
+                if (by_fours() && g.rows - r >= LANES) {
+                    transpose<true>(number(all.out, r, 0), target, start + r, p.classes);
+                    continue;
+                }
+            if (side_by_side(g, r)) {
                 for (int64_t j = 0; j < p.classes; j++)
-                    target[start[i] + j * p.inner] = from_compute<D>(data.out[j * LANES + i]);
+                    store_data(target + start[r] + j * p.inner, load(number(all.out, r, j)));
+            } else {
+                for (int i = r; i < g.rows && i < r + LANES; i++)
+                    for (int64_t j = 0; j < p.classes; j++)
+                        target[start[i] + j * p.inner] = from_compute<D>(*number(all.out, i, j));
+            }
         }
     }
 
   private:
     bool by_fours() const { return p.inner == 1 && p.classes >= 4; }
-    void gather(T* scratch, const void* from) {
+    bool side_by_side(const Group& g, int r) const {
+        return g.rows - r >= LANES && start[r + LANES - 1] - start[r] == LANES - 1;
+    }
+    // Class j of row i, in scratch.
+    T* number(T* scratch, int i, int64_t j) const { return scratch + (i / LANES * p.classes + j) * LANES + i % LANES; }
+    void gather(const Group& g, T* scratch, const void* from) {
         const D* source = static_cast<const D*>(from);
-        if constexpr (std::is_same_v<D, float>)
-            if (by_fours()) return transpose<false>(scratch, source, start, p.classes);
-        if (contiguous) {
-            for (int64_t j = 0; j < p.classes; j++)
-                store(scratch + j * LANES, load_data(source + start[0] + j * p.inner));
-        } else {
-            for (int i = 0; i < LANES; i++)
+        for (int r = 0; r < g.rows; r += LANES) {
+            if constexpr (std::is_same_v<D, float>)
+                if (by_fours()) {
+                    transpose<false>(number(scratch, r, 0), source, start + r, p.classes);
+                    continue;
+                }
+            if (side_by_side(g, r)) {
                 for (int64_t j = 0; j < p.classes; j++)
-                    scratch[j * LANES + i] = to_compute(source[start[i] + j * p.inner]);
+                    store(number(scratch, r, j), load_data(source + start[r] + j * p.inner));
+            } else {
+                for (int i = r; i < r + LANES; i++)
+                    for (int64_t j = 0; j < p.classes; j++)
+                        *number(scratch, i, j) = to_compute(source[start[i] + j * p.inner]);
+            }
         }
     }
 };
@@ -191,51 +282,53 @@ template <class D> struct RowsTransposed {
 // Targets and weights of a group. Returns its first row whose index is out of range, or -1: such a row is passed over.
 template <class D> int64_t open_group(const RowProblem& p, Group& g, int64_t first_row, int rows) {
     int64_t bad = -1;
-    g.first_row = first_row;
-    g.rows = rows;
-    if (!(g.ordinary && rows == LANES)) {
-        for (int i = 0; i < LANES; i++) {
+    if (!(g.ordinary && rows == g.rows)) {
+        for (int i = 0; i < ROWS; i++) {
             g.target[i] = -1;
             g.ignored[i] = false;
             g.weight[i] = 1;
             g.counts[i] = i < rows;
         }
         g.any_ignored = false;
-        g.ordinary = rows == LANES;
+        g.ordinary = true;
     }
+    g.first_row = first_row;
+    g.rows = rows;
     if (p.target != Target::index) return bad;
-    if (rows == LANES) {
-        const Pack<int64_t> y = load(p.index + first_row);
-        auto odd = (y < broadcast(int64_t(0))) | (y > broadcast(p.classes - 1));
-        if (p.ignores) odd = odd | (y == broadcast(p.ignore_index));
-        if (!any(odd)) {
-            store(g.target, y);
-            for (int i = 0; p.weight && i < LANES; i++)
-                g.weight[i] = static_cast<const Compute<D>*>(p.weight)[g.target[i]];
-            return bad;
+    const auto* const weight = static_cast<const Compute<D>*>(p.weight);
+    for (int r = 0; r < rows; r += LANES) {
+        const int count = rows - r < LANES ? rows - r : LANES;
+        if (count == LANES) {
+            const Pack<int64_t> y = load(p.index + first_row + r);
+            auto odd = (y < broadcast(int64_t(0))) | (y > broadcast(p.classes - 1));
+            if (p.ignores) odd = odd | (y == broadcast(p.ignore_index));
+            if (!any(odd)) {
+                store(g.target + r, y);
+                for (int i = r; weight && i < r + LANES; i++) g.weight[i] = weight[g.target[i]];
+                continue;
+            }
         }
-    }
-    g.ordinary = false;
-    for (int i = 0; i < rows; i++) {
-        const int64_t y = p.index[first_row + i];
-        const bool in_range = y >= 0 && y < p.classes, ignore = p.ignores && y == p.ignore_index;
-        g.ignored[i] = ignore || !in_range;
-        g.any_ignored |= g.ignored[i];
-        if (!in_range && !ignore && bad < 0) bad = first_row + i;
-        g.counts[i] = !g.ignored[i];
-        g.target[i] = g.ignored[i] ? -1 : y;
-        g.weight[i] = p.weight && !g.ignored[i] ? static_cast<const Compute<D>*>(p.weight)[y] : 1;
+        for (int i = r; i < r + count; i++) {
+            const int64_t y = p.index[first_row + i];
+            const bool in_range = y >= 0 && y < p.classes, ignore = p.ignores && y == p.ignore_index;
+            g.ignored[i] = ignore || !in_range;
+            g.any_ignored |= g.ignored[i];
+            g.ordinary &= !g.ignored[i];
+            if (!in_range && !ignore && bad < 0) bad = first_row + i;
+            g.counts[i] = !g.ignored[i];
+            g.target[i] = g.ignored[i] ? -1 : y;
+            g.weight[i] = weight && !g.ignored[i] ? weight[y] : 1;
+        }
     }
     return bad;
 }
 
 // Runs `body(group, rows)` over the groups of [begin, end).
-template <class D, class Rows, class Body>
-int64_t each_group(Rows& rows, int64_t begin, int64_t end, bool twice, Body body) {
+template <class D, class Rows, class Body> int64_t each_group(Rows&& rows, int64_t begin, int64_t end, Body body) {
     if (!rows.ready()) return NO_MEMORY;
     Group g = {};
     int64_t first_bad = -1;
-    const int most = rows.most_rows(twice);
+    const int most = rows.most_rows;
     for (int64_t r = begin; r < end; r += most) {
         const int64_t bad = open_group<D>(rows.p, g, r, int(end - r < most ? end - r : most));
         if (bad >= 0 && first_bad < 0) first_bad = bad;
@@ -246,32 +339,38 @@ int64_t each_group(Rows& rows, int64_t begin, int64_t end, bool twice, Body body
     return first_bad;
 }
 
-// Chooses the view. `twice`: the body goes over its rows twice, and wants them in cache.
+// Chooses the view.
 template <class D, class Body>
-int64_t over_rows(const RowProblem& p, int64_t begin, int64_t end, bool twice, Body body) {
-    if (p.inner == 1 && p.classes > ROW_LANES_CLASSES) {
-        RowsInPlace<D> rows(p);
-        return each_group<D>(rows, begin, end, twice, body);
-    }
-    RowsTransposed<D> rows(p);
-    return each_group<D>(rows, begin, end, twice, body);
+int64_t over_rows(const RowProblem& p, int64_t begin, int64_t end, Passes passes, Body body) {
+    if (p.inner == 1 && p.classes > ROW_LANES_CLASSES)
+        return each_group<D>(RowsInPlace<D>(p, passes), begin, end, body);
+    return each_group<D>(RowsTransposed<D>(p, passes), begin, end, body);
 }
 
-// A quantity of the group's rows into its array; 0 for ignored rows.
-template <class D> void write(void* target, const Group& g, Pack<double> value) {
-    if (!target) return;
-    const Pack<double> counted = select(load(g.counts) == broadcast(0.0), broadcast(0.0), value);
-    D* const rows = static_cast<D*>(target) + g.first_row;
-    g.rows == LANES ? store_data(rows, narrow<Compute<D>>(counted))
-                    : store_part(rows, g.rows, narrow<Compute<D>>(counted));
+// Runs f(r) for each 16 rows of a group.
+template <class F> LOSSLESS_INLINE void by_sixteens(const Group& g, F&& f) {
+    for (int r = 0; r < g.rows; r += LANES) f(r);
 }
 
-template <class D> Pack<double> read(const Upstream& u, double divisor, const Group& g) {
+// A quantity of rows r .. r + 15 of the group into its array; 0 for ignored rows.
+template <class D> LOSSLESS_INLINE void put_rows(D* target, const Group& g, int r, Pack<Compute<D>> value) {
+    D* const rows = target + g.first_row + r;
+    g.rows - r >= LANES ? store_data(rows, value) : store_part(rows, g.rows - r, value);
+}
+template <class D> void write(void* target, const Group& g, int r, Pack<double> value) {
+    const Pack<double> nan = broadcast(__builtin_nan("")); // of one sign, whichever operand it came from
+    const Pack<double> counted =
+        select(load(g.counts + r) == broadcast(0.0), broadcast(0.0), select(value == value, value, nan));
+    if (target) put_rows(static_cast<D*>(target), g, r, narrow<Compute<D>>(counted));
+}
+
+// Of a quantity that is one number for all rows, that number.
+template <class D> Pack<double> read(const Upstream& u, double divisor, const Group& g, int r) {
     if (!u.values) return broadcast(0.0);
     if (!u.per_row) return broadcast(number<D>(u, 0) / divisor);
-    Column column = {};
-    for (int i = 0; i < g.rows; i++) column[i] = number<D>(u, g.first_row + i) / divisor;
-    return load(column);
+    double lanes[LANES] = {};
+    for (int i = 0; i < LANES && r + i < g.rows; i++) lanes[i] = number<D>(u, g.first_row + r + i) / divisor;
+    return load(lanes);
 }
 
 Link link_of(const RowProblem& p) { return {p.nll_scale, p.prior_scale, p.gamma, p.z}; }
@@ -291,34 +390,124 @@ template <class D> int64_t largest_class(const RowProblem& p, int64_t row) {
 
 // ---------------------------------------------------------------------------------------------- the kernels
 
-// Writes the gradient of a group, of whose slopes a, b, c, d are set.
-template <class D, Target target, bool plain, class Rows>
-__attribute__((noinline)) void sweep(const RowProblem& p, Group& g, Slopes& s, Rows& rows) {
-    if constexpr (target == Target::soft) {
-        const auto unit = unit_below(narrow<Compute<D>>(load(g.soft_size)));
-        store(s.a, load(s.a) * to_f64(unit.first));
-        store(s.rest_total, load(g.soft_total) * to_f64(unit.second));
-        store(s.rest_largest, load(g.soft_rest) * to_f64(unit.second));
-    }
-    plain ? prepare_plain<Compute<D>>(g, s) : prepare_general<Compute<D>>(g, s);
-    rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-        view.put(g.m, data.limit_where_infinite(view, view.get(g.peak), g.peak));
-        if constexpr (plain) {
-            sweep_plain(view, data.x, data.out, g, s);
-        } else {
-            sweep_general<target>(p, view, data, g, s);
+// What the sweep needs besides the slopes a, b, c, d.
+template <class D, Target target, bool plain> void prepare(Group& g, Slopes& s) {
+    s.lifted = false;
+    by_sixteens(g, [&](int r) __attribute__((always_inline)) {
+        if constexpr (target == Target::soft) {
+            const auto unit = unit_below(narrow<Compute<D>>(load(g.soft_size + r)));
+            store(s.a + r, load(s.a + r) * to_f64(unit.first));
+            store(s.rest_total + r, load(g.soft_total + r) * to_f64(unit.second));
+            store(s.rest_largest + r, load(g.soft_rest + r) * to_f64(unit.second));
         }
+        plain ? prepare_plain<Compute<D>>(g, s, r) : prepare_general<Compute<D>>(g, s, r);
+    });
+}
+
+// Writes the gradient of a group. `kept`: its exponentials are.
+template <class D, Target target, bool plain, bool kept, class Rows>
+__attribute__((noinline)) void sweep(const RowProblem& p, Group& g, const Slopes& s, Rows& rows) {
+    rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+        using View = std::remove_cvref_t<decltype(view)>;
+        using T = typename View::T;
+        data.limit_again(view, g);
+        const Frame<T> exponentials(view.get(g.shift), view.get(g.exponent) + view.get(s.lift));
+        const auto* const x = data.x;
+        const T* const kept_e = data.e;
+        const auto e = [=](Block b) __attribute__((always_inline)) {
+            return kept ? view.kept(kept_e, b) : exponentials(view.load(x, b, T(-INF)));
+        };
+        if constexpr (plain)
+            sweep_plain(view, e, data.out, g, s);
+        else
+            sweep_general<target>(p, view, data, e, g, s);
     });
     rows.close(g);
 }
 
+template <class D, Target target, bool plain, class Rows>
+LOSSLESS_INLINE void write_gradient(const RowProblem& p, Group& g, Slopes& s, Rows& rows) {
+    prepare<D, target, plain>(g, s);
+    s.lifted ? sweep<D, target, plain, false>(p, g, s, rows) : sweep<D, target, plain, true>(p, g, s, rows);
+}
+
 // The slopes of the loss, for its upstream gradient.
 template <class D> void slopes_of_loss(const RowProblem& p, const Group& g, Slopes& s) {
-    const Pack<double> upstream = read<D>(p.d_loss, p.divisor, g);
-    store(s.a, upstream * load(g.slope_of_nll));
-    store(s.b, upstream * load(g.slope_of_lse));
-    store(s.c, broadcast(0.0));
-    store(s.d, upstream * broadcast(p.prior_scale * p.prior_unit));
+    by_sixteens(g, [&](int r) __attribute__((always_inline)) {
+        const Pack<double> upstream = read<D>(p.d_loss, p.divisor, g, r);
+        store(s.a + r, upstream * load(g.slope_of_nll + r));
+        store(s.b + r, upstream * load(g.slope_of_lse + r));
+        store(s.c + r, broadcast(0.0));
+        store(s.d + r, upstream * broadcast(p.prior_scale * p.prior_unit));
+    });
+}
+
+// The four stages of the pass.
+template <class D, Target target, bool extra, bool numbers = false, class Rows>
+LOSSLESS_INLINE void sum_up(const RowProblem& p, Group& g, Rows& rows) {
+    rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+        find_largest(view, data, g);
+        if constexpr (target == Target::index) view.pick(g.x_target, data.x, g.target);
+    });
+    by_sixteens(g, [&](int r) __attribute__((always_inline)) { place<Compute<D>, target>(g, r); });
+    rows.each(g, [&](const auto& view, auto& data)
+                     __attribute__((always_inline)) { exponentiate<target, extra, numbers>(p, view, data, g); });
+    by_sixteens(g, [&](int r) __attribute__((always_inline)) { finish<target>(g, r); });
+}
+
+// What is said of 16 rows: statistics, loss, state. Returns the loss, 0 for rows that do not count.
+template <class D, Target target, bool extra, bool numbers>
+LOSSLESS_INLINE Pack<double> conclude(const RowProblem& p, const Link& link, Group& g, int r) {
+    Pack<double> counted = broadcast(0.0);
+    const Pack<double> zero = broadcast(0.0), log_sum = load(g.log_sum + r), m = load(g.m + r);
+    Pack<double> nll = zero, prior = zero, mean_below = zero;
+    if constexpr (numbers) {
+        nll = log_sum;
+        write<double>(p.squares, g, r, load(g.squares + r) / (load(g.all + r) * load(g.all + r)));
+        for (int i = r; i < g.rows && i < r + LANES; i++) p.largest[g.first_row + i] = g.largest[i];
+    }
+    if (target == Target::index) nll = (m - load(g.x_target + r)) + log_sum;
+    if (target == Target::soft) nll = load(g.soft_cost + r) + load(g.soft_total + r) * log_sum;
+    if (extra && p.prior)
+        prior = (load(g.prior_cost + r) + broadcast(p.prior_total) * log_sum) * broadcast(p.prior_unit);
+    if (extra) mean_below = load(g.below + r) / load(g.all + r);
+    const auto write_statistic = [&](void* to, Pack<double> value) {
+        p.wide ? write<double>(to, g, r, value) : write<D>(to, g, r, value);
+    };
+    write_statistic(p.nll, nll);
+    const Pack<double> peak = load(g.peak + r);
+    const Pack<double> lse = select(abs(peak) == broadcast(INF), peak, peak + log_sum);
+    write_statistic(p.lse, lse);
+    write_statistic(p.entropy, log_sum + mean_below);
+    write_statistic(p.prior_cost, prior);
+    if (p.correct)
+        for (int i = r; i < g.rows && i < r + LANES; i++)
+            p.correct[g.first_row + i] =
+                !g.ignored[i] &&
+                g.target[i] == (g.log_sum[i] == g.log_sum[i] ? g.largest[i] : largest_class<D>(p, g.first_row + i));
+    if (p.is_loss()) {
+        const Pack<double> weight = load(g.weight + r);
+        Pack<double> q = zero, p_y = zero;
+        if (p.gamma != 0) {
+            q = load(g.but_target + r) / load(g.all + r);
+            p_y = select(is_correct(g, r), load(g.top + r), load(g.at_target + r)) / load(g.all + r);
+        }
+        const Pack<double> loss = link.value(weight, nll, q, prior, lse);
+        write<D>(p.loss, g, r, loss);
+        counted = select(load(g.counts + r) == zero, zero, loss);
+        store(g.slope_of_nll + r, link.slope_of_nll(weight, nll, q, p_y));
+        store(g.slope_of_lse + r, link.slope_of_lse(lse));
+    }
+    if (p.state) {
+        const auto keep = [&](int row, Pack<double> value) { put_rows(p.state + row * p.rows(), g, r, value); };
+        keep(0, load(g.peak + r));
+        keep(1, load(g.all + r));
+        keep(2, load(g.but_target + r));
+        keep(3, load(g.but_top + r));
+        keep(4, p.is_loss() ? load(g.slope_of_nll + r) : mean_below);
+        keep(5, p.is_loss() ? load(g.slope_of_lse + r) : zero);
+    }
+    return counted;
 }
 
 template <class D, Target target, bool extra, bool numbers = false>
@@ -326,73 +515,22 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
     Sum<double> loss_sum(broadcast(0.0));
     Slopes s = {};
     const Link link = link_of(p);
-    const int64_t n = p.rows();
-    const int64_t bad = over_rows<D>(p, begin, end, p.out, [&](Group& g, auto& rows) {
-        rows.each(g, [&](const auto& view, auto& data)
-                         __attribute__((always_inline)) { reduce<target, extra, numbers>(p, view, data, g); });
-        finish<target>(g);
-        const Pack<double> zero = broadcast(0.0), log_sum = load(g.log_sum), m = load(g.m);
-        Pack<double> nll = zero, prior = zero, mean_below = zero;
-        if constexpr (numbers) {
-            nll = log_sum;
-            write<double>(p.squares, g, load(g.squares) / (load(g.all) * load(g.all)));
-            for (int i = 0; i < g.rows; i++) p.largest[g.first_row + i] = g.largest[i];
-        }
-        if (target == Target::index) nll = (m - load(g.x_target)) + log_sum;
-        if (target == Target::soft) nll = load(g.soft_cost) + load(g.soft_total) * log_sum;
-        if (extra && p.prior)
-            prior = (load(g.prior_cost) + broadcast(p.prior_total) * log_sum) * broadcast(p.prior_unit);
-        if (extra) mean_below = load(g.below) / load(g.all);
-        const auto write_statistic = [&](void* to, Pack<double> value) {
-            p.wide ? write<double>(to, g, value) : write<D>(to, g, value);
-        };
-        write_statistic(p.nll, nll);
-        const Pack<double> peak = load(g.peak);
-        const Pack<double> lse = select(abs(peak) == broadcast(INF), peak, peak + log_sum);
-        write_statistic(p.lse, lse);
-        write_statistic(p.entropy, log_sum + mean_below);
-        write_statistic(p.prior_cost, prior);
-        if (p.correct)
-            for (int i = 0; i < g.rows; i++)
-                p.correct[g.first_row + i] =
-                    !g.ignored[i] &&
-                    (g.log_sum[i] == g.log_sum[i] ? g.correct[i] != 0
-                                                  : g.target[i] == largest_class<D>(p, g.first_row + i));
-        if (p.is_loss()) {
-            const Pack<double> weight = load(g.weight);
-            Pack<double> q = zero, p_y = zero;
-            if (p.gamma != 0) {
-                q = load(g.but_target) / load(g.all);
-                p_y = select(load(g.correct) == zero, load(g.at_target), load(g.top)) / load(g.all);
-            }
-            const Pack<double> loss = link.value(weight, nll, q, prior, lse);
-            write<D>(p.loss, g, loss);
-            loss_sum.add(select(load(g.counts) == zero, zero, loss));
-            store(g.slope_of_nll, link.slope_of_nll(weight, nll, q, p_y));
-            store(g.slope_of_lse, link.slope_of_lse(lse));
-        }
-        if (p.state) {
-            const auto keep = [&](int row, Pack<double> value) {
-                double* const rows = p.state + row * n + g.first_row;
-                g.rows == LANES ? store(rows, value) : store_part(rows, g.rows, value);
-            };
-            keep(0, load(g.peak));
-            keep(1, load(g.all));
-            keep(2, load(g.but_target));
-            keep(3, load(g.but_top));
-            keep(4, p.is_loss() ? load(g.slope_of_nll) : mean_below);
-            keep(5, p.is_loss() ? load(g.slope_of_lse) : zero);
-        }
+    const int64_t bad = over_rows<D>(p, begin, end, Passes::several, [&](Group& g, auto& rows) {
+        sum_up<D, target, extra, numbers>(p, g, rows);
+        by_sixteens(g, [&](int r) __attribute__((always_inline)) {
+            loss_sum.add(conclude<D, target, extra, numbers>(p, link, g, r));
+        });
         if constexpr (target != Target::none)
             if (p.out) {
                 slopes_of_loss<D>(p, g, s);
                 if (target == Target::index && !extra && p.z == 0)
-                    sweep<D, target, target == Target::index>(p, g, s, rows);
+                    write_gradient<D, target, target == Target::index>(p, g, s, rows);
                 else
-                    sweep<D, target, false>(p, g, s, rows);
+                    write_gradient<D, target, false>(p, g, s, rows);
             }
     });
-    if (p.loss_sums) p.loss_sums[chunk] = sum_lanes(loss_sum);
+    const double total = sum_lanes(loss_sum);
+    if (p.loss_sums) p.loss_sums[chunk] = total == total ? total : __builtin_nan(""); // of one sign
     return bad;
 }
 
@@ -401,10 +539,10 @@ template <class D> int64_t weigh(const RowProblem& p, int64_t chunk, int64_t beg
     Sum<double> sum(broadcast(0.0));
     Group g = {};
     int64_t first_bad = -1;
-    for (int64_t r = begin; r < end; r += LANES) {
-        const int64_t bad = open_group<D>(p, g, r, int(end - r < LANES ? end - r : LANES));
+    for (int64_t first = begin; first < end; first += ROWS) {
+        const int64_t bad = open_group<D>(p, g, first, int(end - first < ROWS ? end - first : ROWS));
         if (bad >= 0 && first_bad < 0) first_bad = bad;
-        sum.add(load(g.counts) * load(g.weight));
+        by_sixteens(g, [&](int r) { sum.add(load(g.counts + r) * load(g.weight + r)); });
     }
     p.weight_sums[chunk] = sum_lanes(sum);
     return first_bad;
@@ -414,10 +552,9 @@ template <class D, Target target, bool plain>
 int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     const int64_t n = p.rows();
     Slopes s = {};
-    return over_rows<D>(p, begin, end, false, [&](Group& g, auto& rows) {
+    return over_rows<D>(p, begin, end, Passes::one, [&](Group& g, auto& rows) {
         const auto kept = [&](int row, Column& column) {
-            const double* const rows = p.state + row * n + g.first_row;
-            store(column, g.rows == LANES ? load(rows) : load_part(rows, g.rows, 0.0));
+            memcpy(column, p.state + row * n + g.first_row, g.rows * sizeof(double));
         };
         kept(0, g.peak);
         kept(1, g.all);
@@ -429,85 +566,77 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
             slopes_of_loss<D>(p, g, s);
         } else {
             kept(4, s.mean_below);
-            store(s.a, read<D>(p.d_nll, p.divisor, g));
-            store(s.b, read<D>(p.d_lse, p.divisor, g));
-            store(s.c, read<D>(p.d_entropy, p.divisor, g));
-            store(s.d, read<D>(p.d_prior, p.divisor, g) * broadcast(p.prior_unit));
+            by_sixteens(g, [&](int r) __attribute__((always_inline)) {
+                store(s.a + r, read<D>(p.d_nll, p.divisor, g, r));
+                store(s.b + r, read<D>(p.d_lse, p.divisor, g, r));
+                store(s.c + r, read<D>(p.d_entropy, p.divisor, g, r));
+                store(s.d + r, read<D>(p.d_prior, p.divisor, g, r) * broadcast(p.prior_unit));
+            });
         }
-        if constexpr (target == Target::soft)
-            rows.each(g, [&](const auto& view, auto& data)
-                             __attribute__((always_inline)) { reduce_target(p, view, data, g); });
-        sweep<D, target, plain>(p, g, s, rows);
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            find_limit(view, data, g);
+            if constexpr (target == Target::soft) reduce_target(p, view, data, g);
+        });
+        by_sixteens(g, [&](int r) __attribute__((always_inline)) { place<Compute<D>, Target::none>(g, r); });
+        prepare<D, target, plain>(g, s);
+        sweep<D, target, plain, false>(p, g, s, rows);
     });
 }
 
-// The exponentials of a row, kept in `e`, which `scratch` shows as the view shows x; their sum, and its inverse in two
-// parts, times `unit`. `visit` sees what x, m and the exponentials are.
-template <class View> struct Shares {
-    using T = typename View::T;
-    Pack<double> all;
-    Pack<T> high, low;
-
-    template <class Scratch, class F>
-    LOSSLESS_INLINE_MEMBER Shares(const View& view, Data<View>& data, Group& g, const Scratch& scratch,
-                                  typename Scratch::Element* e, double unit, F&& visit) {
-        const Pack<T> peak = view.maximum(data.x);
-        view.put(g.peak, peak);
-        const Pack<T> m = data.limit_where_infinite(view, peak, g.peak);
-        const Frame<T> exponentials(m);
-        typename View::Total sum(view);
-        const auto* x = data.x;
-        view.each([&](Block b) __attribute__((always_inline)) {
-            const Pack<T> v = view.load(x, b, T(-INF)), share = exponentials(v);
-            scratch.store(e, b, share);
-            sum.add(b, share);
-            visit(b, v, m);
-        });
-        all = View::spread(sum.value());
-        const Pack<double> inverse = broadcast(unit) / all;
-        high = narrow<T>(inverse);
-        low = narrow<T>(fma(broadcast(0.0) - to_f64(high), all, broadcast(unit)) * (inverse * broadcast(1 / unit)));
-    }
-    // p times the unit, of an exponential: rounded once.
-    LOSSLESS_INLINE_MEMBER Pack<T> operator()(Pack<T> share) const { return fma(share, high, share * low); }
+// p times a unit is e times these two, rounded once.
+struct Shares {
+    Column high, low;
 };
-
-// Runs f(view, data, scratch, e) for each row of the group, or for 16 at once, with room for exponentials: in the
-// output, or in `wide` where that holds halves.
-template <class D, class Rows, class F> LOSSLESS_INLINE void with_room(Rows& rows, Group& g, Buffer& wide, F&& f) {
-    using T = Compute<D>;
-    rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-        if constexpr (std::is_same_v<decltype(data.out), T*>)
-            f(view, data, view, data.out);
-        else
-            f(view, data, ClassLanes<T>{view.classes, view.row}, wide.get<T>(view.classes));
+template <class T> void prepare_shares(const Group& g, double unit, Shares& s) {
+    by_sixteens(g, [&](int r) __attribute__((always_inline)) {
+        const Pack<double> all = load(g.all + r), inverse = broadcast(unit) / all, high = to_f64(narrow<T>(inverse));
+        store(s.high + r, high);
+        store(s.low + r, fma(broadcast(0.0) - high, all, broadcast(unit)) * (inverse * broadcast(1 / unit)));
     });
-    rows.close(g);
 }
 
 template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     using T = Compute<D>;
-    Buffer wide;
-    if (sizeof(D) < sizeof(T) && !wide.get<T>(p.classes)) return NO_MEMORY;
-    return over_rows<D>(p, begin, end, true, [&](Group& g, auto& rows) {
-        with_room<D>(rows, g, wide,
-                     [&](const auto& view, auto& data, const auto& scratch, T* e) __attribute__((always_inline)) {
-                         using View = std::remove_cvref_t<decltype(view)>;
-                         const Shares<View> p_of(view, data, g, scratch, e, 1.0, [](Block, Pack<T>, Pack<T>) {});
-                         view.each([&](Block b) __attribute__((always_inline)) {
-                             view.store(data.out, b, p_of(scratch.load(e, b, T(0))));
-                         });
-                     });
+    Shares s;
+    return over_rows<D>(p, begin, end, Passes::several, [&](Group& g, auto& rows) {
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            const auto logits = [&](Block b) __attribute__((always_inline)) { return view.load(data.x, b, T(-INF)); };
+            view.put(g.peak, view.largest(logits));
+            find_limit(view, data, g);
+        });
+        by_sixteens(g, [&](int r) __attribute__((always_inline)) { place<T, Target::none>(g, r); });
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            data.limit_again(view, g);
+            const Frame<T> exponentials = frame<T>(view, g);
+            typename std::remove_cvref_t<decltype(view)>::Total sum(view);
+            const auto* const x = data.x;
+            T* const kept = data.e;
+            view.each([&](Block b) __attribute__((always_inline)) {
+                const Pack<T> e = exponentials(view.load(x, b, T(-INF)));
+                view.keep(kept, b, e);
+                sum.add(b, e);
+            });
+            view.put(g.all, sum.value());
+        });
+        prepare_shares<T>(g, 1.0, s);
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            const Pack<T> high = view.get(s.high), low = view.get(s.low);
+            const T* const kept = data.e;
+            auto* const out = data.out;
+            view.each([&](Block b) __attribute__((always_inline)) {
+                const Pack<T> e = view.kept(kept, b);
+                view.store(out, b, fma(e, high, e * low));
+            });
+        });
+        rows.close(g);
     });
 }
 
 template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
-    return over_rows<D>(p, begin, end, true, [&](Group& g, auto& rows) {
-        rows.each(g, [&](const auto& view, auto& data)
-                         __attribute__((always_inline)) { reduce<Target::none, false>(p, view, data, g); });
-        finish<Target::none>(g);
+    return over_rows<D>(p, begin, end, Passes::several, [&](Group& g, auto& rows) {
+        sum_up<D, Target::none, false>(p, g, rows);
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-            data.limit_where_infinite(view, view.get(g.peak), g.peak);
+            data.limit_again(view, g);
             const auto m = view.get(g.m), log_sum = view.get(g.log_sum);
             view.each([&](Block b) __attribute__((always_inline)) {
                 view.store(data.out, b, (view.load(data.x, b, 0) - m) - log_sum);
@@ -521,35 +650,55 @@ template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t beg
 // confident row leaves of them is not lost in g_k. The cotangents are brought near 1 together.
 template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     using T = Compute<D>;
-    Buffer wide;
-    if (sizeof(D) < sizeof(T) && !wide.get<T>(p.classes)) return NO_MEMORY;
-    return over_rows<D>(p, begin, end, true, [&](Group& g, auto& rows) {
-        with_room<D>(
-            rows, g, wide, [&](const auto& view, auto& data, const auto& scratch, T* e) __attribute__((always_inline)) {
-                using View = std::remove_cvref_t<decltype(view)>;
-                const Pack<T> zero = broadcast(T(0));
-                typename View::First first;
-                Pack<T> at_top = zero, largest = zero;
-                const Shares<View> p_of( // times 2^64, so that a small p meets a large slope before it gets denormal
-                    view, data, g, scratch, e, 0x1p64,
-                    [&](Block b, Pack<T> x, Pack<T> m) __attribute__((always_inline)) {
-                        const Pack<T> cotangent = view.load(data.cotangent, b, T(0));
-                        largest = max(abs(cotangent), largest);
-                        if (first.may_be_in(b, x, m)) at_top = select(first.in(b, x, m), cotangent, at_top);
-                    });
-                const auto unit = unit_below(View::largest(largest));
-                const Pack<T> top = View::same(View::only(at_top * unit.second));
-                typename View::Total sum(view);
-                view.each([&](Block b) __attribute__((always_inline)) {
-                    sum.add(b, scratch.load(e, b, T(0)) * (view.load(data.cotangent, b, T(0)) * unit.second - top));
-                });
-                const Pack<T> mean = narrow<T>(View::spread(sum.value()) / p_of.all);
-                view.each([&](Block b) __attribute__((always_inline)) {
-                    const Pack<T> slope = (view.load(data.cotangent, b, T(0)) * unit.second - top) - mean;
-                    view.store(data.out, b,
-                               slope * p_of(scratch.load(e, b, T(0))) * broadcast(T(0x1p-64)) * unit.first);
-                });
+    Shares s; // times 2^64, so that a small p meets a large slope before it gets denormal
+    Column size = {}, at_top = {}, up, down, sum = {}, mean;
+    return over_rows<D>(p, begin, end, Passes::several, [&](Group& g, auto& rows) {
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            find_largest(view, data, g);
+            view.pick(at_top, data.cotangent, g.largest);
+            view.put(size, view.largest([&](Block b) __attribute__((always_inline)) {
+                return abs(view.load(data.cotangent, b, T(0)));
+            }));
+        });
+        by_sixteens(g, [&](int r) __attribute__((always_inline)) {
+            place<T, Target::none>(g, r);
+            const auto unit = unit_below(narrow<T>(load(size + r)));
+            store(up + r, to_f64(unit.first));
+            store(down + r, to_f64(unit.second));
+            store(at_top + r, to_f64(narrow<T>(load(at_top + r)) * unit.second));
+        });
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            using View = std::remove_cvref_t<decltype(view)>;
+            data.limit_again(view, g);
+            const Frame<T> exponentials = frame<T>(view, g);
+            const Pack<T> top = view.get(at_top), scale = view.get(down);
+            typename View::Total all(view), slopes(view);
+            const auto *const x = data.x, *const cotangent = data.cotangent;
+            T* const kept = data.e;
+            view.each([&](Block b) __attribute__((always_inline)) {
+                const Pack<T> e = exponentials(view.load(x, b, T(-INF)));
+                view.keep(kept, b, e);
+                all.add(b, e);
+                slopes.add(b, e * (view.load(cotangent, b, T(0)) * scale - top));
             });
+            view.put(g.all, all.value());
+            view.put(sum, slopes.value());
+        });
+        prepare_shares<T>(g, 0x1p64, s);
+        by_sixteens(g, [&](int r) { store(mean + r, to_f64(narrow<T>(load(sum + r) / load(g.all + r)))); });
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            const Pack<T> high = view.get(s.high), low = view.get(s.low), scale = view.get(down), back = view.get(up);
+            const Pack<T> top = view.get(at_top), mean_ = view.get(mean), whole = broadcast(T(0x1p-64));
+            const auto* const cotangent = data.cotangent;
+            const T* const kept = data.e;
+            auto* const out = data.out;
+            view.each([&](Block b) __attribute__((always_inline)) {
+                const Pack<T> e = view.kept(kept, b);
+                const Pack<T> slope = (view.load(cotangent, b, T(0)) * scale - top) - mean_;
+                view.store(out, b, slope * fma(e, high, e * low) * whole * back);
+            });
+        });
+        rows.close(g);
     });
 }
 

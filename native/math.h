@@ -76,14 +76,15 @@ template <class T, int N, int I = 0> LOSSLESS_INLINE Pack<T> polynomial(Pack<T> 
 // the scale 2^-N of a row is exact.
 template <class T> struct Exponential {
     Pack<T> fraction, exponent;
+    Pack<Bits<T>> rounded; // the exponent in the low bits, under those of magic
 };
 
 template <class T, int N> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x, const T (&coefficients)[N]) {
     const Pack<T> magic = broadcast(Float<T>::magic);
-    const Pack<T> n = fma(x, broadcast(Float<T>::log2e), magic) - magic;
+    const Pack<T> rounded = fma(x, broadcast(Float<T>::log2e), magic), n = rounded - magic;
     Pack<T> r = fma(n, broadcast(-Float<T>::ln2_hi), x);
     r = fma(n, broadcast(-Float<T>::ln2_lo), r);
-    return {fma(r * r, polynomial(r, coefficients), r), n};
+    return {fma(r * r, polynomial(r, coefficients), r), n, bit_cast<Bits<T>>(rounded)};
 }
 template <class T> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x) {
     return exponential(x, Float<T>::exp_coefficients);

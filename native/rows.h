@@ -18,22 +18,23 @@ using lossless::RowProblem;
 using lossless::Target;
 using lossless::Upstream;
 
-// What the passes leave of up to 16 rows. Exponentials are relative to the power of two next to e^m.
+// What the passes leave of a group of rows. Exponentials are relative to the power of two next to e^m.
 struct Group {
     int64_t first_row;
     int rows;
     Indices target; // -1: none, or the row is ignored
-    bool ignored[LANES], any_ignored;
-    bool ordinary; // 16 rows that all count; the weights are 1, or the classes'
+    bool ignored[ROWS], any_ignored;
+    bool ordinary; // all rows count; the weights are 1, or the classes'
     Column counts; // 1, or 0 where the row is ignored or there is none
     Column weight; // w[y], else 1
 
-    Column peak;                              // the maximum; where that is +inf, m is 0 (see limit())
-    Column m, top, others;                    // exponentials of the maximum and of the rest, less the target's
-    Column at_target, x_target, correct;      // the target's, where it is not the maximum
+    Column peak, m;  // the maximum; where that is +inf, m is 0 (see limit())
+    Indices largest; // its class, the first of equals
+    Column x_target;
+    Column shift, exponent;                   // the frame of the exponentials
+    Column top, at_target, others;            // exponentials of the maximum, of the target, and of the rest
     Column below;                             // sum e (m - x)
     Column squares;                           // sum e^2 without the maximum
-    Indices largest;                          // the class of the maximum
     Column soft_total, soft_cost, prior_cost; // sum t, sum t (m - x), sum u (m - x)
     Column soft_size, soft_rest;              // the largest |t|, and the sum of the other t
     Indices soft_largest;
@@ -50,22 +51,30 @@ struct Group {
 constexpr int HEADROOM = 64;
 
 // Logits are shifted only where they are so large that no scale would do: there x - m is exact for every class that
-// counts (Sterbenz).
+// counts (Sterbenz). The least exponent of a scale, that of 0, is that of the least logit: nothing below it is read.
 template <class T> struct Frame {
-    Pack<T> shift, offset;
-    explicit LOSSLESS_INLINE_MEMBER Frame(Pack<T> m) {
-        shift = select(abs(m) > broadcast(T(32768)), m, broadcast(T(0)));
-        offset = broadcast(T(HEADROOM)) - exponential(m - shift).exponent;
-    }
-    LOSSLESS_INLINE_MEMBER Exponential<T> parts(Pack<T> x) const {
-        return exponential(max(broadcast(T(-65536)), x - shift));
+    Pack<T> shift, least;
+    Pack<Bits<T>> offset;
+    LOSSLESS_INLINE_MEMBER Frame(Pack<T> shift, Pack<T> exponent) : shift(shift) {
+        const Pack<T> biased = exponent + broadcast(Float<T>::bias);
+        least = biased * broadcast(-Float<T>::ln2_hi);
+        offset = bit_cast<Bits<T>>(biased + broadcast(Float<T>::magic));
     }
     LOSSLESS_INLINE_MEMBER Pack<T> operator()(Pack<T> x) const {
-        const auto e = parts(x);
-        const Pack<T> scale = power_of_two(e.exponent + offset);
+        const auto e = exponential(max(least, x - shift));
+        const Pack<T> scale = bit_cast<T>(shift_left(e.rounded + offset, Float<T>::mantissa_bits));
         return fma(scale, e.fraction, scale);
     }
+    static LOSSLESS_INLINE_MEMBER Pack<T> shift_of(Pack<T> m) {
+        return select(abs(m) > broadcast(T(32768)), m, broadcast(T(0)));
+    }
+    static LOSSLESS_INLINE_MEMBER Pack<T> exponent_of(Pack<T> m) {
+        return broadcast(T(HEADROOM)) - exponential(m - shift_of(m)).exponent;
+    }
 };
+template <class T, class View> LOSSLESS_INLINE Frame<T> frame(const View& view, const Group& g) {
+    return {view.get(g.shift), view.get(g.exponent)};
+}
 
 // A number as mantissa * 2^exponent with |mantissa| in [1, 2); 0, inf and NaN with exponent 0.
 struct Split {
@@ -135,29 +144,21 @@ template <class View> struct Data;
 // The sum of a soft target, its largest |t|, and the sum of the others: of what the terms consist, never a difference.
 template <class View> struct TargetSums {
     using T = typename View::T;
-    const Pack<T> size;
-    typename View::First first;
+    const Largest<View> largest;
     typename View::Total total, rest;
     LOSSLESS_INLINE_MEMBER TargetSums(const RowProblem& p, const View& view, const typename View::Element* t)
-        : size(largest(p, view, t)), total(view), rest(view) {}
+        : largest(view.first_largest([&](Block b)
+                                         __attribute__((always_inline)) { return abs(soft_target(p, view, t, b)); })),
+          total(view), rest(view) {}
     LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> t) {
         total.add(b, t);
-        if (first.may_be_in(b, abs(t), size)) t = select(first.in(b, abs(t), size), broadcast(T(0)), t);
-        rest.add(b, t);
+        rest.add(b, select(largest.at.in(b), broadcast(T(0)), t));
     }
     LOSSLESS_INLINE_MEMBER void put(const View& view, Group& g) {
         view.put(g.soft_total, total.value());
         view.put(g.soft_rest, rest.value());
-        view.put(g.soft_size, size);
-        view.put_class(g.soft_largest, first.found);
-    }
-
-  private:
-    static LOSSLESS_INLINE_MEMBER Pack<T> largest(const RowProblem& p, const View& view,
-                                                  const typename View::Element* t) {
-        Pack<T> size = broadcast(T(0));
-        view.each([&](Block b) __attribute__((always_inline)) { size = max(abs(soft_target(p, view, t, b)), size); });
-        return View::largest(size);
+        view.put(g.soft_size, largest.value);
+        view.put_class(g.soft_largest, largest.at);
     }
 };
 template <class View> struct NoTargetSums {
@@ -171,44 +172,66 @@ LOSSLESS_INLINE void reduce_target(const RowProblem& p, const View& view, const 
     sums.put(view, g);
 }
 
-template <Target target, bool extra, bool numbers = false, class View>
-LOSSLESS_INLINE void reduce(const RowProblem& p, const View& view, Data<View>& data, Group& g) {
+// m, of the peak.
+template <class View> LOSSLESS_INLINE void find_limit(const View& view, Data<View>& data, Group& g) {
     using T = typename View::T;
-    const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
-    const Pack<T> peak = view.maximum(data.x);
-    view.put(g.peak, peak);
-    const Pack<T> m = data.limit_where_infinite(view, peak, g.peak);
-    const auto* x = data.x;
-    const Frame<T> exponentials(m);
-    const auto y = view.get_class(g.target);
+    if (data.limit_where_infinite(view, g))
+        view.put(g.m,
+                 view.largest([&](Block b) __attribute__((always_inline)) { return view.load(data.x, b, T(-INF)); }));
+    else
+        view.put(g.m, view.get(g.peak));
+}
 
-    typename View::First first;
+// First stage: the maximum of each row.
+template <class View> LOSSLESS_INLINE void find_largest(const View& view, Data<View>& data, Group& g) {
+    using T = typename View::T;
+    const auto largest =
+        view.first_largest([&](Block b) __attribute__((always_inline)) { return view.load(data.x, b, T(-INF)); });
+    view.put(g.peak, largest.value);
+    view.put_class(g.largest, largest.at);
+    find_limit(view, data, g);
+}
+
+// Second stage, of 16 rows at once: where their exponentials lie, and those of the maximum and of the target.
+template <class T, Target target> static void place(Group& g, int r) {
+    const Pack<T> m = narrow<T>(load(g.m + r));
+    const Pack<T> shift = Frame<T>::shift_of(m), exponent = Frame<T>::exponent_of(m);
+    const Frame<T> exponentials(shift, exponent);
+    store(g.shift + r, to_f64(shift));
+    store(g.exponent + r, to_f64(exponent));
+    store(g.top + r, to_f64(exponentials(m)));
+    if constexpr (target == Target::index)
+        store(g.at_target + r, to_f64(exponentials(narrow<T>(load(g.x_target + r)))));
+}
+
+// Third stage: the exponentials of each row, kept in data.e, and the sums of the row.
+template <Target target, bool extra, bool numbers = false, class View>
+LOSSLESS_INLINE void exponentiate(const RowProblem& p, const View& view, Data<View>& data, Group& g) {
+    using T = typename View::T;
+    const Pack<T> zero = broadcast(T(0)), m = view.get(g.m);
+    data.limit_again(view, g);
+    const Frame<T> exponentials = frame<T>(view, g);
+    const auto* const logits = data.x; // locals, which no store of a number can change
+    T* const kept = data.e;
+    const auto largest = view.get_class(g.largest), y = view.get_class(g.target);
+
     typename View::Total others(view);
     std::conditional_t<extra, typename View::Total, NoTotal> below(view), prior_cost(view);
     std::conditional_t<numbers, typename View::Total, NoTotal> squares(view);
     std::conditional_t<target == Target::soft, TargetSums<View>, NoTargetSums<View>> target_sums(p, view, data.t);
     std::conditional_t<target == Target::soft, typename View::Total, NoTotal> soft_cost(view);
-    Pack<T> top = zero, at_target = zero, x_target = zero, correct = zero;
     view.each([&](Block b) __attribute__((always_inline)) {
-        const Pack<T> v = view.load(x, b, T(-INF)), distance = m - v;
-        Pack<T> e = exponentials(v);
+        const Pack<T> x = view.load(logits, b, T(-INF)), distance = m - x, e = exponentials(x);
+        view.keep(kept, b, e);
         if constexpr (extra) below.add(b, cost(e, distance));
-        Mask<T> is_top = zero != zero;
-        if (first.may_be_in(b, v, m)) {
-            is_top = first.in(b, v, m);
-            top = select(is_top, e, top);
-            e = select(is_top, zero, e);
+        Pack<T> other = e;
+        if (view.few() || largest.may_be_in(b) || (target == Target::index && y.may_be_in(b))) {
+            Mask<T> apart = largest.in(b);
+            if constexpr (target == Target::index) apart = apart | y.in(b);
+            other = select(apart, zero, e);
         }
-        if constexpr (target == Target::index)
-            if (y.may_be_in(b)) {
-                const Mask<T> is_target = y.in(b);
-                at_target = select(is_target, e, at_target);
-                x_target = select(is_target, v, x_target);
-                correct = select(is_target & is_top, one, correct);
-                e = select(is_target, zero, e);
-            }
-        others.add(b, e);
-        if constexpr (numbers) squares.add(b, e * e);
+        others.add(b, other);
+        if constexpr (numbers) squares.add(b, other * other);
         if constexpr (target == Target::soft) {
             const Pack<T> t = soft_target(p, view, data.t, b);
             target_sums.add(b, t);
@@ -218,22 +241,12 @@ LOSSLESS_INLINE void reduce(const RowProblem& p, const View& view, Data<View>& d
             if (p.prior) prior_cost.add(b, cost(view.load_class(static_cast<const T*>(p.prior), b), distance));
     });
 
-    view.put(g.m, m);
-    view.put(g.top, View::only(top));
     view.put(g.others, others.value());
-    if constexpr (target == Target::index) {
-        view.put(g.at_target, View::only(at_target));
-        view.put(g.x_target, View::only(x_target));
-        view.put(g.correct, View::only(correct));
-    }
     if constexpr (target == Target::soft) {
         target_sums.put(view, g);
         view.put(g.soft_cost, soft_cost.value());
     }
-    if constexpr (numbers) {
-        view.put(g.squares, squares.value());
-        view.put_class(g.largest, first.found);
-    }
+    if constexpr (numbers) view.put(g.squares, squares.value());
     if constexpr (extra) {
         view.put(g.below, below.value());
         if (p.prior) view.put(g.prior_cost, prior_cost.value());
@@ -246,20 +259,25 @@ LOSSLESS_INLINE Pack<double> quotient(Pack<double> a, Pack<double> b, Pack<doubl
     return select(abs(first) < broadcast(INF), fma(rest, inverse, first), first);
 }
 
-// The sums of the group. Each is a sum of the terms it consists of, never a difference.
-template <Target target> static void finish(Group& g) {
-    const Pack<double> others = load(g.others), top = load(g.top);
+// Whether the target is the maximum.
+LOSSLESS_INLINE Mask<double> is_correct(const Group& g, int r) { return load(g.target + r) == load(g.largest + r); }
+
+// Fourth stage, of 16 rows at once: the sums that leave a class out. Each is a sum of the terms it consists of, never a
+// difference.
+template <Target target> static void finish(Group& g, int r) {
+    const Pack<double> others = load(g.others + r), top = load(g.top + r);
     Pack<double> but_top = others, but_target = others, all = others + top;
     if constexpr (target == Target::index) {
-        const Pack<double> at_target = load(g.at_target);
+        const auto correct = is_correct(g, r);
+        const Pack<double> at_target = select(correct, broadcast(0.0), load(g.at_target + r));
         but_top = others + at_target;
-        but_target = select(load(g.correct) == broadcast(1.0), others, others + top);
+        but_target = select(correct, others, all);
         all = all + at_target;
     }
-    store(g.all, all);
-    store(g.but_target, but_target);
-    store(g.but_top, but_top);
-    store(g.log_sum, log1p(but_top / top));
+    store(g.all + r, all);
+    store(g.but_target + r, but_target);
+    store(g.but_top + r, but_top);
+    store(g.log_sum + r, log1p(but_top / top));
 }
 
 // The power of two next below a size, and its inverse; 1 where the size is 0 or not finite. Both are normal numbers.
@@ -285,95 +303,103 @@ template <class T> LOSSLESS_INLINE Unit<T> unit_below(Pack<T> size) {
 // without prior, entropy or soft target; everything else takes the general one.
 struct Slopes {
     Column a, b, c, d;
-    // p times a factor f / S, kept as a mantissa in two parts; its exponent goes into the exponentials
+    // p f 2^64, for a row factor f, is e times these two, of which the second is what the first drops
     Column factor, factor_low;
     Column target_value; // plain
     // general
     Column q_top, q_target, mean_below, rest_total, rest_largest;
-    // both: 2^exponent inside the exponentials, 2^final at the end
-    Column exponent, final;
+    // plain: 2^lift inside the exponentials; both: 2^final at the end
+    Column lift, final;
+    bool lifted; // some row is
 };
 
-// Sets up p f for a row factor f: the quotient f / S in two parts, so that it costs no rounding, and with its exponent
-// apart, so that nothing under- or overflows on the way to a result that fits.
-template <class T> static void prepare_probabilities(Pack<double> f, const Group& g, Slopes& s) {
-    const Pack<double> zero = broadcast(0.0), scaled = load(g.all) * broadcast(0x1p-64); // the true sum
+// f / S for a row factor f, S the true sum: a mantissa in two parts, so that it costs no rounding, and an exponent.
+struct Quotient {
+    Pack<double> high, low, exponent;
+};
+template <class T> LOSSLESS_INLINE Quotient divide_by_sum(Pack<double> f, const Group& g, int r) {
+    const Pack<double> zero = broadcast(0.0), scaled = load(g.all + r) * broadcast(0x1p-64);
     const Pack<double> inverse = broadcast(1.0) / scaled, p = quotient(f, scaled, inverse);
     const Pack<double> rest = fma(zero - p, scaled, f) * inverse;
-    const Split split_quotient = split(p);
-    const Pack<double> high = to_f64(narrow<T>(split_quotient.mantissa));
-    const Pack<double> low = (split_quotient.mantissa - high) + rest * power_of_two(zero - split_quotient.exponent);
-    store(s.factor, high);
-    store(s.factor_low, select(abs(low) < broadcast(1.0), low, zero)); // else f / S is 0, tiny or not finite
-    store(s.exponent, split_quotient.exponent);
+    const Split parts = split(p);
+    const Pack<double> high = to_f64(narrow<T>(parts.mantissa));
+    const Pack<double> low = (parts.mantissa - high) + rest * power_of_two(zero - parts.exponent);
+    return {high, select(abs(low) < broadcast(1.0), low, zero), parts.exponent}; // else f / S is 0, tiny or not finite
 }
 
-// p f 2^64 as the sum of two numbers, of which the second is at most 0.42 of the first.
-template <class T> struct Parts {
-    Pack<T> high, low;
-};
-template <class T> struct Probabilities {
-    Frame<T> exponentials;
-    Pack<T> factor, factor_low;
-    template <class View> LOSSLESS_INLINE_MEMBER Probabilities(const View& view, const Group& g, const Slopes& s)
-        : exponentials(view.get(g.m)), factor(view.get(s.factor)), factor_low(view.get(s.factor_low)) {
-        exponentials.offset = exponentials.offset + view.get(s.exponent);
-    }
-    LOSSLESS_INLINE_MEMBER Parts<T> operator()(Pack<T> x) const {
-        const auto e = exponentials.parts(x);
-        const Pack<T> scale = power_of_two(e.exponent + exponentials.offset), high = scale * factor;
-        return {high, fma(high, e.fraction, scale * factor_low)};
-    }
-};
-
-template <class T> static void prepare_plain(const Group& g, Slopes& s) {
-    const Pack<double> zero = broadcast(0.0), a = load(s.a);
-    prepare_probabilities<T>(a + load(s.b), g, s);
-    const Pack<double> exponent = load(s.exponent), most = broadcast(60.0);
-    const Pack<double> inside = select(exponent < most, exponent, most); // what fits beside the headroom
-    store(s.exponent, inside);
-    store(s.final, exponent - inside - broadcast(double(HEADROOM)));
+// The exponent of a factor is multiplied into it as far as its second part stays normal, and the rest comes last. Where
+// a large factor meets an exponential that is denormal, the exponentials are lifted.
+template <class T> static void prepare_plain(const Group& g, Slopes& s, int r) {
+    const Pack<double> zero = broadcast(0.0), a = load(s.a + r);
+    const Quotient f = divide_by_sum<T>(a + load(s.b + r), g, r);
+    const auto large = f.exponent > broadcast(60.0);
+    const Pack<double> lift = select(large, broadcast(60.0), zero);
+    s.lifted |= any(large);
+    store(s.lift + r, lift);
+    const Pack<double> exponent = f.exponent - lift - broadcast(double(HEADROOM));
+    const Pack<double> least = broadcast(Float<T>::bias == 127 ? -90.0 : -900.0),
+                       most = broadcast(double(Float<T>::bias));
+    const Pack<double> inside = select(exponent < least, least, select(exponent > most, most, exponent));
+    store(s.factor + r, f.high * power_of_two(inside));
+    store(s.factor_low + r, f.low * power_of_two(inside));
+    store(s.final + r, exponent - inside);
     // A quotient that is denormal has lost bits before it is multiplied; the product is not, and then cannot overflow.
-    const Pack<double> others = load(g.but_target), all = load(g.all), ratio = others / all;
+    const Pack<double> others = load(g.but_target + r), all = load(g.all + r), ratio = others / all;
     Pack<double> target_value = a * ratio;
     const auto tiny = ratio < broadcast(0x1p-900);
     if (any(tiny)) target_value = select(tiny, a * others / all, target_value);
-    store(s.target_value, zero - target_value);
+    store(s.target_value + r, zero - target_value);
 }
 
-template <class View> LOSSLESS_INLINE void sweep_plain(const View& view, const typename View::Element* x,
-                                                       typename View::Element* out, const Group& g, const Slopes& s) {
+// Where a row is not a number all its gradients are the same NaN, whichever operand it came from.
+template <class T> struct OneNan {
+    const Mask<T> everywhere;
+    explicit LOSSLESS_INLINE_MEMBER OneNan(Pack<T> factor) : everywhere(factor != factor) {}
+    LOSSLESS_INLINE_MEMBER Pack<T> operator()(Pack<T> dx) const {
+        return select(everywhere, broadcast(T(__builtin_nan(""))), dx);
+    }
+};
+
+// `e` tells the exponentials: those that are kept, or made anew.
+template <class View, class E>
+LOSSLESS_INLINE void sweep_plain(const View& view, E e, typename View::Element* out, const Group& g, const Slopes& s) {
     using T = typename View::T;
-    const Probabilities<T> probabilities(view, g, s);
+    const Pack<T> factor = view.get(s.factor), factor_low = view.get(s.factor_low);
+    const OneNan<T> nan(factor);
     const Pack<T> target_value = view.get(s.target_value);
-    const Scale<T> scale(view, s.final);
+    const Pack<T> high = broadcast(Float<T>::bias), n = view.get(s.final);
+    const Pack<T> last = power_of_two(select(n > high, high, n));
     const auto y = view.get_class(g.target);
     view.each([&](Block b) __attribute__((always_inline)) {
-        const Pack<T> v = view.load(x, b, T(-INF));
-        const Parts<T> parts = probabilities(v);
-        Pack<T> dx = scale(parts.high + parts.low);
+        const Pack<T> share = e(b);
+        Pack<T> dx = fma(share, factor, share * factor_low) * last;
         if (y.may_be_in(b)) dx = select(y.in(b), target_value, dx);
-        view.store(out, b, dx);
+        view.store(out, b, nan(dx));
     });
 }
 
-template <class T> static void prepare_general(const Group& g, Slopes& s) {
-    prepare_probabilities<T>(broadcast(1.0), g, s);
-    const Pack<double> whole = load(g.all) * broadcast(0x1p-64); // so that the quotients, q 2^64, are not denormal
-    store(s.q_top, load(g.but_top) / whole);
-    store(s.q_target, load(g.but_target) / whole);
+template <class T> static void prepare_general(const Group& g, Slopes& s, int r) {
+    const Quotient f = divide_by_sum<T>(broadcast(1.0), g, r);
+    const Pack<double> power = power_of_two(f.exponent);
+    store(s.factor + r, f.high * power);
+    store(s.factor_low + r, f.low * power);
+    store(s.lift + r, broadcast(0.0));
+    const Pack<double> whole = load(g.all + r) * broadcast(0x1p-64); // so that the quotients, q 2^64, are not denormal
+    store(s.q_top + r, load(g.but_top + r) / whole);
+    store(s.q_target + r, load(g.but_target + r) / whole);
     // The coefficients are brought near 1 together; their common power of two is applied at the end.
-    const Pack<double> size = max(max(abs(load(s.a)), abs(load(s.b))), max(abs(load(s.c)), abs(load(s.d))));
+    const Pack<double> size =
+        max(max(abs(load(s.a + r)), abs(load(s.b + r))), max(abs(load(s.c + r)), abs(load(s.d + r))));
     const Pack<double> low = broadcast(-1000.0), high = broadcast(1000.0), n = split(size).exponent;
     const Pack<double> exponent = select(n < low, low, select(n > high, high, n));
     const Pack<double> rescale = power_of_two(broadcast(0.0) - exponent);
     Column* const columns[] = {&s.a, &s.b, &s.c, &s.d};
-    for (Column* column : columns) store(*column, load(*column) * rescale);
-    store(s.final, exponent - broadcast(double(HEADROOM)));
+    for (Column* column : columns) store(*column + r, load(*column + r) * rescale);
+    store(s.final + r, exponent - broadcast(double(HEADROOM)));
 }
 
-template <Target target, class View> LOSSLESS_INLINE void
-sweep_general(const RowProblem& p, const View& view, const Data<View>& data, const Group& g, const Slopes& s) {
+template <Target target, class View, class E> LOSSLESS_INLINE void
+sweep_general(const RowProblem& p, const View& view, const Data<View>& data, E e, const Group& g, const Slopes& s) {
     using T = typename View::T;
     const Pack<T> zero = broadcast(T(0)), whole = broadcast(T(0x1p64)), up = broadcast(T(0x1p32)),
                   down = broadcast(T(0x1p-32));
@@ -382,7 +408,8 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, con
     Pack<T> soft_down = zero;
     if constexpr (target == Target::soft) soft_down = unit_below(view.get(g.soft_size)).second;
     const Pack<T> m = view.get(g.m);
-    const Probabilities<T> probabilities(view, g, s);
+    const Pack<T> factor = view.get(s.factor), factor_low = view.get(s.factor_low);
+    const OneNan<T> nan(factor);
     const Pack<T> a = view.get(s.a), b_ = view.get(s.b), c = view.get(s.c), d = view.get(s.d);
     const Pack<T> q_top = view.get(s.q_top), q_target = view.get(s.q_target);
     const Pack<T> mean_below = entropy ? view.get(s.mean_below) : zero;
@@ -392,8 +419,8 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, con
     const auto largest = view.get_class(g.soft_largest);
     view.each([&](Block b) __attribute__((always_inline)) {
         const Pack<T> x = view.load(data.x, b, T(-INF));
-        const Parts<T> parts = probabilities(x);
-        const Pack<T> P = parts.high + parts.low;     // p 2^64
+        const Pack<T> share = e(b), high = share * factor, low = fma(share, factor, zero - high) + share * factor_low;
+        const Pack<T> P = high + low;                 // p 2^64
         Pack<T> Q = select(x == m, q_top, whole - P); // q 2^64
         Pack<T> t = zero;                             // t 2^32
         Pack<T> slope = b_;                           // b + tau - t + c (m - x - D)
@@ -413,8 +440,8 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, con
             slope = fma(d, view.load_class(prior_others, b), slope);
         }
         if (entropy) slope = fma(c, select(P == zero, zero, m - x - mean_below), slope);
-        const Pack<T> dx = fma(slope, parts.high, fma(slope, parts.low, zero - t * (Q * down)));
-        view.store(data.out, b, scale(dx));
+        const Pack<T> dx = fma(slope, high, fma(slope, low, zero - t * (Q * down)));
+        view.store(data.out, b, nan(scale(dx)));
     });
 }
 

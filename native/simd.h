@@ -181,6 +181,34 @@ template <class T, int W> LOSSLESS_INLINE Pack<T, W> abs(Pack<T, W> a) {
     return bit_cast<T>(bit_cast<Bits<T>>(a) & broadcast<Bits<T>, W>(magnitude));
 }
 
+// All lanes as one number: f(lane i, lane i + half) for half = W / 2, W / 4, .. 1.
+template <class V, class F> LOSSLESS_INLINE auto fold_register(V v, F f) {
+    constexpr int lanes = sizeof(V) / sizeof(v[0]);
+    if constexpr (lanes == 2)
+        return f(v[0], v[1]);
+    else if constexpr (lanes == 4)
+        return fold_register(f(__builtin_shufflevector(v, v, 0, 1), __builtin_shufflevector(v, v, 2, 3)), f);
+    else if constexpr (lanes == 8)
+        return fold_register(f(__builtin_shufflevector(v, v, 0, 1, 2, 3), __builtin_shufflevector(v, v, 4, 5, 6, 7)),
+                             f);
+    else
+        return fold_register(f(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
+                               __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)),
+                             f);
+}
+template <class T, int W, class F> LOSSLESS_INLINE Pack<T, W> combine(Pack<T, W> a, Pack<T, W> b, F f) {
+    if constexpr (Pack<T, W>::fits)
+        return {f(a.v, b.v)};
+    else
+        return {combine(a.lo, b.lo, f), combine(a.hi, b.hi, f)};
+}
+template <class T, int W, class F> LOSSLESS_INLINE T fold(Pack<T, W> a, F f) {
+    if constexpr (Pack<T, W>::fits)
+        return fold_register(a.v, f);
+    else
+        return fold(combine(a.lo, a.hi, f), f);
+}
+
 template <class T, int W> LOSSLESS_INLINE T lane(Pack<T, W> a, int i) {
     T lanes[W];
     store(lanes, a);

@@ -12,9 +12,13 @@ namespace {
 
 constexpr double INF = __builtin_inf();
 
-// A quantity of up to 16 rows, and an index of each.
-using Column = double[LANES];
-using Indices = int64_t[LANES];
+// So many rows go through the stages of a kernel together, sixteen at a time: arithmetic that waits for itself waits
+// side by side.
+constexpr int ROWS = 2 * LANES;
+
+// A quantity of so many rows, and an index of each.
+using Column = double[ROWS];
+using Indices = int64_t[ROWS];
 
 // Number i of an upstream gradient, beside data of type D.
 template <class D> LOSSLESS_INLINE double number(const lossless::Upstream& u, int64_t i) {
@@ -58,22 +62,12 @@ template <> struct Sum<double> {
     LOSSLESS_INLINE_MEMBER Pack<double> value() const { return select(low == low, high + low, high); }
 };
 
-// 16 lanes in registers of 16 bytes, which every target has, to be folded.
-template <class T> struct Halves {
-    static constexpr int count = LANES * sizeof(T) / 16;
-    typename Register<T, 16>::type pairs[count];
-    explicit LOSSLESS_INLINE_MEMBER Halves(Pack<T> a) { memcpy(pairs, &a, sizeof(pairs)); }
-};
-
-// The sum of all lanes: folds lanes i and i + half, for half = 8, 4, 2, 1.
+// All lanes as one number: folds lanes i and i + half, for half = 8, 4, 2, 1.
 LOSSLESS_INLINE double sum_lanes(const Sum<float>& sum) {
-    Halves<double> s(sum.high);
-    for (int half = s.count / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) s.pairs[i] += s.pairs[i + half];
-    return s.pairs[0][0] + s.pairs[0][1];
+    return fold(sum.high, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
 LOSSLESS_INLINE double sum_lanes(const Sum<double>& sum) {
-    Column high, low;
+    double high[LANES], low[LANES];
     store(high, sum.high);
     store(low, sum.low);
     for (int half = LANES / 2; half; half /= 2)
@@ -85,6 +79,12 @@ LOSSLESS_INLINE double sum_lanes(const Sum<double>& sum) {
         }
     return low[0] == low[0] ? high[0] + low[0] : high[0];
 }
+
+// The largest of a row's numbers, and the first class that has it.
+template <class View> struct Largest {
+    Pack<typename View::T> value;
+    typename View::Class at;
+};
 
 // Stands for the total of what nobody asked for.
 struct NoTotal {
@@ -107,21 +107,40 @@ template <class D> struct ClassLanes {
         for (; j + LANES <= classes; j += LANES) f(Block{j, LANES});
         if (j < classes) f(Block{j, int(classes - j)});
     }
+    // Whether looking for a class in each block costs less than two branches that are guessed wrong.
+    LOSSLESS_INLINE_MEMBER bool few() const { return classes <= 512; }
+    LOSSLESS_INLINE_MEMBER Block block(int64_t j) const { return {j, classes - j < LANES ? int(classes - j) : LANES}; }
     LOSSLESS_INLINE_MEMBER Pack<T> load(const D* source, Block b, T fill) const {
         return b.lanes == LANES ? load_data(source + b.j) : load_part(source + b.j, b.lanes, fill);
     }
-    // The largest number of the row; NaN are passed over.
-    LOSSLESS_INLINE_MEMBER Pack<T> maximum(const D* x) const {
-        const Pack<T> nothing = broadcast(T(-INF));
-        Pack<T> even = nothing, odd = nothing; // two chains hide the latency
+    // The largest of `value(block)`; NaN are passed over. Two chains hide the latency.
+    template <class F> LOSSLESS_INLINE_MEMBER Pack<T> largest(F&& value) const {
+        Pack<T> even = broadcast(T(-INF)), odd = even;
         int64_t j = 0;
         for (; j + 2 * LANES <= classes; j += 2 * LANES) {
-            even = max(load_data(x + j), even);
-            odd = max(load_data(x + j + LANES), odd);
+            even = max(value(Block{j, LANES}), even);
+            odd = max(value(Block{j + LANES, LANES}), odd);
         }
-        for (; j < classes; j += LANES)
-            even = max(load(x, Block{j, classes - j < LANES ? int(classes - j) : LANES}, T(-INF)), even);
-        return largest(max(even, odd));
+        for (; j < classes; j += LANES) even = max(value(block(j)), even);
+        return in_all_lanes(max(even, odd));
+    }
+    // And the first class that has it: each lane remembers its block.
+    template <class F> LOSSLESS_INLINE_MEMBER Largest<ClassLanes> first_largest(F&& value) const {
+        Pack<T> even = broadcast(T(-INF)), odd = even;
+        Pack<Bits<T>> even_at = broadcast(Bits<T>(0)), odd_at = even_at;
+        const auto visit = [&](Block b, Pack<T>& most, Pack<Bits<T>>& at) __attribute__((always_inline)) {
+            const Pack<T> v = value(b);
+            at = select(v > most, broadcast(Bits<T>(b.j / LANES)), at);
+            most = max(v, most);
+        };
+        int64_t j = 0;
+        for (; j + 2 * LANES <= classes; j += 2 * LANES) {
+            visit(Block{j, LANES}, even, even_at);
+            visit(Block{j + LANES, LANES}, odd, odd_at);
+        }
+        for (; j < classes; j += LANES) visit(block(j), even, even_at);
+        const Pack<T> most = in_all_lanes(max(even, odd));
+        return {most, {first(equal_bits(even, most), even_at, first(equal_bits(odd, most), odd_at, classes))}};
     }
     LOSSLESS_INLINE_MEMBER Pack<T> load_class(const T* source, Block b) const {
         return b.lanes == LANES ? ::load(source + b.j) : load_part(source + b.j, b.lanes, T(0));
@@ -129,6 +148,9 @@ template <class D> struct ClassLanes {
     LOSSLESS_INLINE_MEMBER void store(D* target, Block b, Pack<T> value) const {
         b.lanes == LANES ? store_data(target + b.j, value) : store_part(target + b.j, b.lanes, value);
     }
+    // Exponentials, in scratch of whole blocks.
+    LOSSLESS_INLINE_MEMBER void keep(T* scratch, Block b, Pack<T> e) const { ::store(scratch + b.j, e); }
+    LOSSLESS_INLINE_MEMBER Pack<T> kept(const T* scratch, Block b) const { return ::load(scratch + b.j); }
 
     // A quantity of the row, out of its column and into it.
     LOSSLESS_INLINE_MEMBER Pack<T> get(const Column& column) const { return broadcast(T(column[row])); }
@@ -143,50 +165,36 @@ template <class D> struct ClassLanes {
         LOSSLESS_INLINE_MEMBER void add(Block, Pack<T> term) { lanes.add(term); }
         LOSSLESS_INLINE_MEMBER double value() const { return sum_lanes(lanes); }
     };
-    // Of lanes that are all 0 but one, the one: all bits of all lanes.
-    static LOSSLESS_INLINE_MEMBER double only(Pack<T> a) {
-        uint64_t words[LANES * sizeof(T) / 8], all = 0;
-        memcpy(words, &a, sizeof(words));
-        for (const uint64_t word : words) all |= word;
-        if constexpr (sizeof(T) == 8) return __builtin_bit_cast(double, all);
-        return __builtin_bit_cast(float, uint32_t(all | all >> 32));
-    }
-    // A quantity of the row, as a pass leaves it, in all lanes.
-    static LOSSLESS_INLINE_MEMBER Pack<double> spread(double value) { return broadcast(value); }
-    static LOSSLESS_INLINE_MEMBER Pack<T> same(double value) { return broadcast(T(value)); }
-    static LOSSLESS_INLINE_MEMBER Pack<T> largest(Pack<T> a) {
-        Halves<T> s(a);
-        for (int half = s.count / 2; half; half /= 2)
-            for (int i = 0; i < half; i++) s.pairs[i] = s.pairs[i + half] > s.pairs[i] ? s.pairs[i + half] : s.pairs[i];
-        T most = s.pairs[0][0];
-        for (int i = 1; i < int(16 / sizeof(T)); i++) most = s.pairs[0][i] > most ? s.pairs[0][i] : most;
-        return broadcast(most);
-    }
-
     // A class of the row by its index; -1 is none.
     struct Class {
         int64_t j;
         LOSSLESS_INLINE_MEMBER bool may_be_in(Block b) const { return uint64_t(j - b.j) < uint64_t(LANES); }
         LOSSLESS_INLINE_MEMBER Mask<T> in(Block b) const {
-            return iota<Bits<T>>() == broadcast(may_be_in(b) ? Bits<T>(j - b.j) : Bits<T>(LANES));
+            return (iota<Bits<T>>() - broadcast(Bits<T>(j))) == broadcast(Bits<T>(-b.j));
         }
     };
     LOSSLESS_INLINE_MEMBER Class get_class(const Indices& column) const { return {column[row]}; }
     LOSSLESS_INLINE_MEMBER void put_class(Indices& column, Class c) const { column[row] = c.j; }
+    // The number of that class, into a column.
+    LOSSLESS_INLINE_MEMBER void pick(Column& column, const D* x, const Indices& at) const {
+        column[row] = to_compute(x[at[row]]);
+    }
 
-    // Finds the first class whose value equals `wanted`.
-    struct First {
-        Class found = {-1};
-        uint32_t hits = 0;
-        LOSSLESS_INLINE_MEMBER bool may_be_in(Block, Pack<T> value, Pack<T> wanted) {
-            hits = found.j < 0 ? equal_bits(value, wanted) : 0;
-            return hits != 0;
+  private:
+    static LOSSLESS_INLINE_MEMBER Pack<T> in_all_lanes(Pack<T> a) {
+        return broadcast(fold(a, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; }));
+    }
+    // The first class of the lanes named by `bits`, lane i of block at[i]; or `before`, if that is less.
+    static LOSSLESS_INLINE_MEMBER int64_t first(uint32_t bits, Pack<Bits<T>> at, int64_t before) {
+        Bits<T> block[LANES];
+        ::store(block, at);
+        for (; bits; bits &= bits - 1) {
+            const int lane = __builtin_ctz(bits);
+            const int64_t j = int64_t(block[lane]) * LANES + lane;
+            before = j < before ? j : before;
         }
-        LOSSLESS_INLINE_MEMBER Mask<T> in(Block b, Pack<T>, Pack<T>) {
-            found.j = b.j + __builtin_ctz(hits);
-            return found.in(b);
-        }
-    };
+        return before;
+    }
 };
 
 // ---------------------------------------------------------------------------------------------- one class of 16 rows
@@ -196,29 +204,43 @@ template <class C> struct RowLanes {
     using T = C;
 
     int64_t classes;
+    int row; // the first, within its group
 
+    LOSSLESS_INLINE_MEMBER bool few() const { return true; }
     template <class F> LOSSLESS_INLINE_MEMBER void each(F&& f) const {
         for (int64_t j = 0; j < classes; j++) f(Block{j, 1});
     }
     LOSSLESS_INLINE_MEMBER Pack<T> load(const T* scratch, Block b, T) const { return ::load(scratch + b.j * LANES); }
-    LOSSLESS_INLINE_MEMBER Pack<T> maximum(const T* x) const {
-        Pack<T> m = broadcast(T(-INF));
-        for (int64_t j = 0; j < classes; j++) m = max(::load(x + j * LANES), m);
-        return m;
+    template <class F> LOSSLESS_INLINE_MEMBER Pack<T> largest(F&& value) const {
+        Pack<T> most = broadcast(T(-INF));
+        each([&](Block b) __attribute__((always_inline)) { most = max(value(b), most); });
+        return most;
+    }
+    template <class F> LOSSLESS_INLINE_MEMBER Largest<RowLanes> first_largest(F&& value) const {
+        Pack<T> most = broadcast(T(-INF));
+        Pack<Bits<T>> at = broadcast(Bits<T>(0));
+        each([&](Block b) __attribute__((always_inline)) {
+            const Pack<T> v = value(b);
+            at = select(v > most, broadcast(Bits<T>(b.j)), at);
+            most = max(v, most);
+        });
+        return {most, {at}};
     }
     LOSSLESS_INLINE_MEMBER Pack<T> load_class(const T* source, Block b) const { return broadcast(source[b.j]); }
     LOSSLESS_INLINE_MEMBER void store(T* scratch, Block b, Pack<T> value) const {
         ::store(scratch + b.j * LANES, value);
     }
+    LOSSLESS_INLINE_MEMBER void keep(T* scratch, Block b, Pack<T> e) const { store(scratch, b, e); }
+    LOSSLESS_INLINE_MEMBER Pack<T> kept(const T* scratch, Block b) const { return load(scratch, b, T(0)); }
 
     LOSSLESS_INLINE_MEMBER Pack<T> get(const Column& column) const {
         if constexpr (sizeof(T) == 4)
-            return to_f32(::load(column));
+            return to_f32(::load(column + row));
         else
-            return ::load(column);
+            return ::load(column + row);
     }
     template <class U> LOSSLESS_INLINE_MEMBER void put(Column& column, Pack<U> value) const {
-        ::store(column, to_f64(value));
+        ::store(column + row, to_f64(value));
     }
 
     struct Total {
@@ -237,10 +259,6 @@ template <class C> struct RowLanes {
             return lanes[0].value();
         }
     };
-    static LOSSLESS_INLINE_MEMBER Pack<T> only(Pack<T> a) { return a; }
-    static LOSSLESS_INLINE_MEMBER Pack<double> spread(Pack<double> value) { return value; }
-    static LOSSLESS_INLINE_MEMBER Pack<T> same(Pack<T> value) { return value; }
-    static LOSSLESS_INLINE_MEMBER Pack<T> largest(Pack<T> a) { return a; }
 
     struct Class {
         Pack<Bits<T>> j;
@@ -249,24 +267,21 @@ template <class C> struct RowLanes {
     };
     LOSSLESS_INLINE_MEMBER Class get_class(const Indices& column) const {
         Bits<T> lanes[LANES];
-        for (int i = 0; i < LANES; i++) lanes[i] = Bits<T>(column[i]);
+        for (int i = 0; i < LANES; i++) lanes[i] = Bits<T>(column[row + i]);
         return {::load(lanes)};
     }
     LOSSLESS_INLINE_MEMBER void put_class(Indices& column, Class c) const {
         Bits<T> lanes[LANES];
         ::store(lanes, c.j);
-        for (int i = 0; i < LANES; i++) column[i] = lanes[i];
+        for (int i = 0; i < LANES; i++) column[row + i] = lanes[i];
     }
 
-    struct First {
-        Class found = {broadcast(Bits<T>(-1))};
-        LOSSLESS_INLINE_MEMBER bool may_be_in(Block, Pack<T>, Pack<T>) { return true; }
-        LOSSLESS_INLINE_MEMBER Mask<T> in(Block b, Pack<T> value, Pack<T> wanted) {
-            const Mask<T> here = (value == wanted) & (found.j == broadcast(Bits<T>(-1)));
-            found.j = select(here, broadcast(Bits<T>(b.j)), found.j);
-            return here;
+    LOSSLESS_INLINE_MEMBER void pick(Column& column, const T* x, const Indices& at) const {
+        for (int i = 0; i < LANES; i++) {
+            const int64_t j = at[row + i];
+            column[row + i] = x[(j < 0 ? 0 : j) * LANES + i];
         }
-    };
+    }
 };
 
 } // namespace
