@@ -3,8 +3,7 @@
 // for one machine can be picked by the linker for another.
 #include "pointwise.h"
 #include "rows.h"
-
-#include <stdlib.h>
+#include "scores.h"
 
 namespace {
 
@@ -12,17 +11,6 @@ namespace {
 
 // Below this many classes a row fills too few vectors, and 16 rows are transposed instead. The bits are the same.
 constexpr int64_t ROW_LANES_CLASSES = 64;
-
-struct Buffer {
-    void* memory = nullptr;
-    Buffer() = default;
-    Buffer(const Buffer&) = delete;
-    ~Buffer() { free(memory); }
-    template <class T> T* get(int64_t count) {
-        if (!memory && posix_memalign(&memory, 64, size_t(count > 0 ? count : 1) * sizeof(T))) memory = nullptr;
-        return static_cast<T*>(memory);
-    }
-};
 
 template <class D> struct Data<ClassLanes<D>> {
     const D *x = nullptr, *t = nullptr, *cotangent = nullptr;
@@ -566,7 +554,10 @@ template <class F> auto by_dtype(lossless::DType dtype, F f) {
 
 int64_t forward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     const bool extra = p.prior || p.entropy;
-    if (p.squares) return forward<double, Target::none, true, true>(p, chunk, begin, end);
+    if (p.squares)
+        return by_dtype(p.dtype, [&](auto d) {
+            return numbers<decltype(d)>(forward<double, Target::none, true, true>, p, chunk, begin, end);
+        });
     return by_dtype(p.dtype, [&](auto d) {
         using D = decltype(d);
         switch (p.target) {
