@@ -218,8 +218,8 @@ int64_t row_statistics(nb::handle x_, int64_t outer, int64_t classes, int64_t in
     return run_rows(kernels().forward, p);
 }
 
-// What an evaluation asks of a row of logits, in f64: -log p of the largest class, lse, entropy, the sum of all other p^2,
-// and the class; the lead of its logit over that of the label, and the label's rank.
+// What an evaluation asks of a row of logits, in f64: -log p of the largest class, lse, entropy, the sum of all other
+// p^2, and the class; the lead of its logit over that of the label, and the label's rank.
 void row_numbers(nb::handle x_, int64_t rows_, int64_t classes, nb::handle label_, nb::handle surprise_,
                  nb::handle lse_, nb::handle entropy_, nb::handle squares_, nb::handle largest_, nb::handle lead_,
                  nb::handle rank_) {
@@ -455,8 +455,8 @@ NB_MODULE(_native, m) {
     m.def("row_statistics", row_statistics, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("target").none(),
           arg("weight").none(), arg("prior").none(), arg("ignore_index").none(), arg("nll").none(), arg("lse").none(),
           arg("entropy").none(), arg("prior_cost").none(), arg("correct").none(), arg("state").none());
-    m.def("row_numbers", row_numbers, arg("x"), arg("rows"), arg("classes"), arg("label"),
-          arg("surprise"), arg("lse"), arg("entropy"), arg("squares"), arg("largest"), arg("lead"), arg("rank"));
+    m.def("row_numbers", row_numbers, arg("x"), arg("rows"), arg("classes"), arg("label"), arg("surprise"), arg("lse"),
+          arg("entropy"), arg("squares"), arg("largest"), arg("lead"), arg("rank"));
     m.def("row_statistics_backward", row_statistics_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"),
           arg("target").none(), arg("weight").none(), arg("prior").none(), arg("ignore_index").none(), arg("state"),
           arg("d_nll").none(), arg("d_lse").none(), arg("d_entropy").none(), arg("d_prior").none(), arg("dx"));

@@ -1,5 +1,6 @@
-// What an evaluation asks of rows of scores and their labels, in one pass: `forward` in f64 on a few rows at a time, which
-// are widened into scratch that stays in cache, and how the label's score compares with the others while they are there.
+// What an evaluation asks of rows of scores and their labels, in one pass: `forward` in f64 on a few rows at a time,
+// which are widened into scratch that stays in cache, and how the label's score compares with the others while they are
+// there.
 #pragma once
 
 #include "buffer.h"
@@ -42,9 +43,9 @@ inline int64_t place_labels(const RowProblem& p, int64_t begin, int64_t end) {
         if (top >= p.classes) top = -1; // of nothing but NaN, what fills the last register is taken for the largest
         const bool first = label == top || top < 0;
         p.lead[r] = first ? 0.0 : x[top] - x[label]; // not inf - inf
-        p.rank[r] = first ? 0
-                          : count_above<true>(x, label, x[label]) +
-                                count_above<false>(x + label, p.classes - label, x[label]);
+        p.rank[r] =
+            first ? 0
+                  : count_above<true>(x, label, x[label]) + count_above<false>(x + label, p.classes - label, x[label]);
     }
     return -1;
 }
