@@ -129,11 +129,11 @@ def main() -> None:
             args.rounds,
         )
         memory = {"large": peak(large), "small": peak(small)}
+    lossless.set_num_threads(THREADS)
     logits, label = rows_of(np.random.default_rng(1), min(args.rows // 10, 200_000))
     in_memory = measure(
         {"scikit-learn": scikit_learn(logits, label), "lossless.Evaluator": evaluator(logits, label)}, args.rounds
     )
-    lossless.set_num_threads(THREADS)
     (floor_wall, floor_cpu), (ours_wall, ours_cpu) = from_file.values()
     print(
         f"{args.rows} x {CLASSES} from Parquet: {ours_wall / floor_wall:.2f} times the floor by the clock "

@@ -3,8 +3,7 @@
 // for one machine can be picked by the linker for another.
 #include "pointwise.h"
 #include "rows.h"
-
-#include <stdlib.h>
+#include "scores.h"
 
 namespace {
 
@@ -19,17 +18,6 @@ static int rows_in_cache(int64_t classes) {
     const int64_t rows = CACHED_NUMBERS / classes;
     return rows >= ROWS ? ROWS : rows >= LANES ? int(rows / LANES * LANES) : rows < 1 ? 1 : int(rows);
 }
-
-struct Buffer {
-    void* memory = nullptr;
-    Buffer() = default;
-    Buffer(const Buffer&) = delete;
-    ~Buffer() { free(memory); }
-    template <class T> T* get(int64_t count) {
-        if (!memory && posix_memalign(&memory, 64, size_t(count > 0 ? count : 1) * sizeof(T))) memory = nullptr;
-        return static_cast<T*>(memory);
-    }
-};
 
 // How often a kernel goes over its rows. What is gone over again should be in cache.
 enum class Passes { one, several };
@@ -375,9 +363,11 @@ template <class D> Pack<double> read(const Upstream& u, double divisor, const Gr
 
 Link link_of(const RowProblem& p) { return {p.nll_scale, p.prior_scale, p.gamma, p.z}; }
 
-// The first of the largest logits, for rows that the pass cannot tell it of (several +inf, nothing but -inf); -1 if the
-// row holds a NaN, which no target equals.
-template <class D> int64_t largest_class(const RowProblem& p, int64_t row) {
+// The first of the largest logits of row i of the group; -1 if the row holds a NaN, which no target equals. The pass
+// cannot tell it of several +inf, or of nothing but -inf.
+template <class D> int64_t largest_class(const RowProblem& p, const Group& g, int i) {
+    if (g.log_sum[i] == g.log_sum[i]) return g.largest[i];
+    const int64_t row = g.first_row + i;
     const D* x = static_cast<const D*>(p.x) + row / p.inner * p.classes * p.inner + row % p.inner;
     int64_t largest = 0;
     for (int64_t j = 0; j < p.classes; j++) {
@@ -464,7 +454,7 @@ LOSSLESS_INLINE Pack<double> conclude(const RowProblem& p, const Link& link, Gro
     if constexpr (numbers) {
         nll = log_sum;
         write<double>(p.squares, g, r, load(g.squares + r) / (load(g.all + r) * load(g.all + r)));
-        for (int i = r; i < g.rows && i < r + LANES; i++) p.largest[g.first_row + i] = g.largest[i];
+        for (int i = r; i < g.rows && i < r + LANES; i++) p.largest[g.first_row + i] = largest_class<D>(p, g, i);
     }
     if (target == Target::index) nll = (m - load(g.x_target + r)) + log_sum;
     if (target == Target::soft) nll = load(g.soft_cost + r) + load(g.soft_total + r) * log_sum;
@@ -482,9 +472,7 @@ LOSSLESS_INLINE Pack<double> conclude(const RowProblem& p, const Link& link, Gro
     write_statistic(p.prior_cost, prior);
     if (p.correct)
         for (int i = r; i < g.rows && i < r + LANES; i++)
-            p.correct[g.first_row + i] =
-                !g.ignored[i] &&
-                g.target[i] == (g.log_sum[i] == g.log_sum[i] ? g.largest[i] : largest_class<D>(p, g.first_row + i));
+            p.correct[g.first_row + i] = !g.ignored[i] && g.target[i] == largest_class<D>(p, g, i);
     if (p.is_loss()) {
         const Pack<double> weight = load(g.weight + r);
         Pack<double> q = zero, p_y = zero;
@@ -715,7 +703,10 @@ template <class F> auto by_dtype(lossless::DType dtype, F f) {
 
 int64_t forward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     const bool extra = p.prior || p.entropy;
-    if (p.squares) return forward<double, Target::none, true, true>(p, chunk, begin, end);
+    if (p.squares)
+        return by_dtype(p.dtype, [&](auto d) {
+            return numbers<decltype(d)>(forward<double, Target::none, true, true>, p, chunk, begin, end);
+        });
     return by_dtype(p.dtype, [&](auto d) {
         using D = decltype(d);
         switch (p.target) {

@@ -46,10 +46,14 @@ struct RowProblem {
          *loss = nullptr;       // (rows), dtype of x
     bool wide = false;          // the statistics (not the loss) in f64: unrounded, for who computes on with them
     uint8_t* correct = nullptr; // (rows)
-    // Of f64 data without a target, where nll is then -log p of the largest class: the sum of all other p^2, and the
-    // first class of the largest x (-1 where there is a NaN).
-    double* squares = nullptr;  // (rows)
-    int64_t* largest = nullptr; // (rows)
+    // What an evaluation asks, in f64 of any data without a target, where nll is then -log p of the largest class: the
+    // sum of all other p^2, and the first class of the largest x (-1 where there is a NaN). Of a label: by how much the
+    // largest x exceeds its own, and how many classes come before it, of larger x or of equal x and smaller number.
+    double* squares = nullptr;      // (rows)
+    int64_t* largest = nullptr;     // (rows)
+    const int64_t* label = nullptr; // (rows)
+    double* lead = nullptr;         // (rows)
+    int64_t* rank = nullptr;        // (rows)
     // (STATE_ROWS, rows): the maximum m; with exponentials relative to the power of two next to e^m: their sum S, the
     // sum T without the target (without the maximum where there is no index), the sum without the maximum, the mean D
     // of m - x (of a loss: its slope over nll), and of a loss its slope over lse.

@@ -218,22 +218,27 @@ int64_t row_statistics(nb::handle x_, int64_t outer, int64_t classes, int64_t in
     return run_rows(kernels().forward, p);
 }
 
-// What an evaluation asks of a row of f64 logits: -log p of the largest class, lse, entropy, the sum of all other p^2,
-// and the class.
-void row_numbers(nb::handle x_, int64_t rows_, int64_t classes, nb::handle surprise_, nb::handle lse_,
-                 nb::handle entropy_, nb::handle squares_, nb::handle largest_) {
+// What an evaluation asks of a row of logits, in f64: -log p of the largest class, lse, entropy, the sum of all other
+// p^2, and the class; the lead of its logit over that of the label, and the label's rank.
+void row_numbers(nb::handle x_, int64_t rows_, int64_t classes, nb::handle label_, nb::handle surprise_,
+                 nb::handle lse_, nb::handle entropy_, nb::handle squares_, nb::handle largest_, nb::handle lead_,
+                 nb::handle rank_) {
     Rows rows(x_, rows_, classes, 1);
     RowProblem& p = rows.p;
     Array surprise(surprise_, "surprise", true), lse(lse_, "lse", true), entropy(entropy_, "entropy", true),
-        squares(squares_, "squares", true), largest(largest_, "largest", true);
-    rows.x.expect(Element::f64, rows.x.size);
+        squares(squares_, "squares", true), largest(largest_, "largest", true), lead(lead_, "lead", true),
+        rank(rank_, "rank", true), label(label_, "label");
     const auto column = [&](Array& a) { return a.required().expect(Element::f64, rows_).as<double>(); };
     p.nll = column(surprise);
     p.lse = column(lse);
     p.entropy = column(entropy);
     p.squares = column(squares);
+    p.lead = column(lead);
     p.largest = largest.required().expect(Element::i64, rows_).as<int64_t>();
-    run_rows(kernels().forward, p);
+    p.rank = rank.required().expect(Element::i64, rows_).as<int64_t>();
+    p.label = label.required().expect(Element::i64, rows_).as<int64_t>();
+    p.wide = true;
+    if (run_rows(kernels().forward, p) >= 0) throw nb::value_error("label: not in [0, classes)");
 }
 
 void row_statistics_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_,
@@ -450,8 +455,8 @@ NB_MODULE(_native, m) {
     m.def("row_statistics", row_statistics, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("target").none(),
           arg("weight").none(), arg("prior").none(), arg("ignore_index").none(), arg("nll").none(), arg("lse").none(),
           arg("entropy").none(), arg("prior_cost").none(), arg("correct").none(), arg("state").none());
-    m.def("row_numbers", row_numbers, arg("x"), arg("rows"), arg("classes"), arg("surprise"), arg("lse"),
-          arg("entropy"), arg("squares"), arg("largest"));
+    m.def("row_numbers", row_numbers, arg("x"), arg("rows"), arg("classes"), arg("label"), arg("surprise"), arg("lse"),
+          arg("entropy"), arg("squares"), arg("largest"), arg("lead"), arg("rank"));
     m.def("row_statistics_backward", row_statistics_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"),
           arg("target").none(), arg("weight").none(), arg("prior").none(), arg("ignore_index").none(), arg("state"),
           arg("d_nll").none(), arg("d_lse").none(), arg("d_entropy").none(), arg("d_prior").none(), arg("dx"));

@@ -113,6 +113,36 @@ def test_merge_in_a_tree_and_updates_after_it():
     assert a.result().to_dict() == WHOLE.to_dict()
 
 
+@pytest.fixture
+def threads():
+    """Sets the number of threads for one test."""
+    before = lossless.get_num_threads()
+    yield lossless.set_num_threads
+    lossless.set_num_threads(before)
+
+
+@pytest.mark.parametrize("task", ["multiclass", *TASKS])
+def test_same_bits_on_any_number_of_threads(threads, monkeypatch, task):
+    monkeypatch.setattr("lossless._evaluate.evaluator.block_rows", lambda scores: 64)  # ten blocks
+    scores, labels, _ = TASKS.get(task, (SCORES, LABELS, None))
+    found = set()
+    for count in (1, 2, 3, 16):
+        threads(count)
+        found.add(of((scores, labels), (scores[:100], labels[:100]), task=task).result().to_json())
+        assert lossless.get_num_threads() in (count, 1)
+    assert len(found) == 1
+
+
+def test_threads_report_the_first_of_several_errors(threads, monkeypatch):
+    monkeypatch.setattr("lossless._evaluate.evaluator.block_rows", lambda scores: 64)
+    p = lossless.softmax(np.where(np.isnan(SCORES), 0.0, SCORES))
+    p[[150, 550], 2] = -0.5
+    threads(4)
+    with pytest.raises(EvaluationError, match=r"row 150 holds -0\.5 for class 2"):
+        of((p, LABELS), kind="probs")
+    assert lossless.get_num_threads() in (4, 1)
+
+
 def test_findings_name_rows_of_all_updates():
     evaluator = of((SCORES[:10], LABELS[:10]), (SCORES[10:30], LABELS[10:30]))
     assert any("first: row 17 of updates" in finding.evidence for finding in evaluator.result().findings)

@@ -33,7 +33,7 @@ def test_agrees_with_high_precision(path, classes, scale):
     x[5, classes // 2 :] = -math.inf
     x[6] = 0.5
     x[7, -1] = x[7].max()
-    found = row_numbers(x)
+    found = row_numbers(x, np.zeros(37, np.int64))
     assert (found.largest == x.argmax(axis=1)).all()
     expected = np.array([truth(row) for row in x])
     for column, name in enumerate(("surprise", "entropy", "squares", "lse")):
@@ -45,19 +45,55 @@ def test_agrees_with_high_precision(path, classes, scale):
 
 def test_rows_without_a_distribution(path):
     nan, inf = math.nan, math.inf
-    found = row_numbers(np.array([[1.0, nan], [inf, inf], [-inf, -inf], [inf, 1.0], [1.0, -inf]]))
+    x = np.array([[1.0, nan], [inf, inf], [-inf, -inf], [inf, 1.0], [1.0, -inf]])
+    found = row_numbers(x, np.array([0, 1, 0, 1, 1]))
     assert np.isnan(found.surprise[:3]).all()
     assert found.surprise[3:].tolist() == [0.0, 0.0]
     assert found.largest[3:].tolist() == [0, 0]
     assert ((found.largest >= 0) & (found.largest < 2)).all()
     assert found.squares[3:].tolist() == [0.0, 0.0]
+    assert found.lead[3:].tolist() == [inf, inf]
+    assert found.rank[3:].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("classes", [1, 2, 63, 64, 65, 100, 5000])
+def test_rows_of_nothing_but_nan_have_a_class(path, classes):
+    x = np.full((3, classes), math.nan)
+    x[1] = math.inf
+    found = row_numbers(x, np.full(3, classes - 1))
+    assert ((found.largest >= 0) & (found.largest < classes)).all()
+    assert np.isnan(found.surprise[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("classes", [1, 2, 15, 33, 64, 100, 257, 5000])
+def test_lead_and_rank_agree_with_sorting(path, dtype, classes):
+    x = np.round(4 * RNG.normal(size=(33, classes))).astype(dtype)  # many are equal
+    x[3], x[4, classes // 2], x[5, -1] = 0.0, math.inf, -math.inf
+    label = RNG.integers(0, classes, 33)
+    label[[4, 5]] = classes // 2, classes - 1
+    found = row_numbers(x, label)
+    for i, row in enumerate(x.tolist()):
+        order = sorted(range(classes), key=lambda j: (-row[j], j))
+        assert found.rank[i] == order.index(label[i])
+        assert found.lead[i] == (0.0 if order[0] == label[i] else row[order[0]] - row[label[i]])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("classes", [2, 31, 100, 5000])
+def test_narrow_logits_give_the_numbers_of_their_float64(path, dtype, classes):
+    x = (5 * RNG.normal(size=(53, classes))).astype(dtype)
+    label = RNG.integers(0, classes, 53)
+    for narrow, wide in zip(row_numbers(x, label), row_numbers(x.astype(np.float64), label), strict=True):
+        assert narrow.tolist() == wide.tolist()
 
 
 def test_a_row_has_the_same_bits_wherever_it_lies():
     x = RNG.normal(size=(70, 33)) * 5
-    whole = row_numbers(x)
+    label = RNG.integers(0, 33, 70)
+    whole = row_numbers(x, label)
     for start, stop in ((0, 1), (3, 20), (17, 70)):
-        part = row_numbers(x[start:stop])
+        part = row_numbers(x[start:stop], label[start:stop])
         for name in whole._fields:
             assert (getattr(part, name) == getattr(whole, name)[start:stop]).all()
 
@@ -65,7 +101,12 @@ def test_a_row_has_the_same_bits_wherever_it_lies():
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"x": np.zeros((4, 3), np.float32)}, TypeError),
+        ({"x": np.zeros((4, 3), np.int64)}, TypeError),
+        ({"label": None}, TypeError),
+        ({"label": np.array([0, 1, 2, 3])}, ValueError),
+        ({"label": np.array([0, 1, -1, 0])}, ValueError),
+        ({"label": np.zeros(4)}, TypeError),
+        ({"rank": np.empty(5, np.int64)}, ValueError),
         ({"x": np.zeros((4, 2))}, ValueError),
         ({"surprise": None}, TypeError),
         ({"squares": np.empty(4, np.float32)}, TypeError),
@@ -77,8 +118,9 @@ def test_a_row_has_the_same_bits_wherever_it_lies():
 def test_what_the_kernel_refuses(changes, error):
     if _kernels.native is None:
         pytest.skip(f"no compiled kernels: {_kernels.why}")
-    outputs = {name: np.empty(4) for name in ("surprise", "lse", "entropy", "squares")}
-    good = {"x": np.zeros((4, 3)), "rows": 4, "classes": 3, **outputs, "largest": np.empty(4, np.int64)}
+    outputs = {name: np.empty(4) for name in ("surprise", "lse", "entropy", "squares", "lead")}
+    good = {"x": np.zeros((4, 3)), "rows": 4, "classes": 3, **outputs}
+    good |= {"label": np.zeros(4, np.int64), "largest": np.empty(4, np.int64), "rank": np.empty(4, np.int64)}
     _kernels.native.row_numbers(**good)
     with pytest.raises(error):
         _kernels.native.row_numbers(**{**good, **changes})

@@ -39,8 +39,8 @@ class Backend(Sight, Protocol):
         But for NaN and ignored labels.
         """
 
-    def numbers(self, a: Array, /) -> NDArray[Any]:
-        """All of them, for a message, in float64."""
+    def numbers(self, a: Array, dtype: str = ..., /) -> NDArray[Any]:
+        """All of them, to be read only; in float64, or else the dtype."""
 
     def softmax(self, plan: RowPlan, x: Array, temperature: float, /) -> Array: ...
 

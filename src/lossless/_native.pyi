@@ -21,7 +21,17 @@ def row_statistics(
     state: Any,
 ) -> int: ...
 def row_numbers(
-    x: Any, rows: int, classes: int, surprise: Any, lse: Any, entropy: Any, squares: Any, largest: Any
+    x: Any,
+    rows: int,
+    classes: int,
+    label: Any,
+    surprise: Any,
+    lse: Any,
+    entropy: Any,
+    squares: Any,
+    largest: Any,
+    lead: Any,
+    rank: Any,
 ) -> None: ...
 def row_statistics_backward(
     x: Any,

@@ -62,7 +62,9 @@ class Partial:
     def evaluation(self, plan: Plan) -> Evaluation:
         """The figures of all rows."""
         check_labels(plan, self.screening)
-        results = {name: metric.result() for name, metric in self.metrics.items()}
+        with ThreadPoolExecutor(get_num_threads(), thread_name_prefix="lossless") as pool:
+            found = pool.map(lambda metric: metric.result(), self.metrics.values())
+            results = dict(zip(self.metrics, found, strict=True))
         results["slices"] = self.slices.result()
         return BY_TASK[plan.columns.task].evaluation(plan, self.screening, results)
 
@@ -152,6 +154,19 @@ def run_elsewhere(job: Job, sizes: Mapping[str, int]) -> Partial | LosslessError
             "under the same paths, as in a folder that all machines share; threads need no workers"
         )
     return run_job(job)
+
+
+def on_native_threads(read: Callable[[range], Partial], blocks: range) -> Partial:
+    """What all blocks of rows contribute: `read` is given some that follow one another, on each of our threads."""
+    threads = max(min(get_num_threads(), len(blocks)), 1)
+    if threads == 1:
+        return read(blocks)
+    ends = [len(blocks) * k // threads for k in range(threads + 1)]
+    with one_native_thread, ThreadPoolExecutor(threads, thread_name_prefix="lossless") as pool:
+        first, *others = pool.map(read, [blocks[i:j] for i, j in itertools.pairwise(ends)])
+        for other in others:
+            first.merge(other)
+    return first
 
 
 def run(

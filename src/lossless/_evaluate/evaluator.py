@@ -16,7 +16,7 @@ from lossless._dispatch import Backend, select
 from lossless._layout import without_dim
 from lossless.errors import EvaluationError, ParameterError, ShapeError, TargetDtypeError
 
-from .engine import Partial, begin
+from .engine import Partial, begin, on_native_threads
 from .plan import Plan
 from .results import Evaluation
 from .roles import Columns, Holds, Task, TaskName, ValueColumn, WideColumn, truth
@@ -169,9 +169,14 @@ class Evaluator:
         settings = replace(self._settings, classes=_classes(shape, self._settings))
         _check_labels(settings.task, shape, tuple(y.shape), dtype_name(y.dtype))
         plan = settings.plan(prod(shape) // settings.plan(0).width)
-        partial = begin(plan)
-        for batch in _batches(plan, self.rows, (ours, x), (theirs, y)):
-            partial.update(plan, batch)
+
+        def read(blocks: range) -> Partial:
+            partial = begin(plan)
+            for batch in _batches(plan, self.rows, (ours, x), (theirs, y), blocks):
+                partial.update(plan, batch)
+            return partial
+
+        partial = on_native_threads(read, range(0, shape[0], block_rows(max(prod(shape[1:]), 1))))
         check_labels(plan, partial.screening)
         self._add(settings, partial, plan.rows)
 
@@ -219,18 +224,20 @@ class Evaluator:
         self.rows += rows
 
 
-def _batches(plan: Plan, first: int, scores: tuple[Backend, Array], labels: tuple[Backend, Array]) -> Iterator[Batch]:
-    """The rows of arrays, and of the backends that know them, a few megabytes at a time; `first` is the first's."""
+def _batches(
+    plan: Plan, before: int, scores: tuple[Backend, Array], labels: tuple[Backend, Array], blocks: range
+) -> Iterator[Batch]:
+    """The rows of arrays, and of the backends that know them, a few megabytes at a time: `blocks` has their starts."""
     (ours, x), (theirs, y) = scores, labels
-    stored = np.float64 if dtype_name(x.dtype) == "float64" else np.float32  # which holds the narrower ones
+    stored = "float64" if dtype_name(x.dtype) == "float64" else "float32"  # which holds the narrower ones
     wide = isinstance(plan.columns.label, WideColumn)
-    step = block_rows(max(prod(x.shape[1:]), 1))
-    for i in range(0, x.shape[0], step):
-        block = _as_rows(ours.numbers(x[i : i + step]), plan.width).astype(stored, copy=False)
-        values = theirs.numbers(y[i : i + step])
+    for i in blocks:
+        part = slice(i, i + blocks.step)
+        first = before + i * (plan.rows // x.shape[0])
+        block = _as_rows(ours.numbers(x[part], stored), plan.width)
+        values = theirs.numbers(y[part])
         label, missing = truth(_as_rows(values, plan.width) if wide else values.reshape(-1), plan.columns, first)
         yield Batch(0, first, block, label, missing, np.zeros(len(block), bool))
-        first += len(block)
 
 
 def _least(task: Task) -> int:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lossless._numpy.backend import row_numbers
+from lossless._numpy.backend import label_rank, row_numbers
 from lossless.errors import EvaluationError
 
 Floats = NDArray[np.float64]
@@ -106,10 +106,7 @@ def cache_rows(classes: int) -> int:
 def score_rows(file: int, row: Integers, scores: NDArray[Any], label: Integers, kind: Kind) -> ScoredRows:
     """Row numbers of (n, C) scores with labels in [0, C); rows without a distribution get nll = nan."""
     logits = _log(scores, row) if kind is Kind.PROBS else scores
-    step = cache_rows(scores.shape[1])
-    blocks = [slice(i, i + step) for i in range(0, max(len(label), 1), step)]
-    numbers = [_numbers(scores[b], logits[b], label[b], kind) for b in blocks]
-    predicted, rank, nll, surprise, entropy, brier, lse = (np.concatenate(n) for n in zip(*numbers, strict=True))
+    predicted, rank, nll, surprise, entropy, brier, lse = _numbers(scores, logits, label, kind)
     off_sum = np.zeros(len(label)) if kind is Kind.LOGITS else np.abs(lse)
     confidence = np.exp(-surprise)
     return ScoredRows(
@@ -130,34 +127,19 @@ def score_rows(file: int, row: Integers, scores: NDArray[Any], label: Integers, 
 
 
 def _numbers(scores: NDArray[Any], logits: NDArray[Any], label: Integers, kind: Kind) -> tuple[NDArray[Any], ...]:
-    """Prediction, rank, nll, surprise, entropy, Brier score and log-sum-exp of rows that fit into the cache."""
-    x = logits.astype(np.float64, copy=False)
-    numbers = row_numbers(x)
-    surprise: Floats = numbers.surprise
-    # Probabilities that differ may have the same logarithm.
-    predicted = np.argmax(scores, axis=1) if kind is Kind.PROBS else numbers.largest
-    wrong = np.flatnonzero(predicted != label)
-    rank = np.zeros(len(label), np.int64)
-    rank[wrong] = _rank(scores[wrong], label[wrong])
-    # The difference is >= 0, so the sum does not cancel.
-    nll = surprise.copy()
+    """Prediction, rank, nll, surprise, entropy, Brier score and log-sum-exp."""
+    numbers = row_numbers(logits, label)
+    predicted, rank, surprise = numbers.largest, numbers.rank, numbers.surprise
+    if kind is Kind.PROBS:  # those that differ may have the same logarithm
+        predicted, rank = np.argmax(scores, axis=1), label_rank(scores, label)
     squares = numbers.squares  # made sum of p_j^2 over all classes but the label
-    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf, where there is no distribution
-        nll[wrong] += x[wrong, predicted[wrong]] - x[wrong, label[wrong]]
+    wrong = np.flatnonzero(predicted != label)
+    with np.errstate(invalid="ignore", over="ignore"):  # nan, where there is no distribution
+        nll = surprise + numbers.lead  # both >= 0, so the sum does not cancel
         left = np.maximum(squares[wrong] - np.exp(-2.0 * nll[wrong]), 0.0)
         squares[wrong] = left + np.exp(-2.0 * surprise[wrong])
     # sum_j (p_j - t_j)^2 without p_y - 1, which cancels when the model is right: 1 - p_y = -expm1(-nll).
     return predicted, rank, nll, surprise, numbers.entropy, np.expm1(-nll) ** 2 + squares, numbers.lse
-
-
-def _rank(scores: NDArray[Any], label: Integers) -> Integers:
-    """How many classes come before the label when the scores are sorted, equal ones by their number."""
-    own = scores[np.arange(len(label)), label][:, None]
-    rank: Integers = (scores > own).sum(axis=1)
-    equal = scores == own
-    if np.count_nonzero(equal) > len(label):  # more than the labels themselves
-        rank += (equal & (np.arange(scores.shape[1]) < label[:, None])).sum(axis=1)
-    return rank
 
 
 def _log(p: NDArray[Any], row: Integers) -> Floats:

@@ -150,28 +150,41 @@ def row_statistics(plan: RowPlan, x: Array, target: Array | None, prior: Array |
 
 
 class RowNumbers(NamedTuple):
-    """What an evaluation asks of rows of float64 logits."""
+    """What an evaluation asks of rows of logits and their labels, in float64."""
 
     largest: Array  # (n,) the class of the largest logit, the first of equals; any where there is a NaN
     surprise: Array  # (n,) -log p of that class
     entropy: Array  # (n,)
     squares: Array  # (n,) sum of p^2 over all other classes
     lse: Array  # (n,)
+    lead: Array  # (n,) by how much that logit exceeds the label's
+    rank: Array  # (n,) see `label_rank`
 
 
 @silent
-def row_numbers(x: Array) -> RowNumbers:
-    """Numbers of (n, C) float64 logits, in one pass; a row without a distribution has the surprise NaN."""
+def row_numbers(x: Array, label: Array) -> RowNumbers:
+    """Numbers of (n, C) logits of any dtype, in one pass; a row without a distribution has the surprise NaN."""
     if native is not None:
-        largest = np.empty(len(x), np.int64)
-        surprise, entropy, squares, lse = (np.empty(len(x)) for _ in range(4))
-        native.row_numbers(_memory(x), *x.shape, surprise, lse, entropy, squares, largest)
-        return RowNumbers(np.maximum(largest, 0), surprise, entropy, squares, lse)
+        largest, rank = (np.empty(len(x), np.int64) for _ in range(2))
+        surprise, entropy, squares, lse, lead = (np.empty(len(x)) for _ in range(5))
+        native.row_numbers(_memory(x), *x.shape, _memory(label), surprise, lse, entropy, squares, largest, lead, rank)
+        return RowNumbers(np.maximum(largest, 0), surprise, entropy, squares, lse, lead, rank)
+    x = x.astype(np.float64, copy=False)
     largest = np.argmax(x, axis=1)
     s = reference.row_statistics(x, largest, None, None, 1.0)
     p = reference.softmax(x, 1.0)
     p[np.arange(len(x)), largest] = 0.0
-    return RowNumbers(largest, s.nll, s.entropy, np.vecdot(p, p), s.lse)
+    every = np.arange(len(x))
+    lead = np.where(largest == label, 0.0, x[every, largest] - x[every, label])  # not inf - inf
+    return RowNumbers(largest, s.nll, s.entropy, np.vecdot(p, p), s.lse, lead, label_rank(x, label))
+
+
+def label_rank(scores: Array, label: Array) -> Array:
+    """How many classes come before the label when the scores are sorted, equal ones by their number."""
+    own = scores[np.arange(len(label)), label][:, None]
+    before = np.arange(scores.shape[1]) < label[:, None]
+    rank: Array = np.count_nonzero((scores > own) | (before & (scores == own)), axis=1)
+    return rank
 
 
 @silent
@@ -437,8 +450,8 @@ def inverse_softmax(plan: RowPlan, p: Array, center: str | None) -> Any:
     return np.ascontiguousarray(np.moveaxis(x, -1, plan.dim)).reshape(p.shape)[()]
 
 
-def numbers(a: Array) -> Array:
-    return a.astype(np.float64)
+def numbers(a: Array, dtype: str = "float64") -> Array:
+    return a.astype(dtype, copy=False)
 
 
 @silent

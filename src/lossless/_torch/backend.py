@@ -374,8 +374,8 @@ def inverse_softmax(plan: RowPlan, p: Tensor, center: str | None) -> Tensor:
     return differentiable.inverse_softmax(_classes_last(p, plan.dim), center).movedim(-1, plan.dim).reshape(p.shape)
 
 
-def numbers(a: Tensor) -> NDArray[Any]:
-    found: NDArray[Any] = a.detach().resolve_neg().cpu().double().numpy()
+def numbers(a: Tensor, dtype: str = "float64") -> NDArray[Any]:
+    found: NDArray[Any] = a.detach().resolve_neg().cpu().to(getattr(torch, dtype)).numpy()
     return found
 
 
