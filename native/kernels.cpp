@@ -26,6 +26,7 @@ template <class D> struct Data<ClassLanes<D>> {
     const D *x = nullptr, *t = nullptr, *cotangent = nullptr;
     D* out = nullptr;
     Compute<D>* e = nullptr;
+    int64_t ahead = 0; // logits from a row to that in its place of the next group
     Buffer spare;
     bool no_memory = false;
 
@@ -46,6 +47,7 @@ template <class D> struct Data<ClassLanes<D>> {
 
 template <class T> struct Data<RowLanes<T>> {
     T *x = nullptr, *t = nullptr, *cotangent = nullptr, *out = nullptr, *e = nullptr;
+    static constexpr int64_t ahead = 0;
 
     bool limit_where_infinite(const RowLanes<T>& view, Group& g) {
         double* const peak = g.peak + view.row;
@@ -69,6 +71,7 @@ template <class D> struct RowsInPlace {
     RowsInPlace(const RowProblem& problem, Passes passes)
         : p(problem), most_rows(passes == Passes::one ? LANES : rows_in_cache(p.classes)),
           padded((p.classes + LANES - 1) / LANES * LANES) {
+        data.ahead = most_rows * p.classes;
         if (passes == Passes::several) data.no_memory = !room.template get<T>(most_rows * padded);
     }
     bool ready() const { return !data.no_memory; }
@@ -602,6 +605,8 @@ template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, 
             view.each([&](Block b) __attribute__((always_inline)) {
                 const Pack<T> e = exponentials(view.load(x, b, T(-INF)));
                 view.keep(kept, b, e);
+                view.fetch(x, b, data.ahead);
+                view.fetch(data.out, b);
                 sum.add(b, e);
             });
             view.put(g.all, sum.value());
@@ -666,6 +671,9 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
             view.each([&](Block b) __attribute__((always_inline)) {
                 const Pack<T> e = exponentials(view.load(x, b, T(-INF)));
                 view.keep(kept, b, e);
+                view.fetch(x, b, data.ahead);
+                view.fetch(cotangent, b, data.ahead);
+                view.fetch(data.out, b);
                 all.add(b, e);
                 slopes.add(b, e * (view.load(cotangent, b, T(0)) * scale - top));
             });

@@ -223,6 +223,9 @@ LOSSLESS_INLINE void exponentiate(const RowProblem& p, const View& view, Data<Vi
     view.each([&](Block b) __attribute__((always_inline)) {
         const Pack<T> x = view.load(logits, b, T(-INF)), distance = m - x, e = exponentials(x);
         view.keep(kept, b, e);
+        view.fetch(logits, b, data.ahead);
+        view.fetch(data.out, b);
+        if constexpr (target == Target::soft) view.fetch(data.t, b, data.ahead);
         if constexpr (extra) below.add(b, cost(e, distance));
         Pack<T> other = e;
         if (view.few() || largest.may_be_in(b) || (target == Target::index && y.may_be_in(b))) {
@@ -373,7 +376,7 @@ LOSSLESS_INLINE void sweep_plain(const View& view, E e, typename View::Element* 
     view.each([&](Block b) __attribute__((always_inline)) {
         const Pack<T> share = e(b);
         Pack<T> dx = fma(share, factor, share * factor_low) * last;
-        if (y.may_be_in(b)) dx = select(y.in(b), target_value, dx);
+        if (view.few() || y.may_be_in(b)) dx = select(y.in(b), target_value, dx);
         view.store(out, b, nan(dx));
     });
 }

@@ -139,14 +139,19 @@ template <class D> struct ClassLanes {
             visit(Block{j + LANES, LANES}, odd, odd_at);
         }
         for (; j < classes; j += LANES) visit(block(j), even, even_at);
-        const Pack<T> most = in_all_lanes(max(even, odd));
-        return {most, {first(equal_bits(even, most), even_at, first(equal_bits(odd, most), odd_at, classes))}};
+        const auto later = (odd > even) | ((odd == even) & (odd_at < even_at));
+        const Pack<T> lanes = max(even, odd), most = in_all_lanes(lanes);
+        return {most, {first(equal_bits(lanes, most), select(later, odd_at, even_at))}};
     }
     LOSSLESS_INLINE_MEMBER Pack<T> load_class(const T* source, Block b) const {
         return b.lanes == LANES ? ::load(source + b.j) : load_part(source + b.j, b.lanes, T(0));
     }
     LOSSLESS_INLINE_MEMBER void store(D* target, Block b, Pack<T> value) const {
         b.lanes == LANES ? store_data(target + b.j, value) : store_part(target + b.j, b.lanes, value);
+    }
+    // Asks the memory for a block that a later stage reads or writes.
+    LOSSLESS_INLINE_MEMBER void fetch(const D* data, Block b, int64_t ahead = 0) const {
+        __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(data) + uintptr_t((b.j + ahead) * sizeof(D))));
     }
     // Exponentials, in scratch of whole blocks.
     LOSSLESS_INLINE_MEMBER void keep(T* scratch, Block b, Pack<T> e) const { ::store(scratch + b.j, e); }
@@ -184,16 +189,17 @@ template <class D> struct ClassLanes {
     static LOSSLESS_INLINE_MEMBER Pack<T> in_all_lanes(Pack<T> a) {
         return broadcast(fold(a, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; }));
     }
-    // The first class of the lanes named by `bits`, lane i of block at[i]; or `before`, if that is less.
-    static LOSSLESS_INLINE_MEMBER int64_t first(uint32_t bits, Pack<Bits<T>> at, int64_t before) {
+    // The first class of the lanes named by `bits`, lane i of block at[i].
+    static LOSSLESS_INLINE_MEMBER int64_t first(uint32_t bits, Pack<Bits<T>> at) {
         Bits<T> block[LANES];
         ::store(block, at);
-        for (; bits; bits &= bits - 1) {
-            const int lane = __builtin_ctz(bits);
-            const int64_t j = int64_t(block[lane]) * LANES + lane;
-            before = j < before ? j : before;
+        const auto class_of = [&](int lane) { return int64_t(block[lane]) * LANES + lane; };
+        int64_t least = class_of(__builtin_ctz(bits));
+        for (bits &= bits - 1; bits; bits &= bits - 1) {
+            const int64_t j = class_of(__builtin_ctz(bits));
+            least = j < least ? j : least;
         }
-        return before;
+        return least;
     }
 };
 
@@ -230,6 +236,7 @@ template <class C> struct RowLanes {
     LOSSLESS_INLINE_MEMBER void store(T* scratch, Block b, Pack<T> value) const {
         ::store(scratch + b.j * LANES, value);
     }
+    LOSSLESS_INLINE_MEMBER void fetch(const T*, Block, int64_t = 0) const {} // scratch is in cache
     LOSSLESS_INLINE_MEMBER void keep(T* scratch, Block b, Pack<T> e) const { store(scratch, b, e); }
     LOSSLESS_INLINE_MEMBER Pack<T> kept(const T* scratch, Block b) const { return load(scratch, b, T(0)); }
 
