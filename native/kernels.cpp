@@ -12,7 +12,7 @@ namespace {
 // Below this many classes a row fills too few vectors, and 16 rows are transposed instead. The bits are the same.
 constexpr int64_t ROW_LANES_CLASSES = 64;
 
-// So many logits, of whole rows, are done together: they and their exponentials should fit the first cache.
+// So many logits, of whole rows, are done together: of floats, they and their exponentials fit the first cache.
 constexpr int64_t CACHED_NUMBERS = 4096;
 static int rows_in_cache(int64_t classes) {
     const int64_t rows = CACHED_NUMBERS / classes;
@@ -84,7 +84,7 @@ template <class D> struct RowsInPlace {
             if (p.soft) data.t = static_cast<const D*>(p.soft) + start;
             if (p.cotangent) data.cotangent = static_cast<const D*>(p.cotangent) + start;
             if (p.out) data.out = static_cast<D*>(p.out) + start;
-            data.e = static_cast<T*>(room.memory) + i * padded;
+            if (room.memory) data.e = static_cast<T*>(room.memory) + i * padded;
             f(ClassLanes<D>{p.classes, i}, data);
         }
     }
@@ -343,7 +343,7 @@ template <class F> LOSSLESS_INLINE void by_sixteens(const Group& g, F&& f) {
     for (int r = 0; r < g.rows; r += LANES) f(r);
 }
 
-// A quantity of rows r .. r + 15 of the group into its array; 0 for ignored rows.
+// A quantity of rows r .. r + 15 of the group into its array; `write`: 0 for ignored rows.
 template <class D> LOSSLESS_INLINE void put_rows(D* target, const Group& g, int r, Pack<Compute<D>> value) {
     D* const rows = target + g.first_row + r;
     g.rows - r >= LANES ? store_data(rows, value) : store_part(rows, g.rows - r, value);
@@ -490,13 +490,13 @@ LOSSLESS_INLINE Pack<double> conclude(const RowProblem& p, const Link& link, Gro
         store(g.slope_of_lse + r, link.slope_of_lse(lse));
     }
     if (p.state) {
-        const auto keep = [&](int row, Pack<double> value) { put_rows(p.state + row * p.rows(), g, r, value); };
-        keep(0, load(g.peak + r));
-        keep(1, load(g.all + r));
-        keep(2, load(g.but_target + r));
-        keep(3, load(g.but_top + r));
-        keep(4, p.is_loss() ? load(g.slope_of_nll + r) : mean_below);
-        keep(5, p.is_loss() ? load(g.slope_of_lse + r) : zero);
+        const auto put_state = [&](int row, Pack<double> value) { put_rows(p.state + row * p.rows(), g, r, value); };
+        put_state(0, load(g.peak + r));
+        put_state(1, load(g.all + r));
+        put_state(2, load(g.but_target + r));
+        put_state(3, load(g.but_top + r));
+        put_state(4, p.is_loss() ? load(g.slope_of_nll + r) : mean_below);
+        put_state(5, p.is_loss() ? load(g.slope_of_lse + r) : zero);
     }
     return counted;
 }
@@ -544,19 +544,19 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     const int64_t n = p.rows();
     Slopes s = {};
     return over_rows<D>(p, begin, end, Passes::one, [&](Group& g, auto& rows) {
-        const auto kept = [&](int row, Column& column) {
+        const auto restore = [&](int row, Column& column) {
             memcpy(column, p.state + row * n + g.first_row, g.rows * sizeof(double));
         };
-        kept(0, g.peak);
-        kept(1, g.all);
-        kept(2, g.but_target);
-        kept(3, g.but_top);
+        restore(0, g.peak);
+        restore(1, g.all);
+        restore(2, g.but_target);
+        restore(3, g.but_top);
         if (p.is_loss()) {
-            kept(4, g.slope_of_nll);
-            kept(5, g.slope_of_lse);
+            restore(4, g.slope_of_nll);
+            restore(5, g.slope_of_lse);
             slopes_of_loss<D>(p, g, s);
         } else {
-            kept(4, s.mean_below);
+            restore(4, s.mean_below);
             by_sixteens(g, [&](int r) __attribute__((always_inline)) {
                 store(s.a + r, read<D>(p.d_nll, p.divisor, g, r));
                 store(s.b + r, read<D>(p.d_lse, p.divisor, g, r));

@@ -51,7 +51,7 @@ struct Group {
 constexpr int HEADROOM = 64;
 
 // Logits are shifted only where they are so large that no scale would do: there x - m is exact for every class that
-// counts (Sterbenz). The least exponent of a scale, that of 0, is that of the least logit: nothing below it is read.
+// counts (Sterbenz). At `least` the exponent field of the scale is 0, and so is the scale; below it would be negative.
 template <class T> struct Frame {
     Pack<T> shift, least;
     Pack<Bits<T>> offset;
@@ -130,7 +130,7 @@ template <class D> static double limit(D* target, const D* source, int64_t class
         if (x != x) return x;
         infinite += x == T(INF);
     }
-    for (int64_t j = 0; infinite && j < classes; j++) { // none left: done before, in place
+    for (int64_t j = 0; infinite && j < classes; j++) {
         const T x = to_compute(source[j * stride]);
         const T limited = x != T(INF) ? T(-INF) : infinite == 1 ? T(0) : T(__builtin_nan(""));
         target[j * stride] = from_compute<D>(limited);
@@ -335,17 +335,18 @@ template <class T> LOSSLESS_INLINE Quotient divide_by_sum(Pack<double> f, const 
 template <class T> static void prepare_plain(const Group& g, Slopes& s, int r) {
     const Pack<double> zero = broadcast(0.0), a = load(s.a + r);
     const Quotient f = divide_by_sum<T>(a + load(s.b + r), g, r);
-    const auto large = f.exponent > broadcast(60.0);
+    const auto large = f.exponent > broadcast(39.0); // else an exponential of 0 would stand for a result that is not
     const Pack<double> lift = select(large, broadcast(60.0), zero);
     s.lifted |= any(large);
     store(s.lift + r, lift);
-    const Pack<double> exponent = f.exponent - lift - broadcast(double(HEADROOM));
+    // The headroom stays in the product till the end: what the second part adds is then no denormal.
+    const Pack<double> exponent = f.exponent - lift - select(large, broadcast(double(HEADROOM)), zero);
     const Pack<double> least = broadcast(Float<T>::bias == 127 ? -90.0 : -900.0),
-                       most = broadcast(double(Float<T>::bias));
+                       most = broadcast(double(Float<T>::bias - 1)); // a mantissa may be rounded up to 2
     const Pack<double> inside = select(exponent < least, least, select(exponent > most, most, exponent));
     store(s.factor + r, f.high * power_of_two(inside));
     store(s.factor_low + r, f.low * power_of_two(inside));
-    store(s.final + r, exponent - inside);
+    store(s.final + r, f.exponent - lift - broadcast(double(HEADROOM)) - inside);
     // A quotient that is denormal has lost bits before it is multiplied; the product is not, and then cannot overflow.
     const Pack<double> others = load(g.but_target + r), all = load(g.all + r), ratio = others / all;
     Pack<double> target_value = a * ratio;

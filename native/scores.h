@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr int64_t WIDE_ELEMENTS = 1 << 12; // 32 KB
+constexpr int64_t WIDE_ELEMENTS = 1 << 12; // 32 KB, or 16 rows if those are more
 
 // How many of n numbers are above `one`, or equal to it too. NaN is neither.
 template <bool or_equal> int64_t count_above(const double* x, int64_t n, double one) {

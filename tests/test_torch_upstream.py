@@ -1,5 +1,7 @@
 """A loss that expects its upstream gradient writes its own in the forward pass: nobody can tell but by the time."""
 
+import math
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -139,3 +141,46 @@ def test_no_more_plans_are_remembered_than_there_may_be():
     assert len(upstream._last) <= 1025
     assert upstream.take(plans[-1]) == 1.0
     assert upstream.take(plans[-1]) is None
+
+
+@pytest.mark.parametrize("classes", [2, 70])
+@pytest.mark.parametrize("exponent", [0, 38, 40, 59, 61, 90])
+def test_a_large_upstream_gradient_meets_a_small_probability(classes, exponent):
+    gap = min(133.0, 100.0 + exponent)  # a probability that is no float, times 2^exponent, which is one
+    x = torch.zeros(1, classes)
+    x[0, 1:] = -gap
+    x.requires_grad_()
+    loss = lossless.cross_entropy(x, torch.zeros(1, dtype=torch.long), reduction="none")
+    loss.backward(torch.tensor([2.0**exponent]))
+    truth = math.ldexp(math.exp(-gap), exponent)
+    smallest = 2.0**-149
+    assert abs(x.grad[0, 1].item() - truth) <= max(4 * 2.0**-24 * truth, smallest)
+
+
+def test_a_large_weight_and_a_large_upstream_gradient_do_not_overflow_between():
+    x = torch.tensor([[0.0, -100.0]], requires_grad=True)
+    weight = torch.tensor([1.9997622966766357 * 2.0**124, 1.0])
+    upstream = torch.tensor([1.0001188516616821 * 2.0**127])
+    lossless.cross_entropy(x, torch.tensor([0]), weight=weight, reduction="none").backward(upstream)
+    truth = weight[0].double() * upstream[0].double() * math.exp(-100)
+    assert x.grad[0, 1].item() == pytest.approx(truth.item(), rel=1e-6)
+
+
+def test_flushing_denormals_changes_no_normal_gradient():
+    x = torch.empty(400, 80).uniform_(-86, -30, generator=torch.Generator().manual_seed(0))
+    x[:, 0] = 0
+    x.requires_grad_()
+
+    def gradient():
+        (dx,) = torch.autograd.grad(lossless.cross_entropy(x, torch.zeros(400, dtype=torch.long), reduction="sum"), x)
+        return dx
+
+    expected = gradient()
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this machine cannot flush denormals")
+    try:
+        flushed = gradient()
+    finally:
+        torch.set_flush_denormal(False)
+    normal = expected.abs() >= torch.finfo(torch.float32).tiny
+    assert torch.equal(flushed[normal], expected[normal])
