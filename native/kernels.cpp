@@ -97,38 +97,12 @@ template <class D> struct RowsInPlace {
 // Four floats of each of four rows as four floats of each of four classes, or back; a register holds several such
 // squares.
 template <class V> LOSSLESS_INLINE void transpose_squares(V (&v)[4]) {
-    V out[4];
-    if constexpr (sizeof(V) == 64) {
-        const V low01 = __builtin_shufflevector(v[0], v[1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29),
-                high01 =
-                    __builtin_shufflevector(v[0], v[1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31),
-                low23 = __builtin_shufflevector(v[2], v[3], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29),
-                high23 =
-                    __builtin_shufflevector(v[2], v[3], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-        out[0] = __builtin_shufflevector(low01, low23, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
-        out[1] = __builtin_shufflevector(low01, low23, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-        out[2] = __builtin_shufflevector(high01, high23, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
-        out[3] = __builtin_shufflevector(high01, high23, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-    } else if constexpr (sizeof(V) == 32) {
-        const V low01 = __builtin_shufflevector(v[0], v[1], 0, 8, 1, 9, 4, 12, 5, 13),
-                high01 = __builtin_shufflevector(v[0], v[1], 2, 10, 3, 11, 6, 14, 7, 15),
-                low23 = __builtin_shufflevector(v[2], v[3], 0, 8, 1, 9, 4, 12, 5, 13),
-                high23 = __builtin_shufflevector(v[2], v[3], 2, 10, 3, 11, 6, 14, 7, 15);
-        out[0] = __builtin_shufflevector(low01, low23, 0, 1, 8, 9, 4, 5, 12, 13);
-        out[1] = __builtin_shufflevector(low01, low23, 2, 3, 10, 11, 6, 7, 14, 15);
-        out[2] = __builtin_shufflevector(high01, high23, 0, 1, 8, 9, 4, 5, 12, 13);
-        out[3] = __builtin_shufflevector(high01, high23, 2, 3, 10, 11, 6, 7, 14, 15);
-    } else {
-        const V low01 = __builtin_shufflevector(v[0], v[1], 0, 4, 1, 5),
-                high01 = __builtin_shufflevector(v[0], v[1], 2, 6, 3, 7),
-                low23 = __builtin_shufflevector(v[2], v[3], 0, 4, 1, 5),
-                high23 = __builtin_shufflevector(v[2], v[3], 2, 6, 3, 7);
-        out[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
-        out[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
-        out[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
-        out[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
-    }
-    for (int k = 0; k < 4; k++) v[k] = out[k];
+    const V low02 = interleave_low(v[0], v[2]), high02 = interleave_high(v[0], v[2]),
+            low13 = interleave_low(v[1], v[3]), high13 = interleave_high(v[1], v[3]);
+    v[0] = interleave_low(low02, low13);
+    v[1] = interleave_high(low02, low13);
+    v[2] = interleave_low(high02, high13);
+    v[3] = interleave_high(high02, high13);
 }
 
 // A register of four floats from each of the rows 0, 4, 8, 12 of `start`, as far as it goes; and back.
@@ -139,22 +113,15 @@ template <class V> LOSSLESS_INLINE V load_fours(const float* rows, const int64_t
         return v;
     } else {
         using Half = typename Register<float, sizeof(V) / 2>::type;
-        const Half a = load_fours<Half>(rows, start), b = load_fours<Half>(rows, start + sizeof(V) / 8);
-        if constexpr (sizeof(V) == 64)
-            return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        else
-            return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
+        return join(load_fours<Half>(rows, start), load_fours<Half>(rows, start + sizeof(V) / 8));
     }
 }
 template <class V> LOSSLESS_INLINE void store_fours(float* rows, const int64_t* start, V v) {
     if constexpr (sizeof(V) == 16) {
         memcpy(rows + start[0], &v, sizeof(v));
-    } else if constexpr (sizeof(V) == 32) {
-        store_fours(rows, start, __builtin_shufflevector(v, v, 0, 1, 2, 3));
-        store_fours(rows, start + 4, __builtin_shufflevector(v, v, 4, 5, 6, 7));
     } else {
-        store_fours(rows, start, __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7));
-        store_fours(rows, start + 8, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+        store_fours(rows, start, lower(v));
+        store_fours(rows, start + sizeof(V) / 8, upper(v));
     }
 }
 
@@ -195,8 +162,13 @@ template <class D> struct RowsTransposed {
     RowsTransposed(const RowProblem& problem, Passes)
         : p(problem), most_rows(rows_in_cache(p.classes) < LANES ? LANES : rows_in_cache(p.classes)) {
         const int64_t size = p.classes * most_rows;
-        T* const room = memory.template get<T>(size * 5);
-        if (room) all = {room, room + size, room + 2 * size, room + 3 * size, room + 4 * size};
+        T* room = memory.template get<T>(size * (2 + !!p.soft + !!p.cotangent + !!p.out));
+        const auto take = [&](bool wanted) {
+            T* const taken = room && wanted ? room : nullptr;
+            if (taken) room += size;
+            return taken;
+        };
+        all = {take(true), take(p.soft), take(p.cotangent), take(p.out), take(true)};
     }
     bool ready() const { return memory.memory; }
     void open(const Group& g) {
@@ -215,8 +187,8 @@ template <class D> struct RowsTransposed {
     }
     template <class F> LOSSLESS_INLINE_MEMBER void each(Group& g, F&& f) {
         for (int r = 0; r < g.rows; r += LANES) {
-            const int64_t at = r * p.classes;
-            Data<RowLanes<T>> data = {all.x + at, all.t + at, all.cotangent + at, all.out + at, all.e + at};
+            const auto from = [&](T* scratch) { return scratch ? number(scratch, r, 0) : nullptr; };
+            Data<RowLanes<T>> data = {from(all.x), from(all.t), from(all.cotangent), from(all.out), from(all.e)};
             f(RowLanes<T>{p.classes, r}, data);
         }
     }
@@ -338,11 +310,6 @@ int64_t over_rows(const RowProblem& p, int64_t begin, int64_t end, Passes passes
     return each_group<D>(RowsTransposed<D>(p, passes), begin, end, body);
 }
 
-// Runs f(r) for each 16 rows of a group.
-template <class F> LOSSLESS_INLINE void by_sixteens(const Group& g, F&& f) {
-    for (int r = 0; r < g.rows; r += LANES) f(r);
-}
-
 // A quantity of rows r .. r + 15 of the group into its array; `write`: 0 for ignored rows.
 template <class D> LOSSLESS_INLINE void put_rows(D* target, const Group& g, int r, Pack<Compute<D>> value) {
     D* const rows = target + g.first_row + r;
@@ -442,10 +409,10 @@ LOSSLESS_INLINE void sum_up(const RowProblem& p, Group& g, Rows& rows) {
         find_largest(view, data, g);
         if constexpr (target == Target::index) view.pick(g.x_target, data.x, g.target);
     });
-    by_sixteens(g, [&](int r) __attribute__((always_inline)) { place<Compute<D>, target>(g, r); });
+    place<Compute<D>, target>(g);
     rows.each(g, [&](const auto& view, auto& data)
                      __attribute__((always_inline)) { exponentiate<target, extra, numbers>(p, view, data, g); });
-    by_sixteens(g, [&](int r) __attribute__((always_inline)) { finish<target>(g, r); });
+    finish<target>(g);
 }
 
 // What is said of 16 rows: statistics, loss, state. Returns the loss, 0 for rows that do not count.
@@ -568,7 +535,7 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
             find_limit(view, data, g);
             if constexpr (target == Target::soft) reduce_target(p, view, data, g);
         });
-        by_sixteens(g, [&](int r) __attribute__((always_inline)) { place<Compute<D>, Target::none>(g, r); });
+        place<Compute<D>, Target::none>(g);
         prepare<D, target, plain>(g, s);
         sweep<D, target, plain, false>(p, g, s, rows);
     });
@@ -595,20 +562,11 @@ template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, 
             view.put(g.peak, view.largest(logits));
             find_limit(view, data, g);
         });
-        by_sixteens(g, [&](int r) __attribute__((always_inline)) { place<T, Target::none>(g, r); });
+        place<T, Target::none>(g);
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-            data.limit_again(view, g);
-            const Frame<T> exponentials = frame<T>(view, g);
             typename std::remove_cvref_t<decltype(view)>::Total sum(view);
-            const auto* const x = data.x;
-            T* const kept = data.e;
-            view.each([&](Block b) __attribute__((always_inline)) {
-                const Pack<T> e = exponentials(view.load(x, b, T(-INF)));
-                view.keep(kept, b, e);
-                view.fetch(x, b, data.ahead);
-                view.fetch(data.out, b);
-                sum.add(b, e);
-            });
+            each_exponential(view, data, g,
+                             [&](Block b, Pack<T>, Pack<T> e) __attribute__((always_inline)) { sum.add(b, e); });
             view.put(g.all, sum.value());
         });
         prepare_shares<T>(g, 1.0, s);
@@ -653,8 +611,8 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
                 return abs(view.load(data.cotangent, b, T(0)));
             }));
         });
+        place<T, Target::none>(g);
         by_sixteens(g, [&](int r) __attribute__((always_inline)) {
-            place<T, Target::none>(g, r);
             const auto unit = unit_below(narrow<T>(load(size + r)));
             store(up + r, to_f64(unit.first));
             store(down + r, to_f64(unit.second));
@@ -662,18 +620,11 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
         });
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             using View = std::remove_cvref_t<decltype(view)>;
-            data.limit_again(view, g);
-            const Frame<T> exponentials = frame<T>(view, g);
             const Pack<T> top = view.get(at_top), scale = view.get(down);
             typename View::Total all(view), slopes(view);
-            const auto *const x = data.x, *const cotangent = data.cotangent;
-            T* const kept = data.e;
-            view.each([&](Block b) __attribute__((always_inline)) {
-                const Pack<T> e = exponentials(view.load(x, b, T(-INF)));
-                view.keep(kept, b, e);
-                view.fetch(x, b, data.ahead);
+            const auto* const cotangent = data.cotangent;
+            each_exponential(view, data, g, [&](Block b, Pack<T>, Pack<T> e) __attribute__((always_inline)) {
                 view.fetch(cotangent, b, data.ahead);
-                view.fetch(data.out, b);
                 all.add(b, e);
                 slopes.add(b, e * (view.load(cotangent, b, T(0)) * scale - top));
             });

@@ -44,6 +44,11 @@ struct Group {
     Column slope_of_nll, slope_of_lse; // of the loss
 };
 
+// Runs f(r) for each 16 rows of a group: what is done once a row.
+template <class F> LOSSLESS_INLINE void by_sixteens(const Group& g, F&& f) {
+    for (int r = 0; r < g.rows; r += LANES) f(r);
+}
+
 // ---------------------------------------------------------------------------------------------- exponentials of a row
 
 // Exponentials are e^(x - shift) 2^(64 - N), N the exponent of the maximum. The 64 keeps every class within e^-130 of
@@ -72,10 +77,6 @@ template <class T> struct Frame {
         return broadcast(T(HEADROOM)) - exponential(m - shift_of(m)).exponent;
     }
 };
-template <class T, class View> LOSSLESS_INLINE Frame<T> frame(const View& view, const Group& g) {
-    return {view.get(g.shift), view.get(g.exponent)};
-}
-
 // A number as mantissa * 2^exponent with |mantissa| in [1, 2); 0, inf and NaN with exponent 0.
 struct Split {
     Pack<double> mantissa, exponent;
@@ -138,7 +139,7 @@ template <class D> static double limit(D* target, const D* source, int64_t class
     return peak;
 }
 
-// The data of a group as a view reads it, and the scratch that it may need.
+// The data of a row, or of 16, as a view reads it, and the scratch that it may need.
 template <class View> struct Data;
 
 // The sum of a soft target, its largest |t|, and the sum of the others: of what the terms consist, never a difference.
@@ -192,27 +193,45 @@ template <class View> LOSSLESS_INLINE void find_largest(const View& view, Data<V
     find_limit(view, data, g);
 }
 
-// Second stage, of 16 rows at once: where their exponentials lie, and those of the maximum and of the target.
-template <class T, Target target> static void place(Group& g, int r) {
-    const Pack<T> m = narrow<T>(load(g.m + r));
-    const Pack<T> shift = Frame<T>::shift_of(m), exponent = Frame<T>::exponent_of(m);
-    const Frame<T> exponentials(shift, exponent);
-    store(g.shift + r, to_f64(shift));
-    store(g.exponent + r, to_f64(exponent));
-    store(g.top + r, to_f64(exponentials(m)));
-    if constexpr (target == Target::index)
-        store(g.at_target + r, to_f64(exponentials(narrow<T>(load(g.x_target + r)))));
+// Second stage: where the exponentials of each row lie, and those of the maximum and of the target.
+template <class T, Target target> static void place(Group& g) {
+    by_sixteens(g, [&](int r) __attribute__((always_inline)) {
+        const Pack<T> m = narrow<T>(load(g.m + r));
+        const Pack<T> shift = Frame<T>::shift_of(m), exponent = Frame<T>::exponent_of(m);
+        const Frame<T> exponentials(shift, exponent);
+        store(g.shift + r, to_f64(shift));
+        store(g.exponent + r, to_f64(exponent));
+        store(g.top + r, to_f64(exponentials(m)));
+        if constexpr (target == Target::index)
+            store(g.at_target + r, to_f64(exponentials(narrow<T>(load(g.x_target + r)))));
+    });
 }
 
-// Third stage: the exponentials of each row, kept in data.e, and the sums of the row.
+// Third stage: the exponentials of a row, kept in data.e; f(block, x, e). Meanwhile the memory is asked for what the
+// next stage and the next group need.
+template <class View, class F>
+LOSSLESS_INLINE void each_exponential(const View& view, Data<View>& data, Group& g, F&& f) {
+    using T = typename View::T;
+    data.limit_again(view, g);
+    const Frame<T> exponentials(view.get(g.shift), view.get(g.exponent));
+    const auto* const logits = data.x; // locals, which no store of a number can change
+    auto* const out = data.out;
+    T* const kept = data.e;
+    const int64_t ahead = data.ahead;
+    view.each([&](Block b) __attribute__((always_inline)) {
+        const Pack<T> x = view.load(logits, b, T(-INF)), e = exponentials(x);
+        view.keep(kept, b, e);
+        view.fetch(logits, b, ahead);
+        view.fetch(out, b);
+        f(b, x, e);
+    });
+}
+
+// And the sums of the row.
 template <Target target, bool extra, bool numbers = false, class View>
 LOSSLESS_INLINE void exponentiate(const RowProblem& p, const View& view, Data<View>& data, Group& g) {
     using T = typename View::T;
     const Pack<T> zero = broadcast(T(0)), m = view.get(g.m);
-    data.limit_again(view, g);
-    const Frame<T> exponentials = frame<T>(view, g);
-    const auto* const logits = data.x; // locals, which no store of a number can change
-    T* const kept = data.e;
     const auto largest = view.get_class(g.largest), y = view.get_class(g.target);
 
     typename View::Total others(view);
@@ -220,11 +239,8 @@ LOSSLESS_INLINE void exponentiate(const RowProblem& p, const View& view, Data<Vi
     std::conditional_t<numbers, typename View::Total, NoTotal> squares(view);
     std::conditional_t<target == Target::soft, TargetSums<View>, NoTargetSums<View>> target_sums(p, view, data.t);
     std::conditional_t<target == Target::soft, typename View::Total, NoTotal> soft_cost(view);
-    view.each([&](Block b) __attribute__((always_inline)) {
-        const Pack<T> x = view.load(logits, b, T(-INF)), distance = m - x, e = exponentials(x);
-        view.keep(kept, b, e);
-        view.fetch(logits, b, data.ahead);
-        view.fetch(data.out, b);
+    each_exponential(view, data, g, [&](Block b, Pack<T> x, Pack<T> e) __attribute__((always_inline)) {
+        const Pack<T> distance = m - x;
         if constexpr (target == Target::soft) view.fetch(data.t, b, data.ahead);
         if constexpr (extra) below.add(b, cost(e, distance));
         Pack<T> other = e;
@@ -265,22 +281,24 @@ LOSSLESS_INLINE Pack<double> quotient(Pack<double> a, Pack<double> b, Pack<doubl
 // Whether the target is the maximum.
 LOSSLESS_INLINE Mask<double> is_correct(const Group& g, int r) { return load(g.target + r) == load(g.largest + r); }
 
-// Fourth stage, of 16 rows at once: the sums that leave a class out. Each is a sum of the terms it consists of, never a
+// Fourth stage: the sums of each row that leave a class out. Each is a sum of the terms it consists of, never a
 // difference.
-template <Target target> static void finish(Group& g, int r) {
-    const Pack<double> others = load(g.others + r), top = load(g.top + r);
-    Pack<double> but_top = others, but_target = others, all = others + top;
-    if constexpr (target == Target::index) {
-        const auto correct = is_correct(g, r);
-        const Pack<double> at_target = select(correct, broadcast(0.0), load(g.at_target + r));
-        but_top = others + at_target;
-        but_target = select(correct, others, all);
-        all = all + at_target;
-    }
-    store(g.all + r, all);
-    store(g.but_target + r, but_target);
-    store(g.but_top + r, but_top);
-    store(g.log_sum + r, log1p(but_top / top));
+template <Target target> static void finish(Group& g) {
+    by_sixteens(g, [&](int r) __attribute__((always_inline)) {
+        const Pack<double> others = load(g.others + r), top = load(g.top + r);
+        Pack<double> but_top = others, but_target = others, all = others + top;
+        if constexpr (target == Target::index) {
+            const auto correct = is_correct(g, r);
+            const Pack<double> at_target = select(correct, broadcast(0.0), load(g.at_target + r));
+            but_top = others + at_target;
+            but_target = select(correct, others, all);
+            all = all + at_target;
+        }
+        store(g.all + r, all);
+        store(g.but_target + r, but_target);
+        store(g.but_top + r, but_top);
+        store(g.log_sum + r, log1p(but_top / top));
+    });
 }
 
 // The power of two next below a size, and its inverse; 1 where the size is 0 or not finite. Both are normal numbers.

@@ -22,9 +22,7 @@ template <bool or_equal> int64_t count_above(const double* x, int64_t n, double 
     int64_t j = 0;
     for (; j + LANES <= n; j += LANES) add(load(x + j));
     if (j < n) add(load_part(x + j, int(n - j), __builtin_nan("")));
-    int64_t total = 0;
-    for (int i = 0; i < LANES; i++) total += lane(count, i);
-    return total;
+    return fold(count, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
 
 template <class D> void widen(double* to, const D* from, int64_t count) {

@@ -181,20 +181,56 @@ template <class T, int W> LOSSLESS_INLINE Pack<T, W> abs(Pack<T, W> a) {
     return bit_cast<T>(bit_cast<Bits<T>>(a) & broadcast<Bits<T>, W>(magnitude));
 }
 
+// The halves of a vector, and the vector of two halves.
+template <class V> LOSSLESS_INLINE auto lower(V v) {
+    constexpr int lanes = sizeof(V) / sizeof(v[0]);
+    if constexpr (lanes == 16)
+        return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+    else if constexpr (lanes == 8)
+        return __builtin_shufflevector(v, v, 0, 1, 2, 3);
+    else
+        return __builtin_shufflevector(v, v, 0, 1);
+}
+template <class V> LOSSLESS_INLINE auto upper(V v) {
+    constexpr int lanes = sizeof(V) / sizeof(v[0]);
+    if constexpr (lanes == 16)
+        return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    else if constexpr (lanes == 8)
+        return __builtin_shufflevector(v, v, 4, 5, 6, 7);
+    else
+        return __builtin_shufflevector(v, v, 2, 3);
+}
+template <class V> LOSSLESS_INLINE auto join(V a, V b) {
+    if constexpr (sizeof(V) / sizeof(a[0]) == 8)
+        return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    else
+        return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+
+// Of each four lanes of two vectors of floats: a0 b0 a1 b1, and a2 b2 a3 b3.
+template <class V> LOSSLESS_INLINE V interleave_low(V a, V b) {
+    if constexpr (sizeof(V) == 64)
+        return __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+    else if constexpr (sizeof(V) == 32)
+        return __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+    else
+        return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+}
+template <class V> LOSSLESS_INLINE V interleave_high(V a, V b) {
+    if constexpr (sizeof(V) == 64)
+        return __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+    else if constexpr (sizeof(V) == 32)
+        return __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+    else
+        return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+}
+
 // All lanes as one number: f(lane i, lane i + half) for half = W / 2, W / 4, .. 1.
 template <class V, class F> LOSSLESS_INLINE auto fold_register(V v, F f) {
-    constexpr int lanes = sizeof(V) / sizeof(v[0]);
-    if constexpr (lanes == 2)
+    if constexpr (sizeof(V) / sizeof(v[0]) == 2)
         return f(v[0], v[1]);
-    else if constexpr (lanes == 4)
-        return fold_register(f(__builtin_shufflevector(v, v, 0, 1), __builtin_shufflevector(v, v, 2, 3)), f);
-    else if constexpr (lanes == 8)
-        return fold_register(f(__builtin_shufflevector(v, v, 0, 1, 2, 3), __builtin_shufflevector(v, v, 4, 5, 6, 7)),
-                             f);
     else
-        return fold_register(f(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
-                               __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)),
-                             f);
+        return fold_register(f(lower(v), upper(v)), f);
 }
 template <class T, int W, class F> LOSSLESS_INLINE Pack<T, W> combine(Pack<T, W> a, Pack<T, W> b, F f) {
     if constexpr (Pack<T, W>::fits)
@@ -382,6 +418,7 @@ template <class T> LOSSLESS_INLINE Pack<T> narrow(Pack<double> a) {
         return a;
 }
 template <class T> LOSSLESS_INLINE Pack<T> narrow(Pack<float> a) { return a; }
+
 // ---------------------------------------------------------------------------------------------- 3. data in memory
 
 // How numbers of a dtype are stored, and the type they are computed in.

@@ -90,7 +90,6 @@ template <class View> struct Largest {
 struct NoTotal {
     template <class View> explicit LOSSLESS_INLINE_MEMBER NoTotal(const View&) {}
     template <class T> LOSSLESS_INLINE_MEMBER void add(Block, Pack<T>) {}
-    LOSSLESS_INLINE_MEMBER Pack<double> value() const { return broadcast(0.0); }
 };
 
 // ---------------------------------------------------------------------------------------------- 16 classes of one row
@@ -109,39 +108,28 @@ template <class D> struct ClassLanes {
     }
     // Whether looking for a class in each block costs less than two branches that are guessed wrong.
     LOSSLESS_INLINE_MEMBER bool few() const { return classes <= 512; }
-    LOSSLESS_INLINE_MEMBER Block block(int64_t j) const { return {j, classes - j < LANES ? int(classes - j) : LANES}; }
     LOSSLESS_INLINE_MEMBER Pack<T> load(const D* source, Block b, T fill) const {
         return b.lanes == LANES ? load_data(source + b.j) : load_part(source + b.j, b.lanes, fill);
     }
-    // The largest of `value(block)`; NaN are passed over. Two chains hide the latency.
+    // The largest of `value(block)`; NaN are passed over.
     template <class F> LOSSLESS_INLINE_MEMBER Pack<T> largest(F&& value) const {
-        Pack<T> even = broadcast(T(-INF)), odd = even;
-        int64_t j = 0;
-        for (; j + 2 * LANES <= classes; j += 2 * LANES) {
-            even = max(value(Block{j, LANES}), even);
-            odd = max(value(Block{j + LANES, LANES}), odd);
-        }
-        for (; j < classes; j += LANES) even = max(value(block(j)), even);
-        return in_all_lanes(max(even, odd));
+        Pack<T> most[2] = {broadcast(T(-INF)), broadcast(T(-INF))};
+        in_two_chains([&](Block b, int chain)
+                          __attribute__((always_inline)) { most[chain] = max(value(b), most[chain]); });
+        return in_all_lanes(max(most[0], most[1]));
     }
     // And the first class that has it: each lane remembers its block.
     template <class F> LOSSLESS_INLINE_MEMBER Largest<ClassLanes> first_largest(F&& value) const {
-        Pack<T> even = broadcast(T(-INF)), odd = even;
-        Pack<Bits<T>> even_at = broadcast(Bits<T>(0)), odd_at = even_at;
-        const auto visit = [&](Block b, Pack<T>& most, Pack<Bits<T>>& at) __attribute__((always_inline)) {
+        Pack<T> most[2] = {broadcast(T(-INF)), broadcast(T(-INF))};
+        Pack<Bits<T>> at[2] = {broadcast(Bits<T>(0)), broadcast(Bits<T>(0))};
+        in_two_chains([&](Block b, int chain) __attribute__((always_inline)) {
             const Pack<T> v = value(b);
-            at = select(v > most, broadcast(Bits<T>(b.j / LANES)), at);
-            most = max(v, most);
-        };
-        int64_t j = 0;
-        for (; j + 2 * LANES <= classes; j += 2 * LANES) {
-            visit(Block{j, LANES}, even, even_at);
-            visit(Block{j + LANES, LANES}, odd, odd_at);
-        }
-        for (; j < classes; j += LANES) visit(block(j), even, even_at);
-        const auto later = (odd > even) | ((odd == even) & (odd_at < even_at));
-        const Pack<T> lanes = max(even, odd), most = in_all_lanes(lanes);
-        return {most, {first(equal_bits(lanes, most), select(later, odd_at, even_at))}};
+            at[chain] = select(v > most[chain], broadcast(Bits<T>(b.j / LANES)), at[chain]);
+            most[chain] = max(v, most[chain]);
+        });
+        const auto second = (most[1] > most[0]) | ((most[1] == most[0]) & (at[1] < at[0]));
+        const Pack<T> lanes = max(most[0], most[1]), all = in_all_lanes(lanes);
+        return {all, {first(equal_bits(lanes, all), select(second, at[1], at[0]))}};
     }
     LOSSLESS_INLINE_MEMBER Pack<T> load_class(const T* source, Block b) const {
         return b.lanes == LANES ? ::load(source + b.j) : load_part(source + b.j, b.lanes, T(0));
@@ -186,6 +174,15 @@ template <class D> struct ClassLanes {
     }
 
   private:
+    // Blocks in turn for two chains of operations, which hide their latency.
+    template <class F> LOSSLESS_INLINE_MEMBER void in_two_chains(F&& f) const {
+        int64_t j = 0;
+        for (; j + 2 * LANES <= classes; j += 2 * LANES) {
+            f(Block{j, LANES}, 0);
+            f(Block{j + LANES, LANES}, 1);
+        }
+        for (; j < classes; j += LANES) f(Block{j, classes - j < LANES ? int(classes - j) : LANES}, 0);
+    }
     static LOSSLESS_INLINE_MEMBER Pack<T> in_all_lanes(Pack<T> a) {
         return broadcast(fold(a, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; }));
     }

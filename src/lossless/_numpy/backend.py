@@ -170,11 +170,10 @@ def row_numbers(x: Array, label: Array) -> RowNumbers:
         native.row_numbers(_memory(x), *x.shape, _memory(label), surprise, lse, entropy, squares, largest, lead, rank)
         return RowNumbers(np.maximum(largest, 0), surprise, entropy, squares, lse, lead, rank)
     x = x.astype(np.float64, copy=False)
-    largest = np.argmax(x, axis=1)
+    every, largest = np.arange(len(x)), np.argmax(x, axis=1)
     s = reference.row_statistics(x, largest, None, None, 1.0)
     p = reference.softmax(x, 1.0)
-    p[np.arange(len(x)), largest] = 0.0
-    every = np.arange(len(x))
+    p[every, largest] = 0.0
     lead = np.where(largest == label, 0.0, x[every, largest] - x[every, label])  # not inf - inf
     return RowNumbers(largest, s.nll, s.entropy, np.vecdot(p, p), s.lse, lead, label_rank(x, label))
 
