@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -217,13 +218,12 @@ def _is_worse(here: Mapping[str, Any], every: Mapping[str, Any], loss: str, numb
         evidence = rows * _divergence(p, pooled) + others * _divergence(q, pooled)
         if p < q - _LESS_ACCURATE and evidence > wanted:
             return True
-    if min(rows, others) < _FEW_LOSSES or not math.isfinite(whole.squares.total()):
+    if min(rows, others) < _FEW_LOSSES or whole.squares.infinite[0]:
         return False
-    mean, rest = mine.sum.divided_by(rows), (whole.sum.total() - mine.sum.total()) / others
-    variance = mine.squares.total() / rows - mean**2
-    variance_of_rest = (whole.squares.total() - mine.squares.total()) / others - rest**2
-    error = max(variance, 0.0) / rows + max(variance_of_rest, 0.0) / others  # of the difference, squared (Welch)
-    return bool(mean > _MORE_LOSS * rest and (mean - rest) ** 2 > 2.0 * wanted * error)
+    rest = whole.moments - mine.moments
+    more = mine.moments.mean - rest.mean
+    error = mine.moments.variance + rest.variance  # of the difference, squared (Welch)
+    return bool(more > (Fraction(_MORE_LOSS) - 1) * rest.mean and more**2 > 2 * Fraction(wanted) * error)
 
 
 def _divergence(p: float, q: float) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 
 from lossless.transforms import sigmoid
 
-from ..accumulators import Calibration, CalibrationBin, Count, Itself, Largest, Mean, MeanResult
+from ..accumulators import Calibration, CalibrationBin, Count, ElementMean, Itself, Largest, Mean, MeanResult
 from ..findings import examine_any
 from ..intervals import wilson
+from ..paired import Agreement, Compared, PairedElementMean, PairedMean, Sides
 from ..ranking import Bounded, RankSketch
 from ..results import Evaluation, check_scored, first_of, left_out_of, notes_of, source_of, worst_rows
-from ..rows import Floats, Integers, block_rows
+from ..rows import Floats, Integers, Rows, block_rows
+from ..side_by_side import ComparedPart, RightComparison
 from ..slices import Sliced
 from ..sums import ExactSum
+from ..text import quoted
 from .averages import weighted_mean
 from .odds import log_odds, losses
 
@@ -30,22 +33,32 @@ if TYPE_CHECKING:
     from ..plan import Plan
     from ..rows import Batch
     from ..screening import Screening
+    from ..side_by_side import Both
 
 _CELLS = 1 << 18  # of the sketches of all classes together
 _LEAST_CELLS = 1 << 9  # of that of one class; of more classes than these allow, none is ranked by itself
 
 
 @dataclass(frozen=True)
-class MarkedRows:
+class MarkedRows(Rows):
     """Rows that could be scored: the log-odds of each class and whether it is true."""
 
-    file: int
-    row: Integers  # (n,) row number in the file, from 0
     odds: Floats  # (n, C) log p / (1 - p)
     mark: NDArray[np.bool_]  # (n, C)
 
-    def __len__(self) -> int:
-        return len(self.row)
+    def reordered(self, order: Integers) -> MarkedRows:
+        """The same rows where class j stands at order[j]."""
+        back = np.argsort(order)
+        return replace(self, odds=self.odds[:, back], mark=self.mark[:, back])
+
+    def differs(self, other: MarkedRows) -> NDArray[np.bool_]:
+        """(n,) whether the truth is another one there."""
+        return np.asarray((self.mark != other.mark).any(axis=1))
+
+    def truth(self, i: int, names: Sequence[str]) -> str:
+        """Of row i, in words."""
+        true = [names[c] for c in np.flatnonzero(self.mark[i]).tolist()]
+        return f"the labels {quoted(true)}" if true else "no label"
 
     @cached_property
     def predicted(self) -> NDArray[np.bool_]:
@@ -58,16 +71,32 @@ class MarkedRows:
         return losses(self.odds, self.mark)
 
     @cached_property
-    def bce(self) -> Floats:
-        """(n,) the mean loss of the classes of a row."""
-        mean: Floats = self.losses.mean(axis=1)
-        return mean
+    def classes(self) -> Integers:
+        """(n,) how many there are."""
+        return np.full(len(self), self.odds.shape[1])
 
     @cached_property
-    def brier(self) -> Floats:
-        """(n,) the mean of (p - t)^2 over the classes of a row; |p - t| is 1 - e^-loss, which does not cancel."""
-        mean: Floats = np.square(np.expm1(-self.losses)).mean(axis=1)
+    def losses_sum(self) -> Floats:
+        """(n,) of the classes of a row."""
+        total: Floats = self.losses.sum(axis=1)
+        return total
+
+    @cached_property
+    def bce(self) -> Floats:
+        """(n,) the mean loss of the classes of a row."""
+        mean: Floats = self.losses_sum / self.classes
         return mean
+
+    @property
+    def loss(self) -> Floats:
+        """(n,) by which rows are ranked."""
+        return self.bce
+
+    @cached_property
+    def squares_sum(self) -> Floats:
+        """(n,) of (p - t)^2 over the classes of a row; |p - t| is 1 - e^-loss, which does not cancel."""
+        total: Floats = np.square(np.expm1(-self.losses)).sum(axis=1)
+        return total
 
     @cached_property
     def true_classes(self) -> Integers:
@@ -82,6 +111,12 @@ class MarkedRows:
         return count
 
     @cached_property
+    def predicted_classes(self) -> Integers:
+        """(n,) how many classes are predicted."""
+        count: Integers = self.predicted.sum(axis=1)
+        return count
+
+    @cached_property
     def exact(self) -> Floats:
         """(n,) 1 where every class is right."""
         exact: Floats = (self.wrong_classes == 0).astype(np.float64)
@@ -91,7 +126,7 @@ class MarkedRows:
     def f1(self) -> Floats:
         """(n,) of the classes of a row; 0 if none is true and none predicted, as in scikit-learn."""
         both = (self.mark & self.predicted).sum(axis=1)
-        either = self.true_classes + self.predicted.sum(axis=1)
+        either = self.true_classes + self.predicted_classes
         f1: Floats = 2 * both / np.maximum(either, 1)
         return f1
 
@@ -199,6 +234,34 @@ class MultilabelEvaluation(Evaluation):
     infinite: int  # rows with a class whose truth has probability exactly 0
 
 
+@dataclass(frozen=True)
+class DifferentRow:
+    """One of the rows whose losses differ most."""
+
+    file_a: str
+    row_a: int  # of its file, from 0
+    file_b: str
+    row_b: int
+    true_classes: int
+    wrong_classes_a: int
+    wrong_classes_b: int
+    bce_a: float
+    bce_b: float
+
+
+@dataclass(frozen=True, repr=False)
+class MultilabelComparison(RightComparison):
+    """Two models of classes that do not exclude one another; one that has every class of a row right is right there.
+
+    `classes` has the figures of each class, in A's order: those of its loss have intervals.
+    """
+
+    classes: tuple[ComparedPart, ...]
+
+    def sentence(self) -> str:
+        return f"{super().sentence()}. A row is right if all its classes are"
+
+
 class MarkCounts(Itself):
     """Counts and losses of every class."""
 
@@ -247,26 +310,45 @@ class MarkRanks(Itself):
 
 
 SLICED = Sliced(
-    ("bce", "brier", "exact", "f1"),
+    ("losses_sum", "squares_sum", "classes", "exact", "f1"),
     "bce",
     {
-        "bce": partial(Mean, "bce"),
-        "brier": partial(Mean, "brier"),
+        "bce": partial(ElementMean, "losses_sum", "classes"),
+        "brier": partial(ElementMean, "squares_sum", "classes"),
         "exact_match": partial(Mean, "exact"),
         "sample_f1": partial(Mean, "f1"),
     },
 )
+
+_DIFFERENT = ("file_b", "both.true_classes", "a.wrong_classes", "b.wrong_classes", "a.bce", "b.bce")
 
 
 def metrics(plan: Plan) -> Factories:
     """What is accumulated."""
     worst = ("true_classes", "wrong_classes")
     return {
-        **{name: partial(Mean, name) for name in SLICED.numbers},
+        **SLICED.metrics,
         "calibration": Calibration,
         "counts": lambda: MarkCounts(plan.classes),
         "ranks": lambda: MarkRanks(plan.classes),
         "surprising": lambda: Largest(plan.surprising, "bce", worst),
+    }
+
+
+def paired(plan: Plan) -> Mapping[str, Callable[[], Any]]:
+    """What is accumulated of two models."""
+    single = metrics(plan)
+    return {
+        "bce": partial(PairedElementMean, "losses_sum", "classes"),
+        "brier": partial(PairedElementMean, "squares_sum", "classes"),
+        "exact_match": partial(PairedMean, "exact"),
+        "hamming_loss": partial(PairedElementMean, "wrong_classes", "classes"),
+        "sample_f1": partial(PairedMean, "f1"),
+        "predicted_per_row": partial(PairedMean, "predicted_classes"),
+        "losses": partial(PairedMean, "losses", plan.classes),
+        **{name: partial(Sides, single[name]) for name in ("calibration", "counts", "ranks")},
+        "agreement": partial(Agreement, "exact"),
+        "different": partial(Largest, plan.surprising, "apart", _DIFFERENT),
     }
 
 
@@ -287,18 +369,8 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
     """The figures of a run."""
     counts: MarkCounts = results["counts"]
     check_scored(plan, screening, counts.rows)
-    ranks: MarkRanks = results["ranks"]
-    together, single = ranks.together.ranked(), [sketch.ranked() for sketch in ranks.single]
-    areas, precisions = [r.auroc() for r in single], [r.average_precision() for r in single]
-    classes = tuple(_of(c, counts, areas, precisions) for c in range(plan.classes))
-    ranked = {
-        "mean_average_precision": _mean(precisions),
-        "macro_auroc": _mean(areas),
-        "micro_average_precision": together.average_precision(),
-        "micro_auroc": together.auroc(),
-    }
-    bce, brier, exact, f1 = (results[name] for name in SLICED.numbers)
-    support, predicted, correct = (int(n.sum()) for n in (counts.support, counts.predicted, counts.correct))
+    marks = Marks(counts, results["ranks"])
+    bce, brier, exact, f1 = (results[name] for name in SLICED.metrics)
     return MultilabelEvaluation(
         source=source_of(plan),
         rows=counts.rows,
@@ -308,31 +380,86 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
             "sample_f1": f1.interval,
             "exact_match": wilson(round(exact.value * counts.rows), counts.rows),
         },
-        bounds={name: figure.bound for name, figure in ranked.items()},
+        bounds={name: figure.bound for name, figure in marks.ranked.items()},
         left_out=left_out_of(plan, screening),
-        notes=(*notes_of(plan, screening), *_notes(plan, counts, bce, bool(single))),
+        notes=(*notes_of(plan, screening), *_notes(plan, counts, bce, bool(results["ranks"].single))),
         findings=examine_any(plan, screening, results),
         slices=results["slices"],
         bce=bce.value,
         brier=brier.value,
         exact_match=exact.value,
-        hamming_loss=(support + predicted - 2 * correct) / (counts.rows * plan.classes),
+        hamming_loss=marks.hamming_loss,
         sample_f1=f1.value,
-        micro=MarkAverage(
-            precision=_share(correct, predicted, 0.0),
-            recall=_share(correct, support, 0.0),
-            f1=_share(2 * correct, support + predicted, 0.0),
-        ),
-        macro=_average(classes, [1] * len(classes)),
-        weighted=_average(classes, [c.support for c in classes]),
-        **{name: figure.value for name, figure in ranked.items()},
+        micro=marks.micro,
+        macro=marks.macro,
+        weighted=_average(marks.classes, [c.support for c in marks.classes]),
+        **{name: figure.value for name, figure in marks.ranked.items()},
         calibration_error=results["calibration"].error,
-        marks_per_row=support / counts.rows,
-        predicted_per_row=predicted / counts.rows,
+        marks_per_row=marks.support / counts.rows,
+        predicted_per_row=marks.predicted / counts.rows,
         reliability=results["calibration"].bins,
-        classes=classes,
+        classes=marks.classes,
         surprising=worst_rows(plan, results["surprising"], WorstRow),
         infinite=counts.infinite.rows,
+    )
+
+
+class Marks:
+    """The figures that come of counts and ranks."""
+
+    def __init__(self, counts: MarkCounts, ranks: MarkRanks) -> None:
+        together, single = ranks.together.ranked(), [sketch.ranked() for sketch in ranks.single]
+        areas, precisions = [r.auroc() for r in single], [r.average_precision() for r in single]
+        self.classes = tuple(_of(c, counts, areas, precisions) for c in range(len(counts.support)))
+        self.ranked = {
+            "mean_average_precision": _mean(precisions),
+            "macro_auroc": _mean(areas),
+            "micro_average_precision": together.average_precision(),
+            "micro_auroc": together.auroc(),
+        }
+        self.support, self.predicted = int(counts.support.sum()), int(counts.predicted.sum())
+        correct = int(counts.correct.sum())
+        self.hamming_loss = (self.support + self.predicted - 2 * correct) / (counts.rows * len(self.classes))
+        self.micro = MarkAverage(
+            precision=_share(correct, self.predicted, 0.0),
+            recall=_share(correct, self.support, 0.0),
+            f1=_share(2 * correct, self.support + self.predicted, 0.0),
+        )
+        self.macro = _average(self.classes, [1] * len(self.classes))
+
+
+def comparison(both: Both, rows: int, results: Mapping[str, Any]) -> MultilabelComparison:
+    """The figures of two models on the rows that both have."""
+    a, b = (Marks(*of) for of in zip(results["counts"], results["ranks"], strict=True))
+    found = {name: Compared.alone(a.ranked[name].value, b.ranked[name].value) for name in a.ranked}
+    found |= {
+        name: Compared.alone(a_value, b_value)
+        for name, a_value, b_value in (
+            ("micro.f1", a.micro.f1, b.micro.f1),
+            ("macro.f1", a.macro.f1, b.macro.f1),
+            ("calibration_error", *(calibration.error for calibration in results["calibration"])),
+        )
+    }
+    figures = {
+        name: found[name] if name in found else results[name][0]
+        for name in MultilabelEvaluation.FIGURES
+        if name != "marks_per_row"  # which is that of the truth
+    }
+    names = [both.of_a.source.class_name(c) for c in range(both.a.classes)]
+    return MultilabelComparison(
+        **both.common(rows, figures, results["different"], DifferentRow),
+        **results["agreement"],
+        classes=tuple(
+            ComparedPart(
+                name,
+                {"bce": loss}
+                | {
+                    figure: Compared.alone(getattr(of_a, figure), getattr(of_b, figure))
+                    for figure in ("precision", "recall", "f1", "auroc", "average_precision")
+                },
+            )
+            for name, loss, of_a, of_b in zip(names, results["losses"], a.classes, b.classes, strict=True)
+        ),
     )
 
 

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..accumulators import HistogramBin, Itself, Largest, Mean, MeanResult
 from ..findings import examine_any
+from ..paired import Compared, Nearer, PairedMean, Sides
 from ..ranking import Ranking, RankSketch
 from ..results import Evaluation, check_scored, left_out_of, notes_of, source_of, worst_rows
-from ..rows import Floats, Integers
+from ..rows import Floats, Integers, Rows
 from ..sample import RowSample
+from ..side_by_side import ComparedPart, Comparison
 from ..slices import Sliced
 from ..sums import ExactSum, SignedSum, SquareSum
+from ..text import enumerated
 
 if TYPE_CHECKING:
     from ..accumulators import Factories
     from ..plan import Plan
     from ..rows import Batch
     from ..screening import Screening
+    from ..side_by_side import Both
 
+_ROUNDING = 1e-6  # of targets that were saved as float32 or in decimals
 _BARS = 60  # of the histogram of residuals
 _POINTS = 1000  # rows of the plot of residuals
 _QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
@@ -34,16 +40,25 @@ _TAIL = 1e-3  # share of the rows at either end that the histogram leaves to its
 
 
 @dataclass(frozen=True)
-class PredictedRows:
+class PredictedRows(Rows):
     """Rows with finite residuals, and so with finite predictions and targets."""
 
-    file: int
-    row: Integers  # (n,) row number in the file, from 0
     prediction: Floats  # (n, k)
     target: Floats  # (n, k)
 
-    def __len__(self) -> int:
-        return len(self.row)
+    def reordered(self, order: Integers) -> PredictedRows:
+        """The same rows where output j stands at order[j]."""
+        back = np.argsort(order)
+        return replace(self, prediction=self.prediction[:, back], target=self.target[:, back])
+
+    def differs(self, other: PredictedRows) -> NDArray[np.bool_]:
+        """(n,) whether the target is another one there, by more than rounding."""
+        size = np.maximum(np.abs(self.target), np.abs(other.target))
+        return np.asarray((np.abs(self.target - other.target) > _ROUNDING * size).any(axis=1))
+
+    def truth(self, i: int, names: Sequence[str]) -> str:
+        """Of row i, in words."""
+        return f"target {enumerated([f'{value:.9g}' for value in self.target[i]])}"
 
     @cached_property
     def residual(self) -> Floats:
@@ -51,16 +66,38 @@ class PredictedRows:
         return self.prediction - self.target
 
     @cached_property
+    def squared_errors(self) -> Floats:
+        """(n, k)"""
+        with np.errstate(over="ignore"):
+            return np.square(self.residual)
+
+    @cached_property
+    def absolute_errors(self) -> Floats:
+        """(n, k)"""
+        return np.abs(self.residual)
+
+    @cached_property
     def squared_error(self) -> Floats:
         """(n,) the mean over the outputs of a row."""
         with np.errstate(over="ignore"):
-            mean: Floats = np.square(self.residual).mean(axis=1)
+            mean: Floats = self.squared_errors.mean(axis=1)
         return mean
+
+    @property
+    def loss(self) -> Floats:
+        """(n,) by which rows are ranked."""
+        return self.squared_error
 
     @cached_property
     def absolute_error(self) -> Floats:
         """(n,) the mean over the outputs of a row."""
-        mean: Floats = np.abs(self.residual).mean(axis=1)
+        mean: Floats = self.absolute_errors.mean(axis=1)
+        return mean
+
+    @cached_property
+    def bias(self) -> Floats:
+        """(n,) the mean residual over the outputs of a row."""
+        mean: Floats = self.residual.mean(axis=1)
         return mean
 
 
@@ -133,6 +170,40 @@ class RegressionEvaluation(Evaluation):
     residual_histogram: tuple[HistogramBin, ...]
     residual_plot: tuple[ResidualPoint, ...]  # of the first output, of at most 1000 rows chosen by a hash
     surprising: tuple[WorstRow, ...]
+
+
+@dataclass(frozen=True)
+class DifferentRow:
+    """One of the rows whose squared errors differ most."""
+
+    file_a: str
+    row_a: int  # of its file, from 0
+    file_b: str
+    row_b: int
+    target: tuple[float, ...]
+    prediction_a: tuple[float, ...]
+    prediction_b: tuple[float, ...]
+    squared_error_a: float
+    squared_error_b: float
+
+
+@dataclass(frozen=True, repr=False)
+class RegressionComparison(Comparison):
+    """Two models of the same quantities; `p_value` is that of the sign test of the rows in which one is nearer.
+
+    `outputs` has the figures of each output, in A's order.
+    """
+
+    nearer_a: int  # rows whose squared error is smaller by A
+    nearer_b: int
+    equal: int
+    outputs: tuple[ComparedPart, ...]
+
+    def sentence(self) -> str:
+        return (
+            f"A is nearer in {self.nearer_a} rows and B in {self.nearer_b}; in {self.equal} both are as near "
+            f"(sign test, mid-p: p = {self.p_value:.3g})"
+        )
 
 
 class Residuals(Itself):
@@ -232,6 +303,11 @@ SLICED = Sliced(
 )
 
 
+_PAIRED = {"mse": "squared_error", "mae": "absolute_error", "bias": "bias"}  # means over rows: their numbers
+_PAIRED_OUTPUTS = {"mse": "squared_errors", "mae": "absolute_errors", "bias": "residual"}
+_DIFFERENT = ("file_b", "both.target", "a.prediction", "b.prediction", "a.squared_error", "b.squared_error")
+
+
 def metrics(plan: Plan) -> Factories:
     """What is accumulated."""
     return {
@@ -240,6 +316,18 @@ def metrics(plan: Plan) -> Factories:
         "ranks": ResidualRanks,
         "plot": lambda: ResidualSample(plan.rows),
         "surprising": lambda: Largest(plan.surprising, "squared_error", ("target", "prediction")),
+    }
+
+
+def paired(plan: Plan) -> Mapping[str, Callable[[], Any]]:
+    """What is accumulated of two models."""
+    single = metrics(plan)
+    return {
+        **{name: partial(PairedMean, number) for name, number in _PAIRED.items()},
+        **{f"outputs.{name}": partial(PairedMean, number, plan.width) for name, number in _PAIRED_OUTPUTS.items()},
+        **{name: partial(Sides, single[name]) for name in ("residuals", "ranks")},
+        "nearer": Nearer,
+        "different": partial(Largest, plan.surprising, "apart", _DIFFERENT),
     }
 
 
@@ -261,8 +349,7 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
     check_scored(plan, screening, squared.rows)
     sums: Residuals = results["residuals"]
     signed, size = results["ranks"]
-    names = plan.columns.class_names or tuple(str(k) for k in range(plan.width))
-    outputs = tuple(sums.figures(k, names[k]) for k in range(plan.width))
+    outputs = _outputs(plan, sums)
     median = size.quantile(0.5)
     return RegressionEvaluation(
         source=source_of(plan),
@@ -281,15 +368,53 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         rmse=math.sqrt(squared.value),
         mae=absolute.value,
         median_absolute_error=median.value,
-        largest_error=max(o.largest_error for o in outputs),
-        bias=fmean(o.bias for o in outputs),
-        r2=fmean(o.r2 for o in outputs),
-        explained_variance=fmean(o.explained_variance for o in outputs),
+        **_of_outputs(outputs),
         error_quantiles={f"{q:g}": size.quantile(q).value for q in _QUANTILES},
         outputs=outputs,
         residual_histogram=_histogram(signed),
         residual_plot=results["plot"],
         surprising=worst_rows(plan, results["surprising"], WorstRow),
+    )
+
+
+def _outputs(plan: Plan, sums: Residuals) -> tuple[OutputFigures, ...]:
+    names = plan.columns.class_names or tuple(str(k) for k in range(plan.width))
+    return tuple(sums.figures(k, names[k]) for k in range(plan.width))
+
+
+def _of_outputs(outputs: Sequence[OutputFigures]) -> dict[str, float]:
+    """The figures of all outputs that come of those of each."""
+    return {
+        "largest_error": max(o.largest_error for o in outputs),
+        "bias": fmean(o.bias for o in outputs),
+        "r2": fmean(o.r2 for o in outputs),
+        "explained_variance": fmean(o.explained_variance for o in outputs),
+    }
+
+
+def comparison(both: Both, rows: int, results: Mapping[str, Any]) -> RegressionComparison:
+    """The figures of two models on the rows that both have."""
+    of_a, of_b = (_outputs(both.a, sums) for sums in results["residuals"])
+    medians = (size.quantile(0.5).value for _, size in results["ranks"])
+    whole_a, whole_b = _of_outputs(of_a), _of_outputs(of_b)
+    found = {name: Compared.alone(value, whole_b[name]) for name, value in whole_a.items()}
+    found["median_absolute_error"] = Compared.alone(*medians)
+    found |= {name: results[name][0] for name in _PAIRED}
+    found["bias"] = replace(found["bias"], a=whole_a["bias"], b=whole_b["bias"])  # rounded as in an evaluation
+    found["rmse"] = Compared.alone(math.sqrt(found["mse"].a), math.sqrt(found["mse"].b))
+    return RegressionComparison(
+        **both.common(
+            rows, {name: found[name] for name in RegressionEvaluation.FIGURES}, results["different"], DifferentRow
+        ),
+        **results["nearer"],
+        outputs=tuple(
+            ComparedPart(
+                a.name,
+                {name: results[f"outputs.{name}"][k] for name in _PAIRED_OUTPUTS}
+                | {name: Compared.alone(getattr(a, name), getattr(b, name)) for name in ("rmse", "r2")},
+            )
+            for k, (a, b) in enumerate(zip(of_a, of_b, strict=True))
+        ),
     )
 
 
