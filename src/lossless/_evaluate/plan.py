@@ -29,6 +29,7 @@ from .roles import (
     choose_columns,
     choose_label,
     choose_scores,
+    unknown_marks,
 )
 from .rows import SUM_TOLERANCE, Kind, Values
 from .slices import slice_columns
@@ -107,11 +108,17 @@ def make_plan(
         task, task_reason = choose_task(
             columns,
             width,
-            lambda: _without(_first_values(truth or filled, columns.label), ignore_index),
+            lambda: _known(_first_values(truth or filled, columns.label), ignore_index),
             lambda: _first_values(filled, columns.scores),
             request,
         )
-        columns = replace(columns, task=task, label=_quantity(columns.label, task))
+        unknown = ignore_index if task is Task.MULTILABEL else None
+        if unknown in (0, 1):
+            raise EvaluationError(
+                f"--ignore-index {unknown}, but {unknown} says whether a class is true of a row. Expected another "
+                "number, which marks the classes of which that is unknown"
+            )
+        columns = replace(columns, task=task, label=_quantity(columns.label, task), unknown=unknown)
         _check_width(truth or filled, columns, width)
     with about(filled.path):
         classes = max(width, 2) if task is Task.BINARY else width
@@ -176,20 +183,25 @@ def _label(truth: Reader, scores: WideColumn, request: Request) -> Column:
 
 
 def _first_values(reader: Reader, column: Column) -> Values:
-    """The first values of a column that are not null, nor NaN."""
+    """The first values of a column that are not null, nor NaN alone."""
     for values, null in reader.values(column):
         if isinstance(values, list):
             return [value for value in values if value is not None]
         if values.dtype.kind == "f":
-            null = null | np.isnan(values).reshape(len(null), -1).any(axis=1)
+            null = null | np.isnan(values).reshape(len(null), -1).all(axis=1)
         if not null.all():
             return values[~null]
     return np.zeros(0)
 
 
-def _without(labels: Values, ignore_index: int | None) -> Values:
-    """Labels but for those that mean that there is none."""
-    return labels if isinstance(labels, list) or labels.ndim > 1 else labels[labels != ignore_index]
+def _known(labels: Values, ignore_index: int | None) -> Values:
+    """Labels but for those that mean that there is none; of several a row, these are NaN."""
+    if isinstance(labels, list):
+        return labels
+    if labels.ndim == 1:
+        return np.asarray(labels[labels != ignore_index])
+    unknown = unknown_marks(labels, ignore_index)
+    return np.where(unknown, np.nan, labels)[~unknown.all(axis=1)] if unknown.any() else labels
 
 
 def _quantity(label: Column, task: Task) -> Column:

@@ -57,7 +57,7 @@ class Batch:
     file: int
     first_row: int
     scores: NDArray[Any]  # (n, C)
-    labels: NDArray[Any]  # (n,) class indices, (n, C) marks or (n, k) quantities
+    labels: NDArray[Any]  # (n,) class indices, (n, C) marks (int8) or (n, k) quantities
     missing: NDArray[np.bool_]  # (n,) rows without scores or label
     unmatched: NDArray[np.bool_]  # (n,) rows whose key is not among the targets
     by: tuple[Cells, ...] = ()  # columns whose values cut the rows into slices

@@ -58,7 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--class-names", metavar="A,B,...", type=_names, help="names of the classes in the order of the scores"
     )
     parser.add_argument(
-        "--ignore-index", metavar="N", type=int, default=-100, help="leave out rows with this label (default: -100)"
+        "--ignore-index",
+        metavar="N",
+        type=int,
+        default=-100,
+        help="leave out rows with this label, or of several labels the classes with this mark (default: -100)",
     )
     parser.add_argument(
         "--surprising", metavar="N", type=_count, default=20, help="keep the N rows of largest loss (default: 20)"

@@ -20,6 +20,7 @@ from ..intervals import wilson
 from ..paired import Agreement, Compared, PairedElementMean, PairedMean, Sides
 from ..ranking import Bounded, RankSketch
 from ..results import Evaluation, check_scored, first_of, left_out_of, notes_of, source_of, worst_rows
+from ..roles import UNKNOWN
 from ..rows import Floats, Integers, Rows, block_rows
 from ..side_by_side import ComparedPart, RightComparison
 from ..slices import Sliced
@@ -41,49 +42,71 @@ _LEAST_CELLS = 1 << 9  # of that of one class; of more classes than these allow,
 
 @dataclass(frozen=True)
 class MarkedRows(Rows):
-    """Rows that could be scored: the log-odds of each class and whether it is true."""
+    """Rows that could be scored: the log-odds of each class and whether it is true, as far as that is known."""
 
     odds: Floats  # (n, C) log p / (1 - p)
-    mark: NDArray[np.bool_]  # (n, C)
+    mark: NDArray[np.bool_]  # (n, C) true; not where it is unknown
+    known: NDArray[np.bool_]  # (n, C) whether that is known, of one class of a row at least
 
     def reordered(self, order: Integers) -> MarkedRows:
         """The same rows where class j stands at order[j]."""
         back = np.argsort(order)
-        return replace(self, odds=self.odds[:, back], mark=self.mark[:, back])
+        return replace(self, odds=self.odds[:, back], mark=self.mark[:, back], known=self.known[:, back])
 
     def differs(self, other: MarkedRows) -> NDArray[np.bool_]:
         """(n,) whether the truth is another one there."""
-        return np.asarray((self.mark != other.mark).any(axis=1))
+        return np.asarray(((self.mark != other.mark) | (self.known != other.known)).any(axis=1))
 
     def truth(self, i: int, names: Sequence[str]) -> str:
         """Of row i, in words."""
-        true = [names[c] for c in np.flatnonzero(self.mark[i]).tolist()]
-        return f"the labels {quoted(true)}" if true else "no label"
+        true, unknown = ([names[c] for c in np.flatnonzero(which).tolist()] for which in (self.mark[i], ~self.known[i]))
+        left_out = f" ({quoted(unknown)} unknown)" if unknown else ""
+        return (f"the labels {quoted(true)}" if true else "no label") + left_out
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether every class of every row is known."""
+        return bool(self.known.all())
+
+    def where_known(self, values: NDArray[Any]) -> NDArray[Any]:
+        """(n, C) values as one row of those of known classes."""
+        return values.ravel() if self.complete else values[self.known]
+
+    def _sum(self, values: Floats) -> Floats:
+        """(n,) of (n, C) values that are nan where a class is unknown; the same bits for a row whatever the others."""
+        total: Floats = values.sum(axis=1) if self.complete else np.nansum(values, axis=1)
+        return total
+
+    @property
+    def class_of_known(self) -> Integers:
+        """The class of each of these values."""
+        return self.where_known(np.broadcast_to(np.arange(self.known.shape[1]), self.known.shape))
 
     @cached_property
     def predicted(self) -> NDArray[np.bool_]:
-        """(n, C) p > 1/2."""
-        return self.odds > 0
+        """(n, C) p > 1/2; not where it is unknown whether that is right."""
+        return (self.odds > 0) & self.known
 
     @cached_property
     def losses(self) -> Floats:
-        """(n, C) binary cross-entropy of each class."""
-        return losses(self.odds, self.mark)
+        """(n, C) binary cross-entropy of each class; nan where it is unknown."""
+        every = losses(self.odds, self.mark)
+        return every if self.complete else np.where(self.known, every, np.nan)
 
     @cached_property
     def classes(self) -> Integers:
-        """(n,) how many there are."""
-        return np.full(len(self), self.odds.shape[1])
+        """(n,) how many are known."""
+        count: Integers = self.known.sum(axis=1)
+        return count
 
     @cached_property
     def losses_sum(self) -> Floats:
-        """(n,) of the classes of a row."""
-        total: Floats = self.losses.sum(axis=1)
-        return total
+        """(n,) of the known classes of a row."""
+        return self._sum(self.losses)
 
     @cached_property
     def bce(self) -> Floats:
-        """(n,) the mean loss of the classes of a row."""
+        """(n,) the mean loss of the known classes of a row."""
         mean: Floats = self.losses_sum / self.classes
         return mean
 
@@ -94,9 +117,8 @@ class MarkedRows(Rows):
 
     @cached_property
     def squares_sum(self) -> Floats:
-        """(n,) of (p - t)^2 over the classes of a row; |p - t| is 1 - e^-loss, which does not cancel."""
-        total: Floats = np.square(np.expm1(-self.losses)).sum(axis=1)
-        return total
+        """(n,) of (p - t)^2 over the known classes of a row; |p - t| is 1 - e^-loss, which does not cancel."""
+        return self._sum(np.square(np.expm1(-self.losses)))
 
     @cached_property
     def true_classes(self) -> Integers:
@@ -118,7 +140,7 @@ class MarkedRows(Rows):
 
     @cached_property
     def exact(self) -> Floats:
-        """(n,) 1 where every class is right."""
+        """(n,) 1 where every known class is right."""
         exact: Floats = (self.wrong_classes == 0).astype(np.float64)
         return exact
 
@@ -132,14 +154,14 @@ class MarkedRows(Rows):
 
     @cached_property
     def confidence(self) -> Floats:
-        """(n C,) the probabilities, whose reliability is that of single marks."""
-        p: Floats = sigmoid(self.odds)
-        return p.ravel()
+        """The probabilities of known classes, whose reliability is that of single marks."""
+        p: Floats = sigmoid(self.where_known(self.odds))
+        return p
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """(n C,) whether the classes are true."""
-        return self.mark.ravel()
+        """Whether these classes are true."""
+        return self.where_known(self.mark)
 
 
 @dataclass(frozen=True)
@@ -147,6 +169,7 @@ class MarkFigures:
     """One class."""
 
     index: int
+    known: int  # rows of which it is known whether it is true: all figures are of these
     support: int  # rows of which it is true
     predicted: int  # rows with p > 1/2
     precision: float  # nan if never predicted
@@ -182,9 +205,10 @@ class WorstRow:
 class MultilabelEvaluation(Evaluation):
     """Figures of classes that do not exclude one another; a class is predicted where p > 1/2.
 
-    `bce` is the mean binary cross-entropy of all rows and classes, in nats. `calibration_error` and `reliability` are
-    those of the probabilities of single classes. `mean_average_precision` and `macro_auroc` are means over the classes
-    for which they are defined.
+    `bce` is the mean binary cross-entropy of all rows and classes, in nats. Where it is not known whether a class is
+    true of a row, that mark is left out of every figure, and counted in `unknown`. `calibration_error` and
+    `reliability` are those of the probabilities of single classes. `mean_average_precision` and `macro_auroc` are means
+    over the classes for which they are defined.
     """
 
     FIGURES: ClassVar[Mapping[str, tuple[str, str]]] = {
@@ -232,6 +256,7 @@ class MultilabelEvaluation(Evaluation):
     classes: tuple[MarkFigures, ...]
     surprising: tuple[WorstRow, ...]
     infinite: int  # rows with a class whose truth has probability exactly 0
+    unknown: int  # marks of which it is not known whether they are true, left out of every figure of their class
 
 
 @dataclass(frozen=True)
@@ -267,22 +292,23 @@ class MarkCounts(Itself):
 
     def __init__(self, classes: int) -> None:
         self.rows = 0
-        self.support, self.predicted, self.correct = (np.zeros(classes, np.int64) for _ in range(3))
+        self.known, self.support, self.predicted, self.correct = (np.zeros(classes, np.int64) for _ in range(4))
         self.loss = ExactSum(classes)
         self.infinite = Count()
 
     def update(self, rows: MarkedRows) -> None:
         self.rows += len(rows)
+        self.known += rows.known.sum(axis=0)
         self.support += rows.mark.sum(axis=0)
         self.predicted += rows.predicted.sum(axis=0)
         self.correct += (rows.mark & rows.predicted).sum(axis=0)
-        self.loss.add(rows.losses.ravel(), np.tile(np.arange(len(self.support)), len(rows)))
+        self.loss.add(rows.where_known(rows.losses), rows.class_of_known)
         self.infinite.add(rows.file, rows.row[np.isinf(rows.losses).any(axis=1)])
 
     def merge(self, other: MarkCounts) -> None:
         self.rows += other.rows
         self.infinite.merge(other.infinite)
-        for name in ("support", "predicted", "correct"):
+        for name in ("known", "support", "predicted", "correct"):
             getattr(self, name).__iadd__(getattr(other, name))
         self.loss.merge(other.loss)
 
@@ -299,9 +325,10 @@ class MarkRanks(Itself):
         self.single = [RankSketch(2, cells) for _ in range(classes)] if cells >= _LEAST_CELLS else []
 
     def update(self, rows: MarkedRows) -> None:
-        self.together.add(rows.odds.ravel(), rows.mark.ravel())
+        self.together.add(rows.where_known(rows.odds), rows.where_known(rows.mark))
         for c, sketch in enumerate(self.single):
-            sketch.add(rows.odds[:, c], rows.mark[:, c])
+            known = rows.known[:, c]
+            sketch.add(rows.odds[known, c], rows.mark[known, c])
 
     def merge(self, other: MarkRanks) -> None:
         self.together.merge(other.together)
@@ -362,7 +389,8 @@ def rows_of(plan: Plan, screening: Screening, batch: Batch) -> Iterator[MarkedRo
     for start in range(0, len(kept), step):
         block = kept[start : start + step]
         odds = log_odds(batch.scores[block], plan.kind, row[block])
-        yield MarkedRows(batch.file, row[block], odds, batch.labels[block])
+        marks = batch.labels[block]
+        yield MarkedRows(batch.file, row[block], odds, marks == 1, marks != UNKNOWN)
 
 
 def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> MultilabelEvaluation:
@@ -382,7 +410,7 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         },
         bounds={name: figure.bound for name, figure in marks.ranked.items()},
         left_out=left_out_of(plan, screening),
-        notes=(*notes_of(plan, screening), *_notes(plan, counts, bce, bool(results["ranks"].single))),
+        notes=(*notes_of(plan, screening), *_notes(plan, counts, marks.unknown, bce, bool(results["ranks"].single))),
         findings=examine_any(plan, screening, results),
         slices=results["slices"],
         bce=bce.value,
@@ -401,6 +429,7 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         classes=marks.classes,
         surprising=worst_rows(plan, results["surprising"], WorstRow),
         infinite=counts.infinite.rows,
+        unknown=marks.unknown,
     )
 
 
@@ -418,8 +447,9 @@ class Marks:
             "micro_auroc": together.auroc(),
         }
         self.support, self.predicted = int(counts.support.sum()), int(counts.predicted.sum())
-        correct = int(counts.correct.sum())
-        self.hamming_loss = (self.support + self.predicted - 2 * correct) / (counts.rows * len(self.classes))
+        correct, known = int(counts.correct.sum()), int(counts.known.sum())
+        self.unknown = counts.rows * len(self.classes) - known
+        self.hamming_loss = (self.support + self.predicted - 2 * correct) / known
         self.micro = MarkAverage(
             precision=_share(correct, self.predicted, 0.0),
             recall=_share(correct, self.support, 0.0),
@@ -463,8 +493,14 @@ def comparison(both: Both, rows: int, results: Mapping[str, Any]) -> MultilabelC
     )
 
 
-def _notes(plan: Plan, counts: MarkCounts, bce: MeanResult, ranked: bool) -> list[str]:
+def _notes(plan: Plan, counts: MarkCounts, unknown: int, bce: MeanResult, ranked: bool) -> list[str]:
     notes = []
+    if unknown:
+        stands = "" if plan.ignore_index is None else f" or {plan.ignore_index}"
+        notes.append(
+            f"{unknown} of {counts.rows * plan.classes} marks are unknown (null, NaN{stands}) and left out of every "
+            "figure of their class"
+        )
     if counts.infinite.rows:
         notes.append(
             f"the loss is infinite because {counts.infinite.rows} rows give the truth of a class probability 0 "
@@ -482,12 +518,13 @@ def _of(c: int, counts: MarkCounts, areas: Sequence[Bounded], precisions: Sequen
     support, predicted, correct = int(counts.support[c]), int(counts.predicted[c]), int(counts.correct[c])
     return MarkFigures(
         index=c,
+        known=int(counts.known[c]),
         support=support,
         predicted=predicted,
         precision=_share(correct, predicted),
         recall=_share(correct, support),
         f1=_share(2 * correct, support + predicted),
-        bce=counts.loss.divided_by(counts.rows, c),
+        bce=counts.loss.divided_by(int(counts.known[c]), c),
         auroc=areas[c].value if areas else math.nan,
         average_precision=precisions[c].value if precisions else math.nan,
     )
