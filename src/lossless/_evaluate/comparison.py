@@ -142,10 +142,11 @@ def _order(a: Plan, b: Plan) -> Integers | None:
 def _scored(plan: Plan) -> Iterator[tuple[int, Any]]:
     """The rows of all files that can be scored, numbered through, in blocks; and where each block ends."""
     screening, starts, task = Screening(), _starts(plan), BY_TASK[plan.columns.task]
+    columns = replace(plan.columns, by=())
     for partition in plan.partitions:
         reader = open_reader(partition.path, partition.file)
         with about(partition.path):
-            for batch in labelled(reader.batches(partition.part, plan.columns, plan.width), plan.columns):
+            for batch in labelled(reader.batches(partition.part, columns, plan.width), columns):
                 for scored in task.rows_of(plan, screening, batch):
                     if len(scored):
                         row = scored.row + starts[batch.file]

@@ -68,7 +68,7 @@ def evaluate(
         on: the column of texts or whole numbers by which `targets` are joined to the scores; by default its rows are
             those of the files, in their order.
         by: a column, or several, whose values cut the rows into slices with figures of their own: texts, whole numbers
-            or booleans beside the scores, at most 1000 different ones.
+            or booleans, at most 1000 different ones; beside the scores, or where it is not there, in `targets`.
         class_names: names of the classes (or outputs) in score order.
         ignore_index: rows with this label are left out, where a row has one class. Where it has several, a class with
             this mark is unknown, as one with NaN or null: it is left out of every figure of that class. None if no

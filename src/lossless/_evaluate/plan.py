@@ -94,9 +94,10 @@ def make_plan(
     label = _label(truth or first, scores, request)
     with about(first.path):
         columns = choose_columns(first.table, scores, label, request, own=truth is None)
-        columns = replace(columns, by=slice_columns(first.table, by))
+        slicing, of_truth = slice_columns(first.table, by, None if truth is None else truth.table)
+        columns = replace(columns, by=slicing)
     if truth is not None:
-        columns = _joined(first, truth, columns, on)
+        columns = _joined(first, truth, columns, on, of_truth)
     rows = [_rows(first, reader, columns) for reader in readers]
     filled = next((reader for reader, held in zip(readers, rows, strict=True) if held), None)
     if filled is None:
@@ -222,8 +223,8 @@ def _check_width(truth: Reader, columns: Columns, width: int) -> None:
         )
 
 
-def _joined(first: Reader, truth: Reader, columns: Columns, on: str | None) -> Columns:
-    """The columns with the targets, and the key if there is one."""
+def _joined(first: Reader, truth: Reader, columns: Columns, on: str | None, by: tuple[ValueColumn, ...]) -> Columns:
+    """The columns with the targets, the key if there is one, and those of the targets that make slices."""
     key = there = None
     if on is not None:
         with about(first.path):
@@ -237,7 +238,7 @@ def _joined(first: Reader, truth: Reader, columns: Columns, on: str | None) -> C
                 )
             if on in columns.label.members:
                 raise EvaluationError(f"'{shown(on)}' is both the label and the key")
-    return replace(columns, targets=Targets(truth.path, stamp(truth.path), there), key=key)
+    return replace(columns, targets=Targets(truth.path, stamp(truth.path), there, by=by), key=key)
 
 
 def _names(first: Reader, truth: Reader | None, columns: Columns) -> tuple[str, ...] | None:
@@ -319,7 +320,7 @@ def _check_alike(first: Reader, other: Reader, columns: Columns, width: int | No
     alike = (
         scores.members == columns.scores.members
         and all(_same_type(column, other.table.like(column)) for column in columns.beside)
-        and all(_boolean(column) is _boolean(other.table.like(column)) for column in columns.by)
+        and all(_boolean(column) is _boolean(other.table.like(column)) for column in columns.own_by)
         and (width is None or other.width(scores) == width)
         and (given_names or unnamed or theirs == ours)
         and other.table.class_values == columns.class_values

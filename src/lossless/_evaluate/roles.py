@@ -170,6 +170,7 @@ class Targets:
     stamp: tuple[int, int]  # size and time of change
     key: ValueColumn | None = None  # its column of keys
     starts: tuple[int, ...] = ()  # without keys: its row for the first row of each file of scores
+    by: tuple[ValueColumn, ...] = ()  # its columns that cut the rows into slices
 
 
 @dataclass(frozen=True)
@@ -185,13 +186,18 @@ class Columns:
     unknown: int | None = None  # the mark of a class of which it is not known whether it is true; NaN is one, too
     targets: Targets | None = None
     key: ValueColumn | None = None  # what is read beside the scores to join them to the targets
-    by: tuple[ValueColumn, ...] = ()  # columns whose values cut the rows into slices
+    by: tuple[ValueColumn, ...] = ()  # columns whose values cut the rows into slices, of the scores or of the targets
+
+    @property
+    def own_by(self) -> tuple[ValueColumn, ...]:
+        """Those of them that are beside the scores."""
+        return self.by if self.targets is None else tuple(c for c in self.by if c not in self.targets.by)
 
     @property
     def beside(self) -> tuple[Column, ...]:
         """What is read of a file of scores besides them: the label or the key, if there is one, and the slices."""
         join = self.label if self.targets is None else self.key
-        return (*([] if join is None else [join]), *self.by)
+        return (*([] if join is None else [join]), *self.own_by)
 
 
 # ---------------------------------------------------------------- scores

@@ -60,7 +60,7 @@ class Batch:
     labels: NDArray[Any]  # (n,) class indices, (n, C) marks (int8) or (n, k) quantities
     missing: NDArray[np.bool_]  # (n,) rows without scores or label
     unmatched: NDArray[np.bool_]  # (n,) rows whose key is not among the targets
-    by: tuple[Cells, ...] = ()  # columns whose values cut the rows into slices
+    by: NDArray[Any] | None = None  # (n, k) values of the columns that cut the rows into slices, None for no value
 
 
 @dataclass(frozen=True)
