@@ -81,7 +81,8 @@ class Evaluator:
     can gather them (`torch.distributed.all_gather_object`) and merge them in the order of the ranks. The figures have
     the same bits however the rows were cut into updates and spread over evaluators. What comes of a sample of the rows
     has them as long as no evaluator that is merged into another saw more rows than the sample holds: the best
-    temperature (2^19 / C rows) and the points of a regression's `residual_plot` (1000).
+    temperature (2^19 / C rows), and of a regression the points of `residual_plot` and the correlations that findings
+    tell of (1000).
 
     Args:
         kind: what the scores are: "logits" (the default), "probs" (those of several classes are divided by their sum)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from lossless.transforms import sigmoid
 
 from ..accumulators import Calibration, CalibrationBin, Count, ElementMean, Itself, Largest, Mean, MeanResult
-from ..findings import examine_any
+from ..findings import examine, no_distribution, worse_slices
 from ..intervals import wilson
+from ..mark_findings import constant_scores, dead_classes, sigmoids, thresholds
 from ..paired import Agreement, Compared, PairedElementMean, PairedMean, Sides
 from ..ranking import Bounded, RankSketch
 from ..results import Evaluation, check_scored, first_of, left_out_of, notes_of, source_of, worst_rows
@@ -28,6 +29,7 @@ from ..sums import ExactSum
 from ..text import quoted
 from .averages import weighted_mean
 from .odds import log_odds, losses
+from .two_classes import NO_THRESHOLD, Threshold, best_f1
 
 if TYPE_CHECKING:
     from ..accumulators import Factories
@@ -178,6 +180,7 @@ class MarkFigures:
     bce: float
     auroc: float  # nan unless it is true of some rows and not of others; and if there are more than 512 classes
     average_precision: float
+    best_f1: Threshold  # as these two
 
 
 @dataclass(frozen=True)
@@ -347,6 +350,7 @@ SLICED = Sliced(
     },
 )
 
+_RULES = (no_distribution, constant_scores, sigmoids, dead_classes, thresholds, worse_slices)
 _DIFFERENT = ("file_b", "both.true_classes", "a.wrong_classes", "b.wrong_classes", "a.bce", "b.bce")
 
 
@@ -411,7 +415,7 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         bounds={name: figure.bound for name, figure in marks.ranked.items()},
         left_out=left_out_of(plan, screening),
         notes=(*notes_of(plan, screening), *_notes(plan, counts, marks.unknown, bce, bool(results["ranks"].single))),
-        findings=examine_any(plan, screening, results),
+        findings=examine(plan, screening, {**results, "marks": marks}, _RULES),
         slices=results["slices"],
         bce=bce.value,
         brier=brier.value,
@@ -439,7 +443,11 @@ class Marks:
     def __init__(self, counts: MarkCounts, ranks: MarkRanks) -> None:
         together, single = ranks.together.ranked(), [sketch.ranked() for sketch in ranks.single]
         areas, precisions = [r.auroc() for r in single], [r.average_precision() for r in single]
-        self.classes = tuple(_of(c, counts, areas, precisions) for c in range(len(counts.support)))
+        best = [best_f1(r) for r in single]
+        self.classes = tuple(_of(c, counts, areas, precisions, best) for c in range(len(counts.support)))
+        self.rows = counts.rows
+        self.low, self.high = (float(end) for end in (together.low[0], together.high[-1]))  # of all log-odds
+        self.constant = bool(single) and all(len(r.low) <= 1 and not r.several.any() for r in single)
         self.ranked = {
             "mean_average_precision": _mean(precisions),
             "macro_auroc": _mean(areas),
@@ -514,7 +522,13 @@ def _notes(plan: Plan, counts: MarkCounts, unknown: int, bce: MeanResult, ranked
     return notes
 
 
-def _of(c: int, counts: MarkCounts, areas: Sequence[Bounded], precisions: Sequence[Bounded]) -> MarkFigures:
+def _of(
+    c: int,
+    counts: MarkCounts,
+    areas: Sequence[Bounded],
+    precisions: Sequence[Bounded],
+    best: Sequence[Threshold],
+) -> MarkFigures:
     support, predicted, correct = int(counts.support[c]), int(counts.predicted[c]), int(counts.correct[c])
     return MarkFigures(
         index=c,
@@ -527,6 +541,7 @@ def _of(c: int, counts: MarkCounts, areas: Sequence[Bounded], precisions: Sequen
         bce=counts.loss.divided_by(int(counts.known[c]), c),
         auroc=areas[c].value if areas else math.nan,
         average_precision=precisions[c].value if precisions else math.nan,
+        best_f1=best[c] if best else NO_THRESHOLD,
     )
 
 

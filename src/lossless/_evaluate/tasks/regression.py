@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..accumulators import HistogramBin, Itself, Largest, Mean, MeanResult
-from ..findings import examine_any
+from ..findings import examine, no_distribution, worse_slices
 from ..paired import Compared, Nearer, PairedMean, Sides
+from ..quantity_findings import quantities
 from ..ranking import Ranking, RankSketch
 from ..results import Evaluation, check_scored, left_out_of, notes_of, source_of, worst_rows
 from ..rows import Floats, Integers, Rows
@@ -216,6 +217,7 @@ class Residuals(Itself):
         self.squared, self.absolute = SquareSum(outputs), ExactSum(outputs)
         self.residual, self.target, self.target_squared = SignedSum(outputs), SignedSum(outputs), SquareSum(outputs)
         self.largest = np.zeros(outputs)
+        self.low, self.high = np.full(outputs, np.inf), np.full(outputs, -np.inf)  # of the predictions
 
     def update(self, rows: PredictedRows) -> None:
         if not len(rows):
@@ -229,12 +231,15 @@ class Residuals(Itself):
         self.target.add(target, output)
         self.target_squared.add(target, output)
         self.largest = np.maximum(self.largest, np.abs(rows.residual).max(axis=0))
+        self.low = np.minimum(self.low, rows.prediction.min(axis=0))
+        self.high = np.maximum(self.high, rows.prediction.max(axis=0))
 
     def merge(self, other: Residuals) -> None:
         self.rows += other.rows
         for name in self._SUMS:
             getattr(self, name).merge(getattr(other, name))
         self.largest = np.maximum(self.largest, other.largest)
+        self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
 
     def figures(self, k: int, name: str) -> OutputFigures:
         """The figures of output k."""
@@ -283,17 +288,41 @@ class ResidualRanks:
         return self.signed.ranked(), self.size.ranked()
 
 
-class ResidualSample(RowSample):
-    """Some rows for the plot of residuals."""
+class ResidualSample(RowSample, Itself):
+    """Some rows for the plot of residuals, and for what needs no more of them."""
 
     def __init__(self, rows: int) -> None:
         super().__init__(_POINTS, ("prediction", "residual"), rows)
 
-    def result(self) -> tuple[ResidualPoint, ...]:
+    def points(self) -> tuple[ResidualPoint, ...]:
         """The points of their first output."""
         rows = self.rows()
         pairs = zip(rows["prediction"][:, 0].tolist(), rows["residual"][:, 0].tolist(), strict=True) if rows else ()
         return tuple(ResidualPoint(prediction, residual) for prediction, residual in pairs)
+
+
+@dataclass(frozen=True)
+class RegressionSums:
+    """What the findings read."""
+
+    residuals: Residuals
+    outputs: tuple[OutputFigures, ...]
+    some: ResidualSample
+
+    @property
+    def rows(self) -> int:
+        return self.residuals.rows
+
+    @property
+    def range(self) -> tuple[Floats, Floats]:
+        """(k,) the least and the largest prediction."""
+        return self.residuals.low, self.residuals.high
+
+    @property
+    def sample(self) -> tuple[Floats, Floats]:
+        """(n, k) predictions and targets of some rows."""
+        rows = self.some.rows()
+        return rows["prediction"], rows["prediction"] - rows["residual"]
 
 
 SLICED = Sliced(
@@ -303,6 +332,7 @@ SLICED = Sliced(
 )
 
 
+_RULES = (no_distribution, quantities, worse_slices)
 _PAIRED = {"mse": "squared_error", "mae": "absolute_error", "bias": "bias"}  # means over rows: their numbers
 _PAIRED_OUTPUTS = {"mse": "squared_errors", "mae": "absolute_errors", "bias": "residual"}
 _DIFFERENT = ("file_b", "both.target", "a.prediction", "b.prediction", "a.squared_error", "b.squared_error")
@@ -362,7 +392,9 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         bounds={"median_absolute_error": median.bound},
         left_out=left_out_of(plan, screening),
         notes=notes_of(plan, screening),
-        findings=examine_any(plan, screening, results),
+        findings=examine(
+            plan, screening, {**results, "regression": RegressionSums(sums, outputs, results["plot"])}, _RULES
+        ),
         slices=results["slices"],
         mse=squared.value,
         rmse=math.sqrt(squared.value),
@@ -372,7 +404,7 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         error_quantiles={f"{q:g}": size.quantile(q).value for q in _QUANTILES},
         outputs=outputs,
         residual_histogram=_histogram(signed),
-        residual_plot=results["plot"],
+        residual_plot=results["plot"].points(),
         surprising=worst_rows(plan, results["surprising"], WorstRow),
     )
 
