@@ -87,7 +87,7 @@ def test_figures_of_each_class(found):
         assert figures.auroc == pytest.approx(weighted, rel=1e-12)
         assert figures.average_precision == pytest.approx(metrics.average_precision_score(truth, ODDS[known, c]))
         precision, recall, thresholds = metrics.precision_recall_curve(truth, p[known, c])
-        f1 = (2 * precision * recall / (precision + recall))[:-1]
+        f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-300))[:-1]
         assert figures.best_f1.f1 == pytest.approx(f1.max(), rel=1e-12)
         assert figures.best_f1.probability == pytest.approx(thresholds[len(f1) - 1 - f1[::-1].argmax()], rel=1e-9)
         assert figures.bce == pytest.approx(metrics.log_loss(MARKS[:, c], p[:, c], sample_weight=known), rel=1e-10)
