@@ -193,6 +193,14 @@ def test_nothing_is_said_of_quantities_that_are_fine(evaluate, name):
     assert found == ({"biased-prediction"} if "constant off" in name else set())
 
 
+def test_few_rows_of_many_that_no_sample_holds(evaluate):
+    for row in range(6):
+        guess = np.full(100_000, np.nan)
+        guess[row] = 1.5
+        e = evaluate("predictions", guess, np.ones(100_000))
+        assert (e.rows, e.mse, [f.name for f in e.findings]) == (1, 0.25, ["non-finite-input"])
+
+
 @pytest.mark.parametrize("data", ["diabetes", "friedman", "outputs"])
 @pytest.mark.parametrize(
     "model",

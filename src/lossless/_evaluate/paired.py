@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -72,15 +71,21 @@ class Compared:
         return cls(a, b, b - a, math.nan, math.nan)
 
 
-class Differences:
-    """Sums of a number of pairs of rows, one of each part (a class, an output)."""
+class PairedMean:
+    """The mean of one number per row, and of its differences; with parts, of (n, parts) numbers, nan where unknown."""
 
-    def __init__(self, parts: int = 1) -> None:
+    def __init__(self, name: str, parts: int = 1) -> None:
+        self.name = name
         self.rows = np.zeros(parts, np.int64)
         self.a, self.b, self.squares = SignedSum(parts), SignedSum(parts), ExactSum(parts)
 
-    def add(self, a: Floats, b: Floats, part: Integers | None = None) -> None:
-        """Add (n,) numbers of each, of these parts."""
+    def update(self, pairs: Pairs) -> None:
+        """Read the rows."""
+        a, b = (np.asarray(getattr(rows, self.name), np.float64) for rows in (pairs.a, pairs.b))
+        part = None
+        if a.ndim > 1:
+            known = ~np.isnan(a)
+            a, b, part = a[known], b[known], np.nonzero(known)[1]
         self.rows += len(a) if part is None else np.bincount(part, minlength=len(self.rows))
         self.a.add(a, part)
         self.b.add(b, part)
@@ -90,13 +95,16 @@ class Differences:
 
     def moments(self, part: int) -> Moments:
         """Of the differences."""
-        return Moments.plain(int(self.rows[part]), self._total(part), self.squares.exactly(part))
+        total = self.b.exactly(part) - self.a.exactly(part)
+        return Moments.plain(int(self.rows[part]), total, self.squares.exactly(part))
 
-    def _total(self, part: int) -> Fraction:
-        return self.b.exactly(part) - self.a.exactly(part)
+    def result(self) -> tuple[Compared, ...]:
+        """Of each part."""
+        return tuple(map(self._compared, range(len(self.rows))))
 
-    def compared(self, moments: Moments, part: int) -> Compared:
+    def _compared(self, part: int) -> Compared:
         """The means are exact before their one rounding, and so is their difference; squares are rounded by row."""
+        moments = self.moments(part)
         if not moments.w:
             return Compared.alone(math.nan, math.nan)
         a, b = (total.divided_by(moments.w, part) for total in (self.a, self.b))
@@ -104,27 +112,6 @@ class Differences:
             return Compared.alone(a, b)
         mean, half = float(moments.mean), margin(moments)
         return Compared(a, b, mean, mean - half, mean + half)
-
-
-class PairedMean(Differences):
-    """The mean of one number per row, and of its differences; with parts, of (n, parts) numbers, nan where unknown."""
-
-    def __init__(self, name: str, parts: int = 1) -> None:
-        super().__init__(parts)
-        self.name = name
-
-    def update(self, pairs: Pairs) -> None:
-        """Read the rows."""
-        a, b = (np.asarray(getattr(rows, self.name), np.float64) for rows in (pairs.a, pairs.b))
-        if a.ndim == 1:
-            self.add(a, b)
-        else:
-            known = ~np.isnan(a)
-            self.add(a[known], b[known], np.nonzero(known)[1])
-
-    def result(self) -> tuple[Compared, ...]:
-        """Of each part."""
-        return tuple(self.compared(self.moments(part), part) for part in range(len(self.rows)))
 
 
 class PairedElementMean(PairedMean):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from .rows import Floats
 from .text import shown
 
 if TYPE_CHECKING:
-    from .tasks.regression import OutputFigures, RegressionSums
+    from .tasks.regression import OutputFigures, Residuals
 
 # Of the RMSE, where a model that is right for the median of skewed targets has some 0.3; and of the targets' deviation.
 _BIASED, _MATTERS = 0.5, 0.05
@@ -52,25 +52,26 @@ class _Output:
 
 def quantities(whole: Whole) -> Seen:
     """Constant, swapped, of another scale, biased, or worse than the mean."""
-    sums: RegressionSums = whole.results["regression"]
-    prediction, target = sums.sample
+    sums: Residuals = whole.results["residuals"]
+    outputs: Sequence[OutputFigures] = whole.results["outputs"]
+    prediction, target = whole.results["plot"].predictions_and_targets(len(outputs))
     related = _correlations(prediction, target)
     swapped = _swapped(related, len(prediction))
     words: dict[str, list[str]] = defaultdict(list)
-    for k, figures in enumerate(sums.outputs):
+    for k, figures in enumerate(outputs):
         if k in swapped:
             name, other = shown(figures.name), swapped[k]
             words["swapped-outputs"].append(
-                f"predictions of '{name}' go with the targets of '{shown(sums.outputs[other].name)}' (correlation "
+                f"predictions of '{name}' go with the targets of '{shown(outputs[other].name)}' (correlation "
                 f"{related[k, other]:.3g}, and {related[k, k]:.3g} with their own)"
             )
             continue
         output = _Output(
             figures=figures,
-            named=f" of '{shown(figures.name)}'" if len(sums.outputs) > 1 else "",
+            named=f" of '{shown(figures.name)}'" if len(outputs) > 1 else "",
             rows=sums.rows,
-            low=float(sums.range[0][k]),
-            high=float(sums.range[1][k]),
+            low=float(sums.low[k]),
+            high=float(sums.high[k]),
             correlation=float(related[k, k]),
             deviation=_deviation(prediction[:, k]),
             target_deviation=_deviation(target[:, k]),
@@ -125,7 +126,7 @@ def _is_biased(o: _Output) -> bool:
 
 def _deviation(x: Floats) -> float:
     with np.errstate(over="ignore"):
-        return float(x.std())
+        return float(x.std()) if len(x) else 0.0
 
 
 def _correlations(prediction: Floats, target: Floats) -> Floats:
@@ -133,7 +134,7 @@ def _correlations(prediction: Floats, target: Floats) -> Floats:
 
     def standard(x: Floats) -> Floats:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            x = x - x.mean(axis=0)
+            x = x - x.sum(axis=0) / max(len(x), 1)
             found: Floats = np.nan_to_num(x / np.sqrt(np.square(x).sum(axis=0)), posinf=0.0, neginf=0.0)
         return found
 

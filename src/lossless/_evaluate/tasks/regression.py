@@ -300,28 +300,11 @@ class ResidualSample(RowSample, Itself):
         pairs = zip(rows["prediction"][:, 0].tolist(), rows["residual"][:, 0].tolist(), strict=True) if rows else ()
         return tuple(ResidualPoint(prediction, residual) for prediction, residual in pairs)
 
-
-@dataclass(frozen=True)
-class RegressionSums:
-    """What the findings read."""
-
-    residuals: Residuals
-    outputs: tuple[OutputFigures, ...]
-    some: ResidualSample
-
-    @property
-    def rows(self) -> int:
-        return self.residuals.rows
-
-    @property
-    def range(self) -> tuple[Floats, Floats]:
-        """(k,) the least and the largest prediction."""
-        return self.residuals.low, self.residuals.high
-
-    @property
-    def sample(self) -> tuple[Floats, Floats]:
-        """(n, k) predictions and targets of some rows."""
-        rows = self.some.rows()
+    def predictions_and_targets(self, outputs: int) -> tuple[Floats, Floats]:
+        """(n, outputs) of each."""
+        rows = self.rows()
+        if not rows:
+            return np.zeros((0, outputs)), np.zeros((0, outputs))
         return rows["prediction"], rows["prediction"] - rows["residual"]
 
 
@@ -330,7 +313,6 @@ SLICED = Sliced(
     "mse",
     {"mse": partial(Mean, "squared_error"), "mae": partial(Mean, "absolute_error")},
 )
-
 
 _RULES = (no_distribution, quantities, worse_slices)
 _PAIRED = {"mse": "squared_error", "mae": "absolute_error", "bias": "bias"}  # means over rows: their numbers
@@ -392,9 +374,7 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         bounds={"median_absolute_error": median.bound},
         left_out=left_out_of(plan, screening),
         notes=notes_of(plan, screening),
-        findings=examine(
-            plan, screening, {**results, "regression": RegressionSums(sums, outputs, results["plot"])}, _RULES
-        ),
+        findings=examine(plan, screening, {**results, "outputs": outputs}, _RULES),
         slices=results["slices"],
         mse=squared.value,
         rmse=math.sqrt(squared.value),
