@@ -96,10 +96,10 @@ def evaluate(
 
     Edges:
         Probabilities of several classes are divided by their row's sum, and a sum that is far from 1 is a finding. A
-        truth of probability 0 gives loss inf. Rows with a missing value or the ignored label, with scores that give no
-        distribution (NaN, several +inf, or nothing but -inf), or with predictions or targets that are not finite are
-        left out and counted in `left_out`; if no row is left, it is an error. What is undefined (the precision of a
-        class that is never predicted, R^2 of a constant target) is nan.
+        truth of probability 0 gives loss inf. Rows with a missing value or the ignored label (of several labels, all of
+        them unknown), with scores that give no distribution (NaN, several +inf, or nothing but -inf), or with
+        predictions or targets that are not finite are left out and counted in `left_out`; if no row is left, it is an
+        error. What is undefined (the precision of a class that is never predicted, R^2 of a constant target) is nan.
 
     Example:
         >>> import tempfile
