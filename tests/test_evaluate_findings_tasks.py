@@ -151,9 +151,9 @@ def test_the_same_findings_for_any_cuts(tmp_path, monkeypatch, case):
 
     whole = run(1000, 1)
     assert case[0] in [f.name for f in whole]
-    monkeypatch.setattr(readers, "_BATCH_SCORES", 35)
-    monkeypatch.setattr(rows, "_BLOCK_SCORES", 15)
-    assert run(101, 3) == whole
+    monkeypatch.setattr(readers, "_BATCH_SCORES", 150)
+    monkeypatch.setattr(rows, "_BLOCK_SCORES", 70)
+    assert run(301, 3) == whole
 
 
 def test_an_evaluator_finds_the_same(evaluate):

@@ -55,7 +55,8 @@ class PredictedRows(Rows):
     def differs(self, other: PredictedRows) -> NDArray[np.bool_]:
         """(n,) whether the target is another one there, by more than rounding."""
         size = np.maximum(np.abs(self.target), np.abs(other.target))
-        return np.asarray((np.abs(self.target - other.target) > _ROUNDING * size).any(axis=1))
+        with np.errstate(over="ignore"):
+            return np.asarray((np.abs(self.target - other.target) > _ROUNDING * size).any(axis=1))
 
     def truth(self, i: int, names: Sequence[str]) -> str:
         """Of row i, in words."""
