@@ -19,6 +19,8 @@ NAMED = {
     "surprising.details": "<column>",
     "error_quantiles": "<share>",
     "figures": "<figure>",
+    "classes.figures": "<figure>",
+    "outputs.figures": "<figure>",
 }
 
 
@@ -95,13 +97,22 @@ def test_every_field_of_the_json_is_documented(evaluations):
         assert set(page) - found - joined == set(), title
 
 
-def test_every_field_of_a_comparison_is_documented(evaluations, tmp_path):
-    path = evaluations["multiclass"].source.files[0]
-    saved = np.load(path)
+@pytest.mark.parametrize(
+    ("task", "title"),
+    [
+        ("multiclass", "Comparison of classes"),
+        ("binary", "Comparison of classes"),
+        ("multilabel", "Comparison of several labels"),
+        ("regression", "Comparison of quantities"),
+    ],
+)
+def test_every_field_of_a_comparison_is_documented(evaluations, tmp_path, task, title):
+    path = evaluations[task].source.files[0]
+    scores, *others = np.load(path).items()
     other = tmp_path / "other.npz"
-    np.savez(other, logits=2 * saved["logits"], label=saved["label"])
+    np.savez(other, **{scores[0]: 2 * scores[1]}, **dict(others))
     c = lossless.compare(path, other)
-    assert paths({**c.to_dict(), "a": 0, "b": 0}) == set(documented("lossless.comparison/1"))
+    assert paths({**c.to_dict(), "a": 0, "b": 0}) == set(documented("lossless.comparison/1", title))
     assert json.loads(c.to_json()) == c.to_dict()
 
 

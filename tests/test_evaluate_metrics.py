@@ -23,7 +23,7 @@ import lossless
 from lossless._evaluate import evaluate
 from lossless._evaluate.confidence import ConfidenceRanking
 from lossless._evaluate.confusion import Confusion
-from lossless._evaluate.intervals import mean_interval, wilson
+from lossless._evaluate.intervals import Moments, mean_interval, wilson
 from lossless._evaluate.rows import Kind, score_rows
 from lossless._evaluate.tasks import multiclass
 from lossless._evaluate.temperature import TemperatureFit
@@ -118,12 +118,14 @@ def test_ranks_of_equal_scores_go_by_the_number_of_the_class(table):
 def test_interval_of_a_mean():
     values = RNG.exponential(size=500)
     total, squares = sum(map(Fraction, values)), sum(Fraction(v) ** 2 for v in values)
-    interval = mean_interval(500, total, squares)
+    interval = mean_interval(Moments.plain(500, total, squares))
     expected = scipy.stats.norm.interval(0.95, values.mean(), scipy.stats.sem(values))
     assert (interval.low, interval.high) == pytest.approx(expected, rel=1e-12)
     near = 1e8 + values  # the variance is lost in float64 sums of squares, not here
     exactly = [sum(map(Fraction, near)), sum(Fraction(v) ** 2 for v in near)]
-    assert mean_interval(500, *exactly).high - near.mean() == pytest.approx(expected[1] - values.mean(), rel=1e-6)
+    assert mean_interval(Moments.plain(500, *exactly)).high - near.mean() == pytest.approx(
+        expected[1] - values.mean(), rel=1e-6
+    )
 
 
 def test_intervals_of_the_figures(tmp_path, digits):

@@ -142,6 +142,57 @@ def test_targets_in_a_file_of_their_own(tmp_path, on):
     check(by_value(e, "country"), COUNTRY.tolist())
 
 
+@pytest.mark.parametrize("on", [None, "id", "name"])
+@pytest.mark.parametrize("suffix", ["npz", "csv"])
+def test_columns_that_only_the_targets_have(tmp_path, on, suffix):
+    order = np.arange(ROWS) if on is None else RNG.permutation(ROWS)
+    ids = np.arange(ROWS)
+    names = np.array([f"r{i}" for i in ids])
+    halves = np.array_split(ids, 3)
+    for i, part in enumerate(halves):
+        scores = pa.FixedSizeListArray.from_arrays(pa.array(X[part].ravel()), CLASSES)
+        columns = {"logits": scores, "id": ids[part], "name": names[part], "night": NIGHT[part]}
+        pq.write_table(pa.table(columns), tmp_path / f"p{i}.parquet", row_group_size=50)
+    path = tmp_path / f"t.{suffix}"
+    truth = {"label": Y[order], "id": ids[order], "name": names[order], "country": COUNTRY[order], "year": YEAR[order]}
+    if suffix == "npz":
+        np.savez(path, **truth)
+    else:
+        csv.write_csv(pa.table({**truth, "year": pa.array(with_none(YEAR))[: len(order)].take(pa.array(order))}), path)
+    files = [tmp_path / f"p{i}.parquet" for i in range(3)]
+    e = lossless.evaluate(files, targets=path, on=on, by=["country", "night", "year"], workers=2)
+    assert [s.column for s in e.slices] == ["country", "night", "year"]
+    check(by_value(e, "country"), COUNTRY.tolist())
+    check(by_value(e, "night"), NIGHT.tolist())
+    check(by_value(e, "year"), YEAR.tolist() if suffix == "npz" else with_none(YEAR))
+    c = lossless.compare(files, files, targets=path, on=on, by="country")
+    assert c.b.slices == lossless.evaluate(files, targets=path, on=on, by="country").slices == (e.slices[0],)
+
+
+def test_rows_without_targets_are_in_no_slice(tmp_path):
+    np.savez(tmp_path / "p.npz", logits=X, id=np.arange(ROWS))
+    np.savez(tmp_path / "t.npz", label=Y[100:], country=COUNTRY[100:], id=np.arange(100, ROWS))
+    e = lossless.evaluate(tmp_path / "p.npz", targets=tmp_path / "t.npz", on="id", by="country")
+    assert {s.value: s.rows for s in e.slices[0].slices} == {v: (COUNTRY[100:] == v).sum() for v in set(COUNTRY[100:])}
+    np.savez(tmp_path / "none.npz", label=Y[:0], country=COUNTRY[:0], id=np.arange(0))
+    with pytest.raises(EvaluationError, match="700 rows have a key that is not among the targets"):
+        lossless.evaluate(tmp_path / "p.npz", targets=tmp_path / "none.npz", on="id", by="country")
+
+
+def test_columns_of_the_targets_that_are_no_slices(tmp_path):
+    np.savez(tmp_path / "p.npz", logits=X)
+    np.savez(tmp_path / "t.npz", label=Y, share=RNG.random(ROWS), few=COUNTRY[:-1])
+    for name, parts in (
+        ("place", ["p.npz: --by names 'place'", "or the targets. Columns: logits", "Of the targets: label ("]),
+        ("share", ["t.npz: slice column 'share' holds 0.", "at row 0, expected whole numbers"]),
+        ("few", ["t.npz: 'few' has 699 values for 700 labels, expected one for each"]),
+    ):
+        with pytest.raises(EvaluationError) as error:
+            lossless.evaluate(tmp_path / "p.npz", targets=tmp_path / "t.npz", by=name)
+        for part in parts:
+            assert part in str(error.value)
+
+
 def test_the_key_and_the_label_may_be_slices(tmp_path):
     np.savez(tmp_path / "p.npz", logits=X, key=np.arange(ROWS))
     np.savez(tmp_path / "t.npz", label=Y, key=np.arange(ROWS))

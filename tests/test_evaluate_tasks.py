@@ -243,7 +243,7 @@ def test_marks_that_are_none(tmp_path):
     marks[2500, 1] = 2
     with pytest.raises(EvaluationError, match=r"holds 2\.0 for class 1 at row 2500, expected 0 or 1"):
         evaluate(write(tmp_path / "p.parquet", logits=logits, labels=marks), task="multilabel")
-    marks[2500, 1] = np.nan
+    marks[2500] = np.nan
     e = evaluate(write(tmp_path / "p.parquet", logits=logits, labels=marks))
     assert (e.rows, e.left_out["missing"]) == (2999, 1)
     with pytest.raises(EvaluationError, match="'logits' has 3 numbers per row and 'labels' has 4, expected as many"):
@@ -390,7 +390,7 @@ def test_labels_of_minus_one_are_no_class_numbers(tmp_path):
 def test_marks_that_lack_a_value(tmp_path):
     marks = {"label_0": [None, True, False], "label_1": [True, True, False]}
     e = evaluate(write(tmp_path / "p.parquet", prob_0=[0.2, 0.7, 0.1], prob_1=[0.3, 0.8, 0.2], **marks))
-    assert (e.source.task, e.rows, e.left_out["missing"]) == ("multilabel", 2, 1)
+    assert (e.source.task, e.rows, e.unknown) == ("multilabel", 3, 1)
 
 
 def test_marks_of_minus_one_are_no_quantities(tmp_path):

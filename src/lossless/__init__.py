@@ -30,11 +30,14 @@ from lossless.transforms import inverse_softmax, log_softmax, logit, logsigmoid,
 if TYPE_CHECKING:
     from lossless import nn as nn
     from lossless._evaluate import (
+        ClassComparison,
         ClassEvaluation,
         Comparison,
         Evaluation,
         Evaluator,
+        MultilabelComparison,
         MultilabelEvaluation,
+        RegressionComparison,
         RegressionEvaluation,
         compare,
         evaluate,
@@ -43,12 +46,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClassComparison",
     "ClassEvaluation",
     "Comparison",
     "Evaluation",
     "Evaluator",
     "Finding",
+    "MultilabelComparison",
     "MultilabelEvaluation",
+    "RegressionComparison",
     "RegressionEvaluation",
     "RowStatistics",
     "binary_cross_entropy",

@@ -114,6 +114,20 @@ def compared(tmp_path_factory):
     return page
 
 
+@pytest.fixture(scope="module", params=["multilabel", "regression"])
+def compared_of_task(request, tmp_path_factory):
+    """The page of two models of several labels, or of quantities."""
+    folder = tmp_path_factory.mktemp(f"compared-{request.param}")
+    a = INPUTS[request.param]()
+    name, scores = next((key, a[key]) for key in a if key in ("logits", "predictions"))
+    paths = [folder / "a.npz", folder / "b.npz"]
+    np.savez(paths[0], **a)
+    np.savez(paths[1], **{**a, name: 1.5 * scores + 0.1})
+    page = folder / "page.html"
+    page.write_text(render(build_comparison_page(lossless.compare(*paths))), "utf-8")
+    return page
+
+
 @pytest.fixture(params=INPUTS)
 def name(request):
     return request.param
@@ -149,6 +163,16 @@ def test_a_comparison_is_drawn(browser, compared, album):
     shown = browser.js("[...document.querySelector('table').tBodies[0].rows].map(r => Number(r.cells[3].textContent))")
     assert shown == sorted(shown)
     assert shown[0] < 0 < shown[-1]
+    assert browser.complaints() == []
+
+
+def test_a_comparison_of_any_task_is_drawn(browser, compared_of_task, album):
+    assert compared_of_task.stat().st_size < 2_000_000
+    for width in (400, 1400):
+        browser.open(compared_of_task, width=width, scheme="light")
+        assert len(browser.find(".chart .role-mark path")) > 10
+        assert browser.js("document.documentElement.scrollWidth") <= width
+        browser.photograph(album(f"{width}"))
     assert browser.complaints() == []
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import UNDEFINED, Interval, mean_interval
+from .intervals import UNDEFINED, Interval, Moments, mean_interval
 from .rows import Integers, ScoredRows
 from .sums import ExactSum
 
@@ -84,16 +84,55 @@ class Mean:
         self.sum.merge(other.sum)
         self.squares.merge(other.squares)
 
+    @property
+    def moments(self) -> Moments:
+        """Of the finite numbers."""
+        return Moments.plain(self.rows, self.sum.exactly(), self.squares.exactly())
+
+    def elements(self, *, finite: bool = False) -> int:
+        """What the sum is divided by for the mean, of all rows or those where the number is finite."""
+        return self.rows - int(self.sum.infinite[0]) if finite else self.rows
+
     def result(self) -> MeanResult:
-        finite = self.rows - int(self.sum.infinite[0])
         return MeanResult(
             self.rows,
-            self.sum.divided_by(self.rows),
-            self.sum.divided_by(finite, finite=True),
-            mean_interval(self.rows, self.sum.exactly(), self.squares.exactly())
-            if not self.squares.infinite[0]
-            else UNDEFINED,
+            self.sum.divided_by(self.elements()),
+            self.sum.divided_by(self.elements(finite=True), finite=True),
+            mean_interval(self.moments) if not self.squares.infinite[0] else UNDEFINED,
         )
+
+
+class ElementMean(Mean):
+    """Mean over the elements of all rows, e.g. classes: sum x / sum w of the sum x over a row and their number w."""
+
+    def __init__(self, name: str, weight: str) -> None:
+        super().__init__(name)
+        self.weight = weight
+        self.count = self.finite = self.squared = 0  # sums of w, of w where x is finite, of w^2
+        self.products = ExactSum()
+
+    def update(self, rows: Any) -> None:
+        super().update(rows)
+        x, w = getattr(rows, self.name), getattr(rows, self.weight)
+        self.count += int(w.sum())
+        self.finite += int(w[np.isfinite(x)].sum())
+        self.squared += int(np.square(w).sum())
+        with np.errstate(over="ignore"):
+            self.products.add(x * w)
+
+    def merge(self, other: Mean) -> None:
+        super().merge(other)
+        assert isinstance(other, ElementMean)
+        for name in ("count", "finite", "squared"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.products.merge(other.products)
+
+    @property
+    def moments(self) -> Moments:
+        return replace(super().moments, w=self.count, ww=self.squared, xw=self.products.exactly())
+
+    def elements(self, *, finite: bool = False) -> int:
+        return self.finite if finite else self.count
 
 
 class Itself:

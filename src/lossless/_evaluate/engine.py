@@ -24,7 +24,7 @@ from .readers import open_reader
 from .results import Evaluation
 from .rows import Batch
 from .screening import Screening, check_labels
-from .slices import Slices, slice_values
+from .slices import Slices
 from .targets import labelled
 from .tasks import BY_TASK
 from .text import printable
@@ -45,12 +45,11 @@ class Partial:
 
     def update(self, plan: Plan, batch: Batch) -> None:
         """Score the rows of a batch that can be scored, and accumulate."""
-        by = slice_values(batch.by, plan.columns.by, batch.first_row)
         for rows in BY_TASK[plan.columns.task].rows_of(plan, self.screening, batch):
             for metric in self.metrics.values():
                 metric.update(rows)
-            if by is not None:
-                self.slices.update(rows, by[rows.row - batch.first_row])
+            if batch.by is not None:
+                self.slices.update(rows, batch.by[rows.row - batch.first_row])
 
     def merge(self, other: Partial) -> None:
         """Join the partition that follows."""

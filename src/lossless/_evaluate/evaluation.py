@@ -58,7 +58,8 @@ def evaluate(
         predictions: the column of predicted quantities, one or several a row, which makes it a regression.
         label: the column of the truth. Of one class a row: 0..C-1, class names, or the values of an NPZ array
             `classes`, one for each score, as scikit-learn's models have it. Of several: 0 or 1 for each class, in
-            lists, a 2-d array, or one column per class. Of a regression: as many quantities as predictions.
+            lists, a 2-d array, or one column per class; NaN or null where it is unknown. Of a regression: as many
+            quantities as predictions.
         task: "multiclass" (one class a row, a score for each), "binary" (one of two classes; one score, of class 1, or
             two), "multilabel" (any number of classes a row) or "regression". By default inferred from the number of
             scores a row and the first values; where two are as likely, it is an error that asks.
@@ -67,9 +68,11 @@ def evaluate(
         on: the column of texts or whole numbers by which `targets` are joined to the scores; by default its rows are
             those of the files, in their order.
         by: a column, or several, whose values cut the rows into slices with figures of their own: texts, whole numbers
-            or booleans beside the scores, at most 1000 different ones.
+            or booleans, at most 1000 different ones; beside the scores, or where it is not there, in `targets`.
         class_names: names of the classes (or outputs) in score order.
-        ignore_index: rows with this label are left out, where a row has one class; None if no label means that.
+        ignore_index: rows with this label are left out, where a row has one class. Where it has several, a class with
+            this mark is unknown, as one with NaN or null: it is left out of every figure of that class. None if no
+            label means that.
         surprising: how many of the rows of largest loss to keep.
         workers: threads; by default one per processor, at most 8. With an executor, how many partitions of the files
             it runs at once (default 32): at most twice as many are in flight.
@@ -93,10 +96,10 @@ def evaluate(
 
     Edges:
         Probabilities of several classes are divided by their row's sum, and a sum that is far from 1 is a finding. A
-        truth of probability 0 gives loss inf. Rows with a missing value or the ignored label, with scores that give no
-        distribution (NaN, several +inf, or nothing but -inf), or with predictions or targets that are not finite are
-        left out and counted in `left_out`; if no row is left, it is an error. What is undefined (the precision of a
-        class that is never predicted, R^2 of a constant target) is nan.
+        truth of probability 0 gives loss inf. Rows with a missing value or the ignored label (of several labels, all of
+        them unknown), with scores that give no distribution (NaN, several +inf, or nothing but -inf), or with
+        predictions or targets that are not finite are left out and counted in `left_out`; if no row is left, it is an
+        error. What is undefined (the precision of a class that is never predicted, R^2 of a constant target) is nan.
 
     Example:
         >>> import tempfile

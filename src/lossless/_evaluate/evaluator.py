@@ -56,6 +56,7 @@ class _Settings:
                 ValueColumn("labels", "array", rows, Holds.INTEGERS) if one else replace(wide, name="labels"),
                 class_names=self.class_names,
                 task=self.task,
+                unknown=self.ignore_index if self.task is Task.MULTILABEL else None,
             ),
             kind=self.kind,
             kind_reason="as given",
@@ -80,7 +81,8 @@ class Evaluator:
     can gather them (`torch.distributed.all_gather_object`) and merge them in the order of the ranks. The figures have
     the same bits however the rows were cut into updates and spread over evaluators. What comes of a sample of the rows
     has them as long as no evaluator that is merged into another saw more rows than the sample holds: the best
-    temperature (2^19 / C rows) and the points of a regression's `residual_plot` (1000).
+    temperature (2^19 / C rows), and of a regression the points of `residual_plot` and the correlations that findings
+    tell of (1000).
 
     Args:
         kind: what the scores are: "logits" (the default), "probs" (those of several classes are divided by their sum)
@@ -89,12 +91,13 @@ class Evaluator:
             classes) or "regression" (quantities).
         classes: how many, or outputs of a regression; by default as many as the first scores have.
         class_names: names of the classes in score order.
-        ignore_index: rows of one class with this label are left out; None if no label means that.
+        ignore_index: rows of one class with this label are left out. Of several labels, a class with this mark is
+            unknown, as one with NaN, and is left out of every figure of that class. None if no label means that.
         surprising: how many of the rows of largest loss to keep. Rows are counted from 0 over all updates.
 
     Raises:
         ParameterError: a ValueError; an unknown kind or task, too few classes, names that are not one for each class,
-            or `surprising` below 0.
+            an `ignore_index` that is a mark of several labels, or `surprising` below 0.
 
     Edges:
         There are no slices: make an evaluator for each. Of a row left out or of large loss, `file` is "updates" and
@@ -138,6 +141,11 @@ class Evaluator:
         if classes is not None and (classes < _least(Task(task)) or (task == "binary" and classes > 2)):
             least = "2" if task == "binary" else f"{_least(Task(task))} or more"
             raise ParameterError(f"Evaluator: classes got {classes}, expected {least}")
+        if task == "multilabel" and ignore_index in (0, 1):
+            raise ParameterError(
+                f"Evaluator: ignore_index got {ignore_index}, expected another number for a multilabel task, where 0 "
+                "and 1 say whether a class is true"
+            )
         of = Kind.PREDICTIONS if task == "regression" else Kind(kind or "logits")
         self._settings = self._asked = _Settings(Task(task), of, classes, names, ignore_index, surprising)
         self._total: Partial | None = None

@@ -6,12 +6,13 @@ chance; what may be intended is a hint. `troubles.toml` says which is which, wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossless._diagnose.finding import Finding, Findings, found
 from lossless._diagnose.rules import ENOUGH, written
@@ -37,16 +38,19 @@ LEVELS = {
     "error": ("error",),
 }
 """Names that stand for the findings of a severity, and of graver ones."""
-_EXPLAINING = {"softmax-before-loss", "softmax-twice", "labels-off-by-one", "permuted-classes", "constant-input"}
-_EXPLAINED = {"over-confident", "under-confident", "dead-class", "uniform-rows"}
+_EXPLAINING = {
+    *("softmax-before-loss", "softmax-twice", "labels-off-by-one", "permuted-classes", "constant-input"),
+    *("sigmoid-before-loss", "sigmoid-twice"),
+}
+_EXPLAINED = {"over-confident", "under-confident", "dead-class", "uniform-rows", "other-threshold"}
 """What follows from those, and need not be told beside them."""
-_SIGNIFICANT = 4.0  # standard errors: once in 16,000 sound evaluations
+SIGNIFICANT = 4.0  # standard errors: once in 16,000 sound evaluations
 _GAP = 0.03  # of confidence and accuracy: a sound model on new rows has less, however many rows show it
 _OFTEN = 0.8  # the share of a label's rows that a class takes if it is most likely the same class under another name
 _RENAMED_CLASSES = 256  # a matrix of their counts is 512 KiB
-_FEW_ROWS = 10  # of a class, from which on it is strange that none is right
+FEW_ROWS = 10  # of a class, from which on it is strange that none is right
 _MOST_COPIES = 16
-_MANY = 32  # rows, or distinct rows, of which a rule about coincidences may speak
+MANY = 32  # rows, or distinct rows, of which a rule about coincidences may speak
 
 Seen = Iterator[tuple[str, str]]
 """(name of a trouble, evidence)"""
@@ -111,7 +115,7 @@ class Whole:
         """Whether accuracy and confidence differ by more than calibrated probabilities would by chance."""
         gap, variance = self.confidence - self.accuracy, self.confidence * (1.0 - self.confidence)
         # The variance of a row is p (1 - p), whose mean is at most that of the mean confidence: on the safe side.
-        return abs(gap) > _GAP and gap * gap * self.rows > _SIGNIFICANT**2 * variance
+        return abs(gap) > _GAP and gap * gap * self.rows > SIGNIFICANT**2 * variance
 
 
 RULES: list[Callable[[Whole], Seen]] = []
@@ -123,20 +127,15 @@ def rule(look: Callable[[Whole], Seen]) -> Callable[[Whole], Seen]:
     return look
 
 
-def examine(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> tuple[Finding, ...]:
-    """What the rules see, the gravest first."""
+def examine(
+    plan: Plan, screening: Screening, results: Mapping[str, Any], rules: Sequence[Callable[[Whole], Seen]] = RULES
+) -> tuple[Finding, ...]:
+    """What the rules of a task see, the gravest first."""
     whole = Whole(plan, screening, results)
-    seen = [found(name, "evaluate", evidence) for look in RULES for name, evidence in look(whole)]
+    seen = [found(name, "evaluate", evidence) for look in rules for name, evidence in look(whole)]
     if _EXPLAINING & {finding.name for finding in seen}:
         seen = [finding for finding in seen if finding.name not in _EXPLAINED]
     return tuple(Findings(seen, "evaluate"))
-
-
-def examine_any(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> tuple[Finding, ...]:
-    """What can be seen whatever the task: rows without a number to score, and slices."""
-    whole = Whole(plan, screening, results)
-    seen = [*no_distribution(whole), *worse_slices(whole)]
-    return tuple(Findings((found(name, "evaluate", evidence) for name, evidence in seen), "evaluate"))
 
 
 def known() -> tuple[str, ...]:
@@ -255,7 +254,7 @@ def repeats(whole: Whole) -> Seen:
     """Chance does not make every row occur an even number of times; few distinct rows that occur often are common."""
     repeats: Repeats = whole.results["repeats"]
     count = repeats.count
-    if len(count) < _MANY:
+    if len(count) < MANY:
         return
     about = "" if repeats.complete else "about "
     distinct = f"{about}{round(repeats.distinct())} distinct rows (scores and label) among {whole.rows}"
@@ -270,7 +269,7 @@ def repeats(whole: Whole) -> Seen:
         return
     usual = int(np.bincount(count[several]).argmax())
     alike = np.count_nonzero(count == usual)
-    if whole.plan.classes > 2 and alike >= max(_MANY, 0.9 * len(several)) and len(several) >= 0.05 * len(count):
+    if whole.plan.classes > 2 and alike >= max(MANY, 0.9 * len(several)) and len(several) >= 0.05 * len(count):
         yield "repeated-rows", f"{distinct}; most of those that repeat occur {usual} times, and {example}"
 
 
@@ -296,7 +295,7 @@ def always_right(whole: Whole) -> Seen:
 @rule
 def other_classes(whole: Whole) -> Seen:
     """Labels that are off by one, or scores in another order."""
-    if whole.rows < _MANY:
+    if whole.rows < MANY:
         return
     confusion: ConfusionResult = whole.results["confusion"]
     if confusion.share < 1.0:
@@ -322,10 +321,8 @@ def _permuted(whole: Whole, count: Integers) -> Seen:
     support = count.sum(axis=1)
     home = count.argmax(axis=1)
     classes = np.arange(len(count))
-    moved = (home != classes) & (support >= _FEW_ROWS) & (count[classes, home] >= _OFTEN * support)
-    ring = moved.copy()
-    for _ in range(len(count)):  # leave out what leads to no class that is moved, or comes from none
-        ring = moved & ring[home] & np.isin(classes, home[ring])
+    moved = (home != classes) & (support >= FEW_ROWS) & (count[classes, home] >= _OFTEN * support)
+    ring = rings(home, moved)
     if ring.any():
         renamed = np.where(ring, home, classes)
         accuracy = int(count[classes, renamed].sum()) / whole.rows
@@ -342,17 +339,25 @@ def _permuted(whole: Whole, count: Integers) -> Seen:
         )
 
 
+def rings(home: Integers, moved: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of those that are `moved` to a `home` go round in a ring."""
+    ring, every = moved, np.arange(len(home))
+    for _ in every:  # leave out what leads to none that is moved, or comes from none
+        ring = moved & ring[home] & np.isin(every, home[ring])
+    return ring
+
+
 @rule
 def dead_classes(whole: Whole) -> Seen:
-    dead = sorted((-c.support, c.index) for c in whole.classes if not c.predicted and c.support >= _FEW_ROWS)
+    dead = sorted((-c.support, c.index) for c in whole.classes if not c.predicted and c.support >= FEW_ROWS)
     if dead:
-        yield "dead-class", _listed(whole, dead, "has", "rows and is never predicted")
-    absent = sorted((-c.predicted, c.index) for c in whole.classes if not c.support and c.predicted >= _FEW_ROWS)
+        yield "dead-class", classes_listed(whole, dead, "has", "rows and is never predicted")
+    absent = sorted((-c.predicted, c.index) for c in whole.classes if not c.support and c.predicted >= FEW_ROWS)
     if absent:
-        yield "absent-class", _listed(whole, absent, "is predicted in", "rows and is the label of none")
+        yield "absent-class", classes_listed(whole, absent, "is predicted in", "rows and is the label of none")
 
 
-def _listed(whole: Whole, classes: list[tuple[int, int]], before: str, behind: str) -> str:
+def classes_listed(whole: Whole, classes: list[tuple[int, int]], before: str, behind: str) -> str:
     words = ", ".join(f"class {whole.name(index)} {before} {-count} {behind}" for count, index in classes[:4])
     return f"{words}, and so with {len(classes) - 4} more" if len(classes) > 4 else words
 
@@ -376,7 +381,7 @@ def worse_slices(whole: Whole) -> Seen:
 
 @rule
 def calibration(whole: Whole) -> Seen:
-    if whole.rows >= _MANY and whole.is_surely_off():
+    if whole.rows >= MANY and whole.is_surely_off():
         over = whole.confidence > whole.accuracy
         yield (
             "over-confident" if over else "under-confident",

@@ -29,6 +29,7 @@ from .roles import (
     choose_columns,
     choose_label,
     choose_scores,
+    unknown_marks,
 )
 from .rows import SUM_TOLERANCE, Kind, Values
 from .slices import slice_columns
@@ -93,9 +94,10 @@ def make_plan(
     label = _label(truth or first, scores, request)
     with about(first.path):
         columns = choose_columns(first.table, scores, label, request, own=truth is None)
-        columns = replace(columns, by=slice_columns(first.table, by))
+        slicing, of_truth = slice_columns(first.table, by, None if truth is None else truth.table)
+        columns = replace(columns, by=slicing)
     if truth is not None:
-        columns = _joined(first, truth, columns, on)
+        columns = _joined(first, truth, columns, on, of_truth)
     rows = [_rows(first, reader, columns) for reader in readers]
     filled = next((reader for reader, held in zip(readers, rows, strict=True) if held), None)
     if filled is None:
@@ -107,11 +109,17 @@ def make_plan(
         task, task_reason = choose_task(
             columns,
             width,
-            lambda: _without(_first_values(truth or filled, columns.label), ignore_index),
+            lambda: _known(_first_values(truth or filled, columns.label), ignore_index),
             lambda: _first_values(filled, columns.scores),
             request,
         )
-        columns = replace(columns, task=task, label=_quantity(columns.label, task))
+        unknown = ignore_index if task is Task.MULTILABEL else None
+        if unknown in (0, 1):
+            raise EvaluationError(
+                f"--ignore-index {unknown}, but {unknown} says whether a class is true of a row. Expected another "
+                "number, which marks the classes of which that is unknown"
+            )
+        columns = replace(columns, task=task, label=_quantity(columns.label, task), unknown=unknown)
         _check_width(truth or filled, columns, width)
     with about(filled.path):
         classes = max(width, 2) if task is Task.BINARY else width
@@ -176,20 +184,25 @@ def _label(truth: Reader, scores: WideColumn, request: Request) -> Column:
 
 
 def _first_values(reader: Reader, column: Column) -> Values:
-    """The first values of a column that are not null, nor NaN."""
+    """The first values of a column that are not null, nor NaN alone."""
     for values, null in reader.values(column):
         if isinstance(values, list):
             return [value for value in values if value is not None]
         if values.dtype.kind == "f":
-            null = null | np.isnan(values).reshape(len(null), -1).any(axis=1)
+            null = null | np.isnan(values).reshape(len(null), -1).all(axis=1)
         if not null.all():
             return values[~null]
     return np.zeros(0)
 
 
-def _without(labels: Values, ignore_index: int | None) -> Values:
-    """Labels but for those that mean that there is none."""
-    return labels if isinstance(labels, list) or labels.ndim > 1 else labels[labels != ignore_index]
+def _known(labels: Values, ignore_index: int | None) -> Values:
+    """Labels but for those that mean that there is none; of several a row, these are NaN."""
+    if isinstance(labels, list):
+        return labels
+    if labels.ndim == 1:
+        return np.asarray(labels[labels != ignore_index])
+    unknown = unknown_marks(labels, ignore_index)
+    return np.where(unknown, np.nan, labels)[~unknown.all(axis=1)] if unknown.any() else labels
 
 
 def _quantity(label: Column, task: Task) -> Column:
@@ -210,8 +223,8 @@ def _check_width(truth: Reader, columns: Columns, width: int) -> None:
         )
 
 
-def _joined(first: Reader, truth: Reader, columns: Columns, on: str | None) -> Columns:
-    """The columns with the targets, and the key if there is one."""
+def _joined(first: Reader, truth: Reader, columns: Columns, on: str | None, by: tuple[ValueColumn, ...]) -> Columns:
+    """The columns with the targets, the key if there is one, and those of the targets that make slices."""
     key = there = None
     if on is not None:
         with about(first.path):
@@ -225,7 +238,7 @@ def _joined(first: Reader, truth: Reader, columns: Columns, on: str | None) -> C
                 )
             if on in columns.label.members:
                 raise EvaluationError(f"'{shown(on)}' is both the label and the key")
-    return replace(columns, targets=Targets(truth.path, stamp(truth.path), there), key=key)
+    return replace(columns, targets=Targets(truth.path, stamp(truth.path), there, by=by), key=key)
 
 
 def _names(first: Reader, truth: Reader | None, columns: Columns) -> tuple[str, ...] | None:
@@ -307,7 +320,7 @@ def _check_alike(first: Reader, other: Reader, columns: Columns, width: int | No
     alike = (
         scores.members == columns.scores.members
         and all(_same_type(column, other.table.like(column)) for column in columns.beside)
-        and all(_boolean(column) is _boolean(other.table.like(column)) for column in columns.by)
+        and all(_boolean(column) is _boolean(other.table.like(column)) for column in columns.own_by)
         and (width is None or other.width(scores) == width)
         and (given_names or unnamed or theirs == ours)
         and other.table.class_values == columns.class_values

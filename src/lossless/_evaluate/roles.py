@@ -23,6 +23,7 @@ from .rows import SUM_TOLERANCE, Kind, Values
 from .text import enumerated, quoted, shown
 
 SAMPLE_ROWS = 1024
+UNKNOWN = -1  # a mark that is neither 0 nor 1
 _SAMPLE_SUM_TOLERANCE = 1e-2
 _RANKED_ROWS = 20  # so many rows in falling order are no accident from three classes on
 
@@ -169,6 +170,7 @@ class Targets:
     stamp: tuple[int, int]  # size and time of change
     key: ValueColumn | None = None  # its column of keys
     starts: tuple[int, ...] = ()  # without keys: its row for the first row of each file of scores
+    by: tuple[ValueColumn, ...] = ()  # its columns that cut the rows into slices
 
 
 @dataclass(frozen=True)
@@ -181,15 +183,21 @@ class Columns:
     class_names: tuple[str, ...] | None = None  # in score order
     class_values: tuple[int, ...] | None = None  # the label of each score; None for 0..C-1
     task: Task = Task.MULTICLASS
+    unknown: int | None = None  # the mark of a class of which it is not known whether it is true; NaN is one, too
     targets: Targets | None = None
     key: ValueColumn | None = None  # what is read beside the scores to join them to the targets
-    by: tuple[ValueColumn, ...] = ()  # columns whose values cut the rows into slices
+    by: tuple[ValueColumn, ...] = ()  # columns whose values cut the rows into slices, of the scores or of the targets
+
+    @property
+    def own_by(self) -> tuple[ValueColumn, ...]:
+        """Those of them that are beside the scores."""
+        return self.by if self.targets is None else tuple(c for c in self.by if c not in self.targets.by)
 
     @property
     def beside(self) -> tuple[Column, ...]:
         """What is read of a file of scores besides them: the label or the key, if there is one, and the slices."""
         join = self.label if self.targets is None else self.key
-        return (*([] if join is None else [join]), *self.by)
+        return (*([] if join is None else [join]), *self.own_by)
 
 
 # ---------------------------------------------------------------- scores
@@ -478,13 +486,13 @@ def detail_columns(table: Table, rows: int) -> list[str]:
 def truth(values: Values, columns: Columns, first_row: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """The truth of consecutive rows as the task has it, and which rows have none.
 
-    (n,) indices of classes, (n, C) marks of 0 and 1, or (n, k) quantities.
+    (n,) indices of classes, (n, C) marks (1, 0 or UNKNOWN), or (n, k) quantities.
     """
     label = columns.label
     if columns.task is Task.REGRESSION:
         return quantities(values, label.name, first_row)
     if isinstance(label, WideColumn):
-        return marks(np.asarray(values), label.name, first_row)
+        return marks(np.asarray(values), label.name, first_row, columns.unknown)
     return indices(values, label, first_row, columns.class_names)
 
 
@@ -496,17 +504,29 @@ def quantities(values: Values, column: str, first_row: int) -> tuple[NDArray[np.
     return numbers, np.asarray(np.isnan(numbers).any(axis=1))
 
 
-def marks(values: NDArray[Any], column: str, first_row: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(n, C) marks; a row with NaN has none."""
-    missing = np.isnan(values).any(axis=1) if values.dtype.kind == "f" else np.zeros(len(values), bool)
-    unfit = (values != 0) & (values != 1) & ~missing[:, None]
+def marks(
+    values: NDArray[Any], column: str, first_row: int, unknown: int | None
+) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+    """(n, C) marks; a row of which no class is known has none."""
+    left_out = unknown_marks(values, unknown)
+    unfit = (values != 0) & (values != 1) & ~left_out
     if unfit.any():
         i, j = np.argwhere(unfit)[0].tolist()
+        value = values[i, j]
+        fix = "If it holds quantities, pass --task regression"
+        if value == np.rint(value) and (value < 0 or value == 255):
+            fix = f"If {value:g} says that it is not known whether the class is true, pass --ignore-index={value:g}"
         raise EvaluationError(
-            f"label column '{shown(column)}' holds {values[i, j]!s} for class {j} at row {first_row + i}, expected 0 "
-            "or 1 for each class. If it holds quantities, pass --task regression"
+            f"label column '{shown(column)}' holds {value!s} for class {j} at row {first_row + i}, expected 0 or 1 for "
+            f"each class, and null, NaN{'' if unknown is None else f' or {unknown}'} where that is unknown. {fix}"
         )
-    return values == 1, missing
+    return np.where(left_out, UNKNOWN, values == 1).astype(np.int8), np.asarray(left_out.all(axis=1))
+
+
+def unknown_marks(values: NDArray[Any], unknown: int | None) -> NDArray[np.bool_]:
+    """(n, C) where it is not known whether a class is true: NaN, and what stands for it."""
+    left_out = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
+    return left_out if unknown is None else np.asarray(left_out | (values == unknown))
 
 
 def indices(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lossless._numpy.backend import label_rank, row_numbers
 from lossless.errors import EvaluationError
+
+from .text import shown
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -54,18 +57,31 @@ class Batch:
     file: int
     first_row: int
     scores: NDArray[Any]  # (n, C)
-    labels: NDArray[Any]  # (n,) class indices, (n, C) marks or (n, k) quantities
+    labels: NDArray[Any]  # (n,) class indices, (n, C) marks (int8) or (n, k) quantities
     missing: NDArray[np.bool_]  # (n,) rows without scores or label
     unmatched: NDArray[np.bool_]  # (n,) rows whose key is not among the targets
-    by: tuple[Cells, ...] = ()  # columns whose values cut the rows into slices
+    by: NDArray[Any] | None = None  # (n, k) values of the columns that cut the rows into slices, None for no value
 
 
 @dataclass(frozen=True)
-class ScoredRows:
-    """Rows that could be scored, and their exact numbers in float64 (nats)."""
+class Rows:
+    """Rows that could be scored: arrays with an entry for each."""
 
     file: int
     row: Integers  # (n,) row number in the file, from 0
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def take(self, keep: NDArray[Any]) -> Self:
+        """The rows where `keep` is true, or of these numbers."""
+        return replace(self, **{f.name: getattr(self, f.name)[keep] for f in fields(self) if f.name != "file"})
+
+
+@dataclass(frozen=True)
+class ScoredRows(Rows):
+    """Rows of one class each, and their exact numbers in float64 (nats)."""
+
     label: Integers  # (n,)
     logits: NDArray[Any]  # (n, C) as stored; log p where probabilities are stored
     predicted: Integers  # (n,) the class of the largest score, the first of equals
@@ -78,8 +94,10 @@ class ScoredRows:
     brier: Floats  # (n,) sum_j (p_j - [j = y])^2, in [0, 2]
     off_sum: Floats  # (n,) |log sum_j p_j| of stored probabilities; 0 for logits
 
-    def __len__(self) -> int:
-        return len(self.row)
+    @property
+    def loss(self) -> Floats:
+        """(n,) by which rows are ranked."""
+        return self.nll
 
     @property
     def focal(self) -> Floats:
@@ -87,10 +105,17 @@ class ScoredRows:
         focal: Floats = np.expm1(-self.nll) ** 2 * self.nll
         return focal
 
-    def take(self, keep: NDArray[Any]) -> ScoredRows:
-        """The rows where `keep` is true, or of these numbers."""
-        arrays = {k: v[keep] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
-        return ScoredRows(file=self.file, **arrays)
+    def reordered(self, order: Integers) -> ScoredRows:
+        """The same rows where class j is called order[j]; their scores stay where they are."""
+        return replace(self, label=order[self.label], predicted=order[self.predicted])
+
+    def differs(self, other: ScoredRows) -> NDArray[np.bool_]:
+        """(n,) whether the truth is another one there."""
+        return np.asarray(self.label != other.label)
+
+    def truth(self, i: int, names: Sequence[str]) -> str:
+        """Of row i, in words."""
+        return f"label '{shown(names[self.label[i]])}'"
 
 
 def block_rows(classes: int) -> int:

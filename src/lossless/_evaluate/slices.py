@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -55,34 +56,45 @@ class Slicing:
     slices: tuple[Slice, ...]
 
 
-def slice_columns(table: Table, names: Sequence[str]) -> tuple[ValueColumn, ...]:
-    """The columns that cut the rows into slices."""
-    usable = {c.name: c for c in table.values if c.holds is not Holds.OTHER and not c.listed}
-    every = [c.name for c in table.values]
+def slice_columns(
+    table: Table, names: Sequence[str], targets: Table | None = None
+) -> tuple[tuple[ValueColumn, ...], tuple[ValueColumn, ...]]:
+    """The columns that cut the rows into slices, and those of them that the targets have and the scores do not."""
+    found, theirs = {}, []
     for name in names:
-        if every.count(name) > 1:
-            raise EvaluationError(f"two columns are called '{shown(name)}'; write the file with different names")
-        if name not in usable:
+        column = _usable(table, name)
+        if column is None and targets is not None:
+            column = _usable(targets, name)
+            theirs += [] if column is None or name in found else [column]
+        if column is None:
+            others = "" if targets is None else f". Of the targets: {targets.describe()}"
             raise EvaluationError(
-                f"--by names '{shown(name)}', expected a column of texts, whole numbers or booleans beside the scores. "
-                f"Columns: {table.describe()}"
+                f"--by names '{shown(name)}', expected a column of texts, whole numbers or booleans beside the scores"
+                f"{'' if targets is None else ' or the targets'}. Columns: {table.describe()}{others}"
             )
-    return tuple(usable[name] for name in dict.fromkeys(names))
+        found[name] = column
+    return tuple(found.values()), tuple(theirs)
 
 
-def slice_values(cells: Sequence[Cells], columns: Sequence[ValueColumn], first_row: int) -> NDArray[Any] | None:
-    """(n, k) values of the k columns, None where a row has none; nothing where there are no columns."""
-    if not cells:
-        return None
-    found = np.empty((len(cells[0].null), len(columns)), object)
-    for k, ((values, null), column) in enumerate(zip(cells, columns, strict=True)):
-        if isinstance(values, list):
-            found[:, k] = values
-        else:
-            numbers, undefined = label_indices(np.asarray(values), column.name, first_row, "slice")
-            found[:, k] = numbers.astype(bool) if column.holds is Holds.BOOLEANS else numbers
-            null = null | undefined
-        found[null, k] = None
+def _usable(table: Table, name: str) -> ValueColumn | None:
+    """The column of this name, if it can cut rows into slices."""
+    called = [c for c in table.values if c.name == name]
+    if len(called) > 1:
+        raise EvaluationError(f"two columns are called '{shown(name)}'; write the file with different names")
+    return next((c for c in called if c.holds is not Holds.OTHER and not c.listed), None)
+
+
+def slice_values(cells: Cells, column: ValueColumn, first_row: int) -> NDArray[Any]:
+    """(n,) values of a column, None where a row has none."""
+    values, null = cells
+    found = np.empty(len(null), object)
+    if isinstance(values, list):
+        found[:] = values
+    else:
+        numbers, undefined = label_indices(np.asarray(values), column.name, first_row, "slice")
+        found[:] = numbers.astype(bool) if column.holds is Holds.BOOLEANS else numbers
+        null = null | undefined
+    found[null] = None
     return found
 
 
@@ -217,13 +229,12 @@ def _is_worse(here: Mapping[str, Any], every: Mapping[str, Any], loss: str, numb
         evidence = rows * _divergence(p, pooled) + others * _divergence(q, pooled)
         if p < q - _LESS_ACCURATE and evidence > wanted:
             return True
-    if min(rows, others) < _FEW_LOSSES or not math.isfinite(whole.squares.total()):
+    if min(rows, others) < _FEW_LOSSES or whole.squares.infinite[0]:
         return False
-    mean, rest = mine.sum.divided_by(rows), (whole.sum.total() - mine.sum.total()) / others
-    variance = mine.squares.total() / rows - mean**2
-    variance_of_rest = (whole.squares.total() - mine.squares.total()) / others - rest**2
-    error = max(variance, 0.0) / rows + max(variance_of_rest, 0.0) / others  # of the difference, squared (Welch)
-    return bool(mean > _MORE_LOSS * rest and (mean - rest) ** 2 > 2.0 * wanted * error)
+    rest = whole.moments - mine.moments
+    more = mine.moments.mean - rest.mean
+    error = mine.moments.variance + rest.variance  # of the difference, squared (Welch)
+    return bool(more > (Fraction(_MORE_LOSS) - 1) * rest.mean and more**2 > 2 * Fraction(wanted) * error)
 
 
 def _divergence(p: float, q: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -138,6 +139,16 @@ class SignedSum:
     def exactly(self, group: int = 0) -> Fraction:
         """The sum of the finite numbers of `group`, unrounded."""
         return self.positive.exactly(group) - self.negative.exactly(group)
+
+    def divided_by(self, divisor: int, group: int = 0) -> float:
+        """Sum of `group` / divisor, correctly rounded; infinite if it has infinite numbers, which have one sign."""
+        total = self.exactly(group)
+        if self.overflows(group):
+            return math.inf if self.positive.infinite[group] else -math.inf
+        try:
+            return float(total / divisor)
+        except OverflowError:
+            return math.inf if total > 0 else -math.inf
 
     def overflows(self, group: int = 0) -> bool:
         """Whether `group` has infinite numbers."""

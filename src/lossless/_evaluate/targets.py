@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from lossless.errors import EvaluationError
 
 from .errors import about
-from .readers import open_reader
+from .readers import Reader, open_reader
 from .roles import Columns, Holds, Table, ValueColumn, WideColumn, label_indices, truth
 from .rows import Batch, Integers, RawBatch, Values
+from .slices import slice_values
 from .text import shown
 
 NO_SCORES = WideColumn("", (), "", 0)
@@ -34,10 +35,11 @@ def key_column(table: Table, name: str) -> ValueColumn:
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a file of targets, in memory: 8 bytes a row, and their keys."""
+    """The labels of a file of targets, in memory: 8 bytes a row, their keys, and the values of slices."""
 
     labels: NDArray[Any]  # (n,) class indices, (n, C) marks or (n, k) quantities
     missing: NDArray[np.bool_]
+    by: tuple[NDArray[Any], ...]  # of each column that cuts the rows into slices, (n + 1,) values, the last one None
     numbers: Integers  # keys in order, if they are numbers
     order: Integers  # and their rows
     texts: dict[str | None, int] | None  # rows by key, if they are texts
@@ -51,6 +53,10 @@ class Labels:
             return np.full(len(keys), -1)
         at = np.minimum(np.searchsorted(self.numbers, keys), len(self.numbers) - 1)
         return np.where((self.numbers[at] == keys) & ~undefined, self.order[at], -1)
+
+    def by_of(self, rows: Integers) -> list[NDArray[Any]]:
+        """The values of slices at these rows, None at -1."""
+        return [values[rows] for values in self.by]
 
 
 def load_labels(columns: Columns) -> Labels:
@@ -75,12 +81,27 @@ def _load(columns: Columns) -> Labels:
             labels.append(found)
             missing.append(null | undefined)
             row += len(found)
-        whole = np.concatenate(labels or [none]), np.concatenate(missing)
+        by = tuple(_slice_values(reader, column, row) for column in targets.by)
+        whole = np.concatenate(labels or [none]), np.concatenate(missing), by
         if targets.key is None:
             return Labels(*whole, none, none, None)
         if targets.key.text:
             return Labels(*whole, none, none, _texts(reader.values(targets.key), targets.key.name))
         return Labels(*whole, *_numbers(reader.values(targets.key), targets.key.name), None)
+
+
+def _slice_values(reader: Reader, column: ValueColumn, rows: int) -> NDArray[Any]:
+    """(rows + 1,) values of a column of the targets, of which equal ones are one object, and None."""
+    found: list[NDArray[Any]] = []
+    known: dict[Any, Any] = {}
+    row = 0
+    for cells in reader.values(column):
+        values = slice_values(cells, column, row)
+        found.append(np.array([known.setdefault(value, value) for value in values], object))
+        row += len(values)
+    if row != rows:
+        raise EvaluationError(f"'{shown(column.name)}' has {row} values for {rows} labels, expected one for each")
+    return np.concatenate([*found, np.array([None], object)])
 
 
 def _texts(blocks: Iterable[tuple[Values, NDArray[np.bool_]]], name: str) -> dict[str | None, int]:
@@ -139,4 +160,22 @@ def labelled(batches: Iterable[RawBatch], columns: Columns) -> Iterator[Batch]:
             labels = known.labels[rows] if len(known.labels) else np.zeros(len(rows), np.int64)
             labels[rows < 0] = 0
             missing = missing | (known.missing[rows] & (rows >= 0) if len(known.missing) else unmatched)
-        yield Batch(batch.file, batch.first_row, np.asarray(scores.values), labels, missing, unmatched, tuple(by))
+        own = [slice_values(cells, column, batch.first_row) for cells, column in zip(by, columns.own_by, strict=True)]
+        yield Batch(
+            batch.file,
+            batch.first_row,
+            np.asarray(scores.values),
+            labels,
+            missing,
+            unmatched,
+            _by(columns, own, [] if known is None else known.by_of(rows)),
+        )
+
+
+def _by(columns: Columns, own: Sequence[NDArray[Any]], theirs: Sequence[NDArray[Any]]) -> NDArray[Any] | None:
+    """(n, k) values of the columns that make slices, in their order, of those beside the scores and of the targets."""
+    if not columns.by:
+        return None
+    of_targets = () if columns.targets is None else columns.targets.by
+    named = dict(zip((*columns.own_by, *of_targets), (*own, *theirs), strict=True))
+    return np.stack([named[column] for column in columns.by], axis=1)

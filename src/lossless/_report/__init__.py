@@ -14,10 +14,8 @@ from lossless._evaluate.tasks.multilabel import MultilabelEvaluation
 from lossless._evaluate.tasks.regression import RegressionEvaluation
 
 from . import multiclass, multilabel, regression
-from .comparison import agreement_table, build_comparison_page, different_table, figures_table
-from .data import Curve, Figure, Page, Panel, Series, Table, exactness, interval_text, page_of
-
-ROWS = 500  # of a table on the page; the JSON output has all
+from .comparison import build_comparison_page, build_comparison_tables
+from .data import ROWS, Curve, Figure, Page, Panel, Series, Table, exactness, interval_text, page_of
 
 __all__ = [
     "Curve",
@@ -26,13 +24,11 @@ __all__ = [
     "Panel",
     "Series",
     "Table",
-    "agreement_table",
     "build_comparison_page",
+    "build_comparison_tables",
     "build_page",
     "build_tables",
-    "different_table",
     "exactness",
-    "figures_table",
     "interval_text",
 ]
 

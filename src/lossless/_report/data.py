@@ -13,6 +13,7 @@ from lossless._evaluate.accumulators import CalibrationBin, HistogramBin
 from lossless._evaluate.intervals import Interval
 from lossless._evaluate.text import enumerated
 
+ROWS = 500  # of a table on the page; the JSON output has all
 FOOTER = (
     f"Written by lossless {__version__}. Losses of probabilities are natural logarithms (nats), computed in float64 "
     "without cancellation; every mean is exact before its one rounding."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lossless._evaluate.tasks.multilabel import MultilabelEvaluation
 
 from .classes import CLASS_COLUMNS, average_cells, class_cells
-from .data import Panel, Reliability, Table, card, listed, number, share
+from .data import Panel, Reliability, Table, card, count, listed, number, share
 from .rows import row_table
 from .slices import slice_tables
 
@@ -43,19 +43,38 @@ def panels(e: MultilabelEvaluation, added: Sequence[Panel], most: int) -> list[P
 
 def class_table(e: MultilabelEvaluation, most: int) -> Table:
     """The first `most` classes, in order."""
-    caption = "A class is predicted where its probability is above 1/2. Support counts the rows of which it is true."
+    caption = (
+        "A class is predicted where its probability is above 1/2. Support counts the rows of which it is true. Best is "
+        "the F1 of the threshold p that suits these rows best."
+    )
+    if e.unknown:
+        caption += " Known counts those of which it is known whether it is true: the figures are of these."
     caption += listed(most, len(e.classes), "classes")
+    known = e.unknown > 0
     return Table(
         title="Classes",
         caption=caption,
-        columns=(*CLASS_COLUMNS, "AUROC", "average precision", "BCE"),
-        numeric=(False, *[True] * 8),
+        columns=(
+            *CLASS_COLUMNS,
+            *(["known"] if known else []),
+            "best F1",
+            "from p",
+            "AUROC",
+            "average precision",
+            "BCE",
+        ),
+        numeric=(False, *[True] * (10 + known)),
         rows=tuple(
-            (*class_cells(e.source, c), share(c.auroc), share(c.average_precision), number(c.bce))
+            (
+                *class_cells(e.source, c),
+                *([count(c.known)] if known else []),
+                *(share(c.best_f1.f1), share(c.best_f1.probability)),
+                *(share(c.auroc), share(c.average_precision), number(c.bce)),
+            )
             for c in e.classes[:most]
         ),
         footer=tuple(
-            (*average_cells(name, a), *[""] * 5)
+            (*average_cells(name, a), *[""] * (7 + known))
             for name, a in (("micro", e.micro), ("macro", e.macro), ("weighted", e.weighted))
         ),
     )

@@ -58,7 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--class-names", metavar="A,B,...", type=_names, help="names of the classes in the order of the scores"
     )
     parser.add_argument(
-        "--ignore-index", metavar="N", type=int, default=-100, help="leave out rows with this label (default: -100)"
+        "--ignore-index",
+        metavar="N",
+        type=int,
+        default=-100,
+        help="leave out rows with this label, or of several labels the classes with this mark (default: -100)",
     )
     parser.add_argument(
         "--surprising", metavar="N", type=_count, default=20, help="keep the N rows of largest loss (default: 20)"
@@ -231,7 +235,7 @@ def show(evaluation: Evaluation, output: Output) -> None:
 
 def show_comparison(comparison: Comparison, output: Output) -> None:
     """The tables of the terminal, of two models side by side."""
-    from lossless._report import agreement_table, different_table, figures_table
+    from lossless._report import build_comparison_tables
 
     c = comparison
     for name, e in (("A", c.a), ("B", c.b)):
@@ -241,9 +245,8 @@ def show_comparison(comparison: Comparison, output: Output) -> None:
             output.text(f"note: {note}")
     output.text(f"{c.rows} rows are compared")
     _show_remarks(c, output)
-    for table in (figures_table(c), agreement_table(c), different_table(c, _FEW_ROWS)):
-        if table is not None:
-            _show_table(table, output)
+    for table in build_comparison_tables(c, parts=_CLASS_ROWS, few=_FEW_ROWS):
+        _show_table(table, output)
 
 
 def _show_remarks(result: Evaluation | Comparison, output: Output) -> None:

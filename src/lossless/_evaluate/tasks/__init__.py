@@ -1,8 +1,8 @@
-"""One file a task: its rows, its metrics, and the evaluation that they make."""
+"""One file a task: its rows, its metrics, the evaluation that they make, and the comparison of two models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..roles import Task
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..results import Evaluation
     from ..rows import Batch
     from ..screening import Screening
+    from ..side_by_side import Both, Comparison
     from ..slices import Sliced
 
 
@@ -30,6 +31,12 @@ class TaskModule(Protocol):
 
     def evaluation(self, plan: Plan, screening: Screening, results: Mapping[str, Any]) -> Evaluation:
         """The figures of a run, from the results of the metrics."""
+
+    def paired(self, plan: Plan) -> Mapping[str, Callable[[], Any]]:
+        """The metrics of pairs of rows to make, by name."""
+
+    def comparison(self, both: Both, rows: int, results: Mapping[str, Any]) -> Comparison:
+        """The figures of two models on the rows that both have, from the results of these metrics."""
 
 
 BY_TASK: Mapping[Task, TaskModule] = {

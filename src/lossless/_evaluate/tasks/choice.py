@@ -128,15 +128,16 @@ def _whole(values: NDArray[Any]) -> bool:
 def _infer_wide(
     columns: Columns, truth: NDArray[Any], scores: Callable[[], Values], request: Request
 ) -> tuple[Task, str]:
-    label = f"'{shown(columns.label.name)}'"
-    marks = bool(np.isin(truth, (0, 1)).all()) and truth.size > 0
-    if marks and (truth.sum(axis=1) == 1).all():
+    label, unknown = f"'{shown(columns.label.name)}'", np.isnan(truth)
+    marks = bool((np.isin(truth, (0, 1)) | unknown).all()) and truth.size > 0
+    if marks and not unknown.any() and (truth.sum(axis=1) == 1).all():
         raise EvaluationError(
             f"each row of {label} marks one class, as one-hot labels do. A one-hot or soft target is not a label, save "
             "its argmax; if the classes do not exclude one another, pass --task multilabel"
         )
     if marks:
         return Task.MULTILABEL, f"because {label} marks any number of classes"
+    truth = truth[~unknown.any(axis=1)] if unknown.any() else truth
     if truth.dtype.kind == "f" and truth.size and truth.min() >= 0 and (np.abs(truth.sum(axis=1) - 1) < _ONE).all():
         raise EvaluationError(
             f"the rows of {label} sum to 1, as probabilities do. A one-hot or soft target is not a label, save its "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -31,9 +31,11 @@ from ..confidence import ConfidenceRanking, ConfidenceResult
 from ..confusion import MATRIX_CLASSES, Confused, Confusion, ConfusionResult
 from ..findings import examine
 from ..intervals import Interval, wilson
+from ..paired import Agreement, Compared, PairedMean, Sides
 from ..ranking import Points
 from ..results import Evaluation, Figure, check_scored, left_out_of, notes_of, source_of, worst_rows
 from ..rows import Kind, ScoredRows, block_rows, score_rows
+from ..side_by_side import RightComparison
 from ..signs import signs
 from ..slices import Sliced
 from ..temperature import BestTemperature, TemperatureFit
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from ..plan import Plan
     from ..rows import Batch
     from ..screening import Screening
+    from ..side_by_side import Both
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,28 @@ class ClassEvaluation(Evaluation):
         return sum(self.label_ranks[:k]) / self.rows
 
 
+@dataclass(frozen=True)
+class DifferentRow:
+    """One of the rows whose losses differ most."""
+
+    file_a: str
+    row_a: int  # of its file, from 0
+    file_b: str
+    row_b: int
+    label: int  # classes are numbered as A's
+    predicted_a: int
+    predicted_b: int
+    nll_a: float
+    nll_b: float
+
+
+@dataclass(frozen=True, repr=False)
+class ClassComparison(RightComparison):
+    """Two models of classes that exclude one another, side by side."""
+
+
+_DIFFERENT = ("file_b", "both.label", "a.predicted", "b.predicted", "a.nll", "b.nll")  # of the rows that differ most
+_COMPARED = ("nll", "accuracy", "confidence", "calibration_error", "brier", "entropy")
 _MEANS = ("nll", "entropy", "brier", "focal", "confidence")  # of numbers of a row
 
 SLICED = Sliced(
@@ -212,6 +237,17 @@ def metrics(plan: Plan) -> Factories:
         "peculiar": lambda: Peculiar(plan.sum_tolerance),
         **positive,
         **signs(),
+    }
+
+
+def paired(plan: Plan) -> Mapping[str, Callable[[], Any]]:
+    """What is accumulated of two models."""
+    return {
+        **{name: partial(PairedMean, name) for name in ("nll", "confidence", "brier", "entropy")},
+        "accuracy": partial(PairedMean, "right"),
+        "calibration": partial(Sides, Calibration),
+        "agreement": partial(Agreement, "right"),
+        "different": partial(Largest, plan.surprising, "apart", _DIFFERENT),
     }
 
 
@@ -284,6 +320,13 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         surprising=worst_rows(plan, results["surprising"], SurprisingRow),
         infinite=results["peculiar"].infinite.rows,
     )
+
+
+def comparison(both: Both, rows: int, results: Mapping[str, Any]) -> ClassComparison:
+    """The figures of two models on the rows that both have."""
+    errors = Compared.alone(*(calibration.error for calibration in results["calibration"]))
+    figures = {name: errors if name == "calibration_error" else results[name][0] for name in _COMPARED}
+    return ClassComparison(**both.common(rows, figures, results["different"], DifferentRow), **results["agreement"])
 
 
 def _perplexity(nll: float) -> float:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..accumulators import HistogramBin, Itself, Largest, Mean, MeanResult
-from ..findings import examine_any
+from ..findings import examine, no_distribution, worse_slices
+from ..paired import Compared, Nearer, PairedMean, Sides
+from ..quantity_findings import quantities
 from ..ranking import Ranking, RankSketch
 from ..results import Evaluation, check_scored, left_out_of, notes_of, source_of, worst_rows
-from ..rows import Floats, Integers
+from ..rows import Floats, Integers, Rows
 from ..sample import RowSample
+from ..side_by_side import ComparedPart, Comparison
 from ..slices import Sliced
 from ..sums import ExactSum, SignedSum, SquareSum
+from ..text import enumerated
 
 if TYPE_CHECKING:
     from ..accumulators import Factories
     from ..plan import Plan
     from ..rows import Batch
     from ..screening import Screening
+    from ..side_by_side import Both
 
+_ROUNDING = 1e-6  # of targets that were saved as float32 or in decimals
 _BARS = 60  # of the histogram of residuals
 _POINTS = 1000  # rows of the plot of residuals
 _QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
@@ -34,16 +41,26 @@ _TAIL = 1e-3  # share of the rows at either end that the histogram leaves to its
 
 
 @dataclass(frozen=True)
-class PredictedRows:
+class PredictedRows(Rows):
     """Rows with finite residuals, and so with finite predictions and targets."""
 
-    file: int
-    row: Integers  # (n,) row number in the file, from 0
     prediction: Floats  # (n, k)
     target: Floats  # (n, k)
 
-    def __len__(self) -> int:
-        return len(self.row)
+    def reordered(self, order: Integers) -> PredictedRows:
+        """The same rows where output j stands at order[j]."""
+        back = np.argsort(order)
+        return replace(self, prediction=self.prediction[:, back], target=self.target[:, back])
+
+    def differs(self, other: PredictedRows) -> NDArray[np.bool_]:
+        """(n,) whether the target is another one there, by more than rounding."""
+        size = np.maximum(np.abs(self.target), np.abs(other.target))
+        with np.errstate(over="ignore"):
+            return np.asarray((np.abs(self.target - other.target) > _ROUNDING * size).any(axis=1))
+
+    def truth(self, i: int, names: Sequence[str]) -> str:
+        """Of row i, in words."""
+        return f"target {enumerated([f'{value:.9g}' for value in self.target[i]])}"
 
     @cached_property
     def residual(self) -> Floats:
@@ -51,16 +68,38 @@ class PredictedRows:
         return self.prediction - self.target
 
     @cached_property
+    def squared_errors(self) -> Floats:
+        """(n, k)"""
+        with np.errstate(over="ignore"):
+            return np.square(self.residual)
+
+    @cached_property
+    def absolute_errors(self) -> Floats:
+        """(n, k)"""
+        return np.abs(self.residual)
+
+    @cached_property
     def squared_error(self) -> Floats:
         """(n,) the mean over the outputs of a row."""
         with np.errstate(over="ignore"):
-            mean: Floats = np.square(self.residual).mean(axis=1)
+            mean: Floats = self.squared_errors.mean(axis=1)
         return mean
+
+    @property
+    def loss(self) -> Floats:
+        """(n,) by which rows are ranked."""
+        return self.squared_error
 
     @cached_property
     def absolute_error(self) -> Floats:
         """(n,) the mean over the outputs of a row."""
-        mean: Floats = np.abs(self.residual).mean(axis=1)
+        mean: Floats = self.absolute_errors.mean(axis=1)
+        return mean
+
+    @cached_property
+    def bias(self) -> Floats:
+        """(n,) the mean residual over the outputs of a row."""
+        mean: Floats = self.residual.mean(axis=1)
         return mean
 
 
@@ -135,6 +174,40 @@ class RegressionEvaluation(Evaluation):
     surprising: tuple[WorstRow, ...]
 
 
+@dataclass(frozen=True)
+class DifferentRow:
+    """One of the rows whose squared errors differ most."""
+
+    file_a: str
+    row_a: int  # of its file, from 0
+    file_b: str
+    row_b: int
+    target: tuple[float, ...]
+    prediction_a: tuple[float, ...]
+    prediction_b: tuple[float, ...]
+    squared_error_a: float
+    squared_error_b: float
+
+
+@dataclass(frozen=True, repr=False)
+class RegressionComparison(Comparison):
+    """Two models of the same quantities; `p_value` is that of the sign test of the rows in which one is nearer.
+
+    `outputs` has the figures of each output, in A's order.
+    """
+
+    nearer_a: int  # rows whose squared error is smaller by A
+    nearer_b: int
+    equal: int
+    outputs: tuple[ComparedPart, ...]
+
+    def sentence(self) -> str:
+        return (
+            f"A is nearer in {self.nearer_a} rows and B in {self.nearer_b}; in {self.equal} both are as near "
+            f"(sign test, mid-p: p = {self.p_value:.3g})"
+        )
+
+
 class Residuals(Itself):
     """Exact sums of errors, targets and their squares, by output."""
 
@@ -145,6 +218,7 @@ class Residuals(Itself):
         self.squared, self.absolute = SquareSum(outputs), ExactSum(outputs)
         self.residual, self.target, self.target_squared = SignedSum(outputs), SignedSum(outputs), SquareSum(outputs)
         self.largest = np.zeros(outputs)
+        self.low, self.high = np.full(outputs, np.inf), np.full(outputs, -np.inf)  # of the predictions
 
     def update(self, rows: PredictedRows) -> None:
         if not len(rows):
@@ -158,12 +232,15 @@ class Residuals(Itself):
         self.target.add(target, output)
         self.target_squared.add(target, output)
         self.largest = np.maximum(self.largest, np.abs(rows.residual).max(axis=0))
+        self.low = np.minimum(self.low, rows.prediction.min(axis=0))
+        self.high = np.maximum(self.high, rows.prediction.max(axis=0))
 
     def merge(self, other: Residuals) -> None:
         self.rows += other.rows
         for name in self._SUMS:
             getattr(self, name).merge(getattr(other, name))
         self.largest = np.maximum(self.largest, other.largest)
+        self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
 
     def figures(self, k: int, name: str) -> OutputFigures:
         """The figures of output k."""
@@ -212,17 +289,24 @@ class ResidualRanks:
         return self.signed.ranked(), self.size.ranked()
 
 
-class ResidualSample(RowSample):
-    """Some rows for the plot of residuals."""
+class ResidualSample(RowSample, Itself):
+    """Some rows for the plot of residuals, and for what needs no more of them."""
 
     def __init__(self, rows: int) -> None:
         super().__init__(_POINTS, ("prediction", "residual"), rows)
 
-    def result(self) -> tuple[ResidualPoint, ...]:
+    def points(self) -> tuple[ResidualPoint, ...]:
         """The points of their first output."""
         rows = self.rows()
         pairs = zip(rows["prediction"][:, 0].tolist(), rows["residual"][:, 0].tolist(), strict=True) if rows else ()
         return tuple(ResidualPoint(prediction, residual) for prediction, residual in pairs)
+
+    def predictions_and_targets(self, outputs: int) -> tuple[Floats, Floats]:
+        """(n, outputs) of each."""
+        rows = self.rows()
+        if not rows:
+            return np.zeros((0, outputs)), np.zeros((0, outputs))
+        return rows["prediction"], rows["prediction"] - rows["residual"]
 
 
 SLICED = Sliced(
@@ -230,6 +314,11 @@ SLICED = Sliced(
     "mse",
     {"mse": partial(Mean, "squared_error"), "mae": partial(Mean, "absolute_error")},
 )
+
+_RULES = (no_distribution, quantities, worse_slices)
+_PAIRED = {"mse": "squared_error", "mae": "absolute_error", "bias": "bias"}  # means over rows: their numbers
+_PAIRED_OUTPUTS = {"mse": "squared_errors", "mae": "absolute_errors", "bias": "residual"}
+_DIFFERENT = ("file_b", "both.target", "a.prediction", "b.prediction", "a.squared_error", "b.squared_error")
 
 
 def metrics(plan: Plan) -> Factories:
@@ -240,6 +329,18 @@ def metrics(plan: Plan) -> Factories:
         "ranks": ResidualRanks,
         "plot": lambda: ResidualSample(plan.rows),
         "surprising": lambda: Largest(plan.surprising, "squared_error", ("target", "prediction")),
+    }
+
+
+def paired(plan: Plan) -> Mapping[str, Callable[[], Any]]:
+    """What is accumulated of two models."""
+    single = metrics(plan)
+    return {
+        **{name: partial(PairedMean, number) for name, number in _PAIRED.items()},
+        **{f"outputs.{name}": partial(PairedMean, number, plan.width) for name, number in _PAIRED_OUTPUTS.items()},
+        **{name: partial(Sides, single[name]) for name in ("residuals", "ranks")},
+        "nearer": Nearer,
+        "different": partial(Largest, plan.surprising, "apart", _DIFFERENT),
     }
 
 
@@ -261,8 +362,7 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
     check_scored(plan, screening, squared.rows)
     sums: Residuals = results["residuals"]
     signed, size = results["ranks"]
-    names = plan.columns.class_names or tuple(str(k) for k in range(plan.width))
-    outputs = tuple(sums.figures(k, names[k]) for k in range(plan.width))
+    outputs = _outputs(plan, sums)
     median = size.quantile(0.5)
     return RegressionEvaluation(
         source=source_of(plan),
@@ -275,21 +375,59 @@ def evaluation(plan: Plan, screening: Screening, results: Mapping[str, Any]) -> 
         bounds={"median_absolute_error": median.bound},
         left_out=left_out_of(plan, screening),
         notes=notes_of(plan, screening),
-        findings=examine_any(plan, screening, results),
+        findings=examine(plan, screening, {**results, "outputs": outputs}, _RULES),
         slices=results["slices"],
         mse=squared.value,
         rmse=math.sqrt(squared.value),
         mae=absolute.value,
         median_absolute_error=median.value,
-        largest_error=max(o.largest_error for o in outputs),
-        bias=fmean(o.bias for o in outputs),
-        r2=fmean(o.r2 for o in outputs),
-        explained_variance=fmean(o.explained_variance for o in outputs),
+        **_of_outputs(outputs),
         error_quantiles={f"{q:g}": size.quantile(q).value for q in _QUANTILES},
         outputs=outputs,
         residual_histogram=_histogram(signed),
-        residual_plot=results["plot"],
+        residual_plot=results["plot"].points(),
         surprising=worst_rows(plan, results["surprising"], WorstRow),
+    )
+
+
+def _outputs(plan: Plan, sums: Residuals) -> tuple[OutputFigures, ...]:
+    names = plan.columns.class_names or tuple(str(k) for k in range(plan.width))
+    return tuple(sums.figures(k, names[k]) for k in range(plan.width))
+
+
+def _of_outputs(outputs: Sequence[OutputFigures]) -> dict[str, float]:
+    """The figures of all outputs that come of those of each."""
+    return {
+        "largest_error": max(o.largest_error for o in outputs),
+        "bias": fmean(o.bias for o in outputs),
+        "r2": fmean(o.r2 for o in outputs),
+        "explained_variance": fmean(o.explained_variance for o in outputs),
+    }
+
+
+def comparison(both: Both, rows: int, results: Mapping[str, Any]) -> RegressionComparison:
+    """The figures of two models on the rows that both have."""
+    of_a, of_b = (_outputs(both.a, sums) for sums in results["residuals"])
+    medians = (size.quantile(0.5).value for _, size in results["ranks"])
+    whole_a, whole_b = _of_outputs(of_a), _of_outputs(of_b)
+    found = {name: Compared.alone(value, whole_b[name]) for name, value in whole_a.items()}
+    found["median_absolute_error"] = Compared.alone(*medians)
+    found |= {name: results[name][0] for name in _PAIRED}
+    found["bias"] = replace(found["bias"], a=whole_a["bias"], b=whole_b["bias"])  # rounded as in an evaluation
+    found["rmse"] = Compared.alone(math.sqrt(found["mse"].a), math.sqrt(found["mse"].b))
+    return RegressionComparison(
+        **both.common(
+            rows, {name: found[name] for name in RegressionEvaluation.FIGURES}, results["different"], DifferentRow
+        ),
+        **results["nearer"],
+        outputs=tuple(
+            ComparedPart(
+                a.name,
+                {name: results[f"outputs.{name}"][k] for name in _PAIRED_OUTPUTS}
+                | {name: Compared.alone(getattr(a, name), getattr(b, name)) for name in ("rmse", "r2")},
+            )
+            for k, (a, b) in enumerate(zip(of_a, of_b, strict=True))
+        ),
     )
 
 

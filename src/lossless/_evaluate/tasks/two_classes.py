@@ -26,6 +26,9 @@ class Threshold:
     f1: float
 
 
+NO_THRESHOLD = Threshold(math.nan, math.nan, math.nan, math.nan)
+
+
 @dataclass(frozen=True)
 class PositiveFigures:
     """Figures of the probability of class 1."""
@@ -71,7 +74,7 @@ class Positive:
             figures=PositiveFigures(
                 auroc=auroc.value,
                 average_precision=average_precision.value,
-                best_f1=_best(ranking),
+                best_f1=best_f1(ranking),
                 calibration_error=reliability.error,
                 reliability=reliability.bins,
                 roc_curve=ranking.roc_curve(),
@@ -82,11 +85,11 @@ class Positive:
         )
 
 
-def _best(ranking: Ranking) -> Threshold:
+def best_f1(ranking: Ranking) -> Threshold:
     """The threshold of the best F1, the highest of equally good ones; it is the least key of a cell."""
     negative, positive = np.cumsum(ranking.count[:, ::-1], axis=1)
     if not len(positive) or not positive[-1]:
-        return Threshold(math.nan, math.nan, math.nan, math.nan)
+        return NO_THRESHOLD
     f1 = 2 * positive / (positive + negative + positive[-1])
     i = int(np.argmax(f1))
     found = int(positive[i]), int(negative[i])
