@@ -26,6 +26,7 @@ from .readers import open_reader
 from .roles import Task
 from .rows import Integers, ScoredRows
 from .screening import Screening
+from .stores import copies
 from .strict_json import dumps, plain
 from .targets import labelled
 from .tasks import multiclass
@@ -196,13 +197,14 @@ def compare(
         >>> c.only_a, c.only_b, round(c.figures["nll"].difference, 6)
         (0, 1, -0.421558)
     """
-    plans = plan_of(a, **options), plan_of(b, **options)
-    _check_alike(*plans)
-    clock = _Clock(progress, (plans[0].rows, plans[1].rows, plans[0].rows))
-    of_a, of_b = (evaluate_plan(plan, workers=workers, executor=executor, progress=clock.lap())[0] for plan in plans)
-    assert isinstance(of_a, ClassEvaluation)  # by the task
-    assert isinstance(of_b, ClassEvaluation)
-    return _compared(*plans, of_a, of_b, clock.lap())
+    with copies:
+        plans = plan_of(a, **options), plan_of(b, **options)
+        _check_alike(*plans)
+        clock = _Clock(progress, (plans[0].rows, plans[1].rows, plans[0].rows))
+        of_a, of_b = (evaluate_plan(p, workers=workers, executor=executor, progress=clock.lap())[0] for p in plans)
+        assert isinstance(of_a, ClassEvaluation)  # by the task
+        assert isinstance(of_b, ClassEvaluation)
+        return _compared(*plans, of_a, of_b, clock.lap())
 
 
 class _Clock:

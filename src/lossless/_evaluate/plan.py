@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lossless.errors import EvaluationError
 
 from .errors import about
-from .inputs import find_files
+from .inputs import find_file, find_files
 from .readers import Part, Reader, open_reader, stamp
 from .roles import (
     SAMPLE_ROWS,
@@ -32,6 +32,7 @@ from .roles import (
 )
 from .rows import SUM_TOLERANCE, Kind, Values
 from .slices import slice_columns
+from .stores import FilePath, copies
 from .targets import key_column, labelled, load_labels
 from .tasks.choice import choose_task, kind_of
 from .text import enumerated, quoted, safe, shown
@@ -44,7 +45,7 @@ class Partition:
     """What one task reads; partitions are merged in the order of the plan."""
 
     file: int
-    path: str
+    path: FilePath
     part: Part
 
 
@@ -85,7 +86,7 @@ def make_plan(
     files, skipped = find_files(paths)
     readers = [_opened(path, number) for number, path in enumerate(files)]
     first = readers[0]
-    truth = None if targets is None else _opened(os.fspath(targets), 0)
+    truth = None if targets is None else _opened(find_file(targets), 0)
     with about(first.path):
         if truth is None and on is not None:
             raise EvaluationError("--on names the column that joins scores and --targets, which are not given")
@@ -137,7 +138,7 @@ def make_plan(
     with about(filled.path):
         kind, reason = kind_of(columns, width, sample, request)
     return Plan(
-        paths=tuple(reader.path for reader in readers),
+        paths=tuple(str(reader.path) for reader in readers),
         format=first.format,
         rows=sum(rows),
         columns=columns,
@@ -147,7 +148,7 @@ def make_plan(
         width=width,
         classes=classes,
         partitions=tuple(
-            Partition(reader.file, reader.path, part) for reader in readers for part in reader.parts(columns, width)
+            Partition(reader.file, reader.path, part) for reader in readers for part in _parts(reader, columns, width)
         ),
         notes=tuple(notes),
         ignore_index=ignore_index,
@@ -155,12 +156,20 @@ def make_plan(
     )
 
 
-def _opened(path: str, file: int) -> Reader:
+def _opened(path: FilePath, file: int) -> Reader:
     """A reader that has looked at its columns."""
     reader = open_reader(path, file)
     with about(path):
         _ = reader.table
     return reader
+
+
+def _parts(reader: Reader, columns: Columns, width: int) -> Sequence[Part]:
+    """The parts of a file; one of all, where each process that reads a part has to fetch the file."""
+    parts = reader.parts(columns, width)
+    if not parts or not copies.hold(reader.path):
+        return parts
+    return [Part(0, sum(part.rows for part in parts), tuple(itertools.chain(*(part.selection for part in parts))))]
 
 
 def _label(truth: Reader, scores: WideColumn, request: Request) -> Column:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lossless.errors import EvaluationError
 
 from .rows import SUM_TOLERANCE, Kind, Values
+from .stores import FilePath
 from .text import enumerated, quoted, shown
 
 SAMPLE_ROWS = 1024
@@ -165,7 +166,7 @@ class Request:
 class Targets:
     """A file of labels, and how its rows are joined to those of the scores."""
 
-    path: str
+    path: FilePath
     stamp: tuple[int, int]  # size and time of change
     key: ValueColumn | None = None  # its column of keys
     starts: tuple[int, ...] = ()  # without keys: its row for the first row of each file of scores

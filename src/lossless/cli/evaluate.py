@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         nargs="+",
         help="Parquet, Arrow or Feather, CSV, TSV or JSON lines (also .gz), NPZ, NPY, safetensors, .pt; a pattern or a "
-        "directory stands for its files, and several files are taken together",
+        "directory stands for its files, and several files are taken together; also on a store: s3://, gs://, https://",
     )
     scores = parser.add_mutually_exclusive_group()
     column = "NAME", "of a column of lists, of a 2-d array, or the prefix of one column per class"
@@ -133,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate the files and show, write or print the figures; 2 if there is what should not be found."""
     from lossless._evaluate import Comparison, compare, evaluate
     from lossless._evaluate.inputs import find_files
+    from lossless._evaluate.stores import is_url, plain
 
     from ._console import Output, progress
     from ._files import UsageError, check_outputs, write_text
@@ -145,8 +146,10 @@ def run(args: argparse.Namespace) -> int:
     to_stdout = args.json == "-"
     if args.address is not None and args.engine != "dask":
         raise UsageError(f"--address names a Dask scheduler, and --engine is {args.engine}: add --engine dask")
-    inputs = find_files([*args.files, *(args.compare or [])])[0] + ([] if args.targets is None else [args.targets])
-    check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, inputs)
+    given = map(plain, [*args.files, *(args.compare or [])])
+    inputs = find_files([path for path in given if not is_url(path)])[0]
+    inputs += [] if args.targets is None else [plain(args.targets)]
+    check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, [str(path) for path in inputs])
     with _engine(args) as executor, progress("rows") as bar:
         options = {
             "logits": args.logits,

@@ -16,6 +16,7 @@ from lossless.errors import EvaluationError
 
 from ..roles import Column, Columns, Table, WideColumn
 from ..rows import Cells, RawBatch
+from ..stores import FilePath, local
 from ..text import safe, shown
 from . import Part, batch_rows
 from .arrays import Member, cells_of, check_labels, check_lengths, native, read_header, squeezed, values_of
@@ -44,10 +45,10 @@ class MappedReader:
 
     format: str
 
-    def __init__(self, path: str, file: int) -> None:
+    def __init__(self, path: FilePath, file: int) -> None:
         self.path, self.file = path, file
         try:
-            members = self._contents(Path(path))
+            members = self._contents(Path(local(path)))
         except OSError as error:
             raise EvaluationError(error.strerror or str(error)) from None
         self._members = {m.name: m for m in members}
@@ -109,7 +110,8 @@ class MappedReader:
             return np.zeros((end - first, *member.row_shape), member.dtype)
         order = "F" if member.fortran else "C"
         try:
-            mapped: Any = np.memmap(self.path, stored, "r", member.header, member.shape, order)  # type: ignore[call-overload]
+            path = local(self.path)
+            mapped: Any = np.memmap(path, stored, "r", member.header, member.shape, order)  # type: ignore[call-overload]
         except (OSError, ValueError) as error:
             raise EvaluationError(f"cannot be read as {self.format}: {shown(error)}") from None
         block = np.ascontiguousarray(mapped[first:end])
