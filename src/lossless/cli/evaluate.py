@@ -134,15 +134,16 @@ def run(args: argparse.Namespace) -> int:
     from lossless._evaluate import Comparison, compare, evaluate
     from lossless._evaluate.inputs import find_files
     from lossless._evaluate.stores import is_url, plain
+    from lossless._files import write_text
+    from lossless._report import renderer, save_page
 
     from ._console import Output, progress
-    from ._files import UsageError, check_outputs, write_text
+    from ._files import UsageError, check_outputs
 
     if args.out == "-":
         raise UsageError("--out got -, expected a file: a page is not for a terminal (--json - is)")
     if args.out is not None:
-        from lossless._report import build_comparison_page, build_page
-        from lossless._report.page import render
+        renderer()  # tells before the work what is not installed
     to_stdout = args.json == "-"
     if args.address is not None and args.engine != "dask":
         raise UsageError(f"--address names a Dask scheduler, and --engine is {args.engine}: add --engine dask")
@@ -175,8 +176,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None and not to_stdout:
         write_text(args.json, result.to_json())
     if args.out is not None:
-        page = build_comparison_page(result) if isinstance(result, Comparison) else build_page(result)
-        write_text(args.out, render(page))
+        save_page(result, args.out)
     if to_stdout:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 whatever the terminal speaks
