@@ -129,6 +129,11 @@ def _rows(path: FilePath, most: float = math.inf) -> Iterator[tuple[int, dict[st
         try:
             row = json.loads(text)
         except (ValueError, RecursionError) as error:
+            if not number and text == b"{":
+                raise EvaluationError(
+                    f"line {line} is no JSON but the beginning of an object over several lines. Expected an object in "
+                    "each line, as DataFrame.to_json(path, orient='records', lines=True) writes them"
+                ) from None
             raise EvaluationError(f"line {line} is no JSON: {shown(error)}") from None
         if not isinstance(row, dict):
             raise EvaluationError(f"line {line} holds '{shown(text.decode('utf-8', 'replace'))}', expected an object")
