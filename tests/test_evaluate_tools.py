@@ -1,7 +1,7 @@
 """Predictions as tools write them and people save them, every figure against scikit-learn, SciPy or brute force.
 
 Boosted trees by LightGBM, trained on the data sets that scikit-learn ships; timm's inference, Hugging Face's trainer,
-and lm-eval's samples.
+lm-eval's samples, and Lightning's writers.
 """
 
 import csv
@@ -21,6 +21,8 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, loa
 
 from lossless import evaluate
 from lossless.errors import EvaluationError
+
+torch = pytest.importorskip("torch")
 
 RNG = np.random.default_rng(12)
 
@@ -351,3 +353,97 @@ def test_whole_samples_of_lm_eval(tmp_path):
     assert e.accuracy == np.mean([row["acc"] for row in rows])
     assert e.entropy == near(scipy.stats.entropy(np.exp(log_p), axis=1).mean())
     assert any("rows have 3 to 4 choices" in note for note in e.notes)
+
+
+# ---------------------------------------------------------------- Lightning
+
+
+def write_ranks(folder, ranks, rows=60, form=lambda rows: torch.tensor(LOGITS[rows]), indices=True):
+    """As the example of BasePredictionWriter saves them at the end of an epoch: a list of batches for each process, and
+    the rows of the data set in lists of data loaders and batches. DistributedSampler repeats the first rows at the end.
+    """
+    folder.mkdir(exist_ok=True)
+    padded = [*range(rows), *range(-rows % ranks)]
+    for rank in range(ranks):
+        mine = padded[rank::ranks]
+        batches = [mine[i : i + 4] for i in range(0, len(mine), 4)]
+        torch.save([form(batch) for batch in batches], folder / f"predictions_{rank}.pt")
+        if indices:
+            torch.save([batches], folder / f"batch_indices_{rank}.pt")
+    return folder
+
+
+@pytest.mark.parametrize("ranks", [1, 3, 7, 11])  # of 60 rows, which 7 and 11 do not divide
+def test_predictions_of_several_processes(tmp_path, ranks):
+    folder = write_ranks(tmp_path / "out", ranks)
+    np.save(tmp_path / "labels.npy", LABELS)
+    for asked in (folder, f"{folder}/*.pt", f"{folder}/predictions_*.pt"):
+        e = evaluate(asked, targets=tmp_path / "labels.npy")
+        check_classes(e, LOGITS, LABELS)
+        nll = -scipy.special.log_softmax(LOGITS.astype(float), axis=1)[np.arange(60), LABELS]
+        assert [int(row.details["batch_indices"]) for row in e.surprising] == np.argsort(-nll)[:20].tolist()
+        assert e.source.rows == 60
+        repeated = [note for note in e.notes if "sampler" in note]
+        assert repeated == [f"{-60 % ranks} rows that a sampler gave to several processes are read once"] * (
+            60 % ranks > 0
+        )
+    both = write_ranks(
+        tmp_path / "own", ranks, form=lambda r: {"logits": torch.tensor(LOGITS[r]), "label": torch.tensor(LABELS[r])}
+    )
+    check_classes(evaluate(both), LOGITS, LABELS)
+
+
+def test_predictions_of_processes_in_a_store(tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    folder = write_ranks(tmp_path / "out", 7)
+    np.save(tmp_path / "labels.npy", LABELS)
+    fs = fsspec.filesystem("memory")
+    for path in folder.iterdir():
+        fs.pipe_file(f"/ranks/{path.name}", path.read_bytes())
+    check_classes(evaluate("memory://ranks", targets=tmp_path / "labels.npy"), LOGITS, LABELS)
+    fs.rm("/ranks", recursive=True)
+
+
+def test_rows_without_labels_and_labels_without_rows(tmp_path):
+    folder = write_ranks(tmp_path / "out", 3)
+    np.save(tmp_path / "labels.npy", LABELS[:50])
+    e = evaluate(folder, targets=tmp_path / "labels.npy")
+    assert (e.rows, e.left_out["unmatched"]) == (50, 10)
+    check_classes(e, LOGITS[:50], LABELS[:50])
+    np.save(tmp_path / "labels.npy", np.tile(LABELS, 2))
+    e = evaluate(folder, targets=tmp_path / "labels.npy")
+    check_classes(e, LOGITS, LABELS)
+    assert any("at least 60 of the 120 targets have no scores" in note for note in e.notes)
+
+
+def test_indices_that_do_not_fit(tmp_path):
+    np.save(tmp_path / "labels.npy", LABELS)
+
+    def refused(message):
+        with pytest.raises(EvaluationError, match=message):
+            evaluate(tmp_path / "out", targets=tmp_path / "labels.npy")
+
+    folder = write_ranks(tmp_path / "out", 2)
+    torch.save([[[0, 1, 2]]], folder / "batch_indices_1.pt")
+    refused(
+        r"predictions_1\.pt: batch_indices beside it has 3 numbers of rows, expected one for each row of predictions"
+    )
+    for found in ("text", [[[[0]]]], [[["0"]]], {"rows": 1}, [[[2**70]]]):
+        torch.save(found, folder / "batch_indices_1.pt")
+        refused(r"predictions_1\.pt: beside it, batch_indices_1\.pt: holds no numbers of rows in lists of batches")
+    (folder / "batch_indices_1.pt").write_bytes(b"text")
+    refused(r"predictions_1\.pt: beside it, batch_indices_1\.pt: cannot be read by torch\.load")
+    (folder / "batch_indices_1.pt").unlink()
+    refused(r"predictions_1\.pt: (lacks the columns of|has no batch_indices beside it)")
+    (folder / "batch_indices_0.pt").rename(folder / "batch_indices_1.pt")
+    refused(r"predictions_0\.pt: has no batch_indices beside it, as other files have: expected all or none")
+
+
+def test_one_process_without_indices(tmp_path):
+    """Lightning saves empty lists where it does not know the sampler: the rows are in the order of the data set."""
+    np.save(tmp_path / "labels.npy", LABELS)
+    folder = write_ranks(tmp_path / "out", 1)
+    torch.save([[]], folder / "batch_indices_0.pt")
+    e = evaluate(folder, targets=tmp_path / "labels.npy")
+    check_classes(e, LOGITS, LABELS)
+    assert any("joined by the order of the rows" in note for note in e.notes)

@@ -6,12 +6,13 @@ import glob
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lossless.errors import EvaluationError
 
 from .errors import about
+from .readers import INDICES, PREDICTIONS
 from .stores import FilePath, Place, RemoteFile, is_url, named, plain
 from .text import quoted
 
@@ -51,6 +52,7 @@ def find_files(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[FilePath],
     if len(once) < len(files):
         notes.append(f"{len(files) - len(once)} of {len(files)} files were named before, and are read once")
     known = set(map(str, once))
+    once = [file for file in once if not _is_order(str(file), known)]
     for file in once:
         if f"{file}.gz" in known:
             with about(file):
@@ -115,6 +117,13 @@ def _identity(file: FilePath) -> tuple[object, object]:
         return file.fs, file.path
     status = os.stat(file)
     return status.st_dev, status.st_ino
+
+
+def _is_order(path: str, known: Collection[str]) -> bool:
+    """Whether a file says which rows are those of another one, whose reader looks at it."""
+    folder, name = os.path.split(path)
+    is_one = INDICES in name and Path(name.lower()).suffix in _FORMATS["PyTorch"]
+    return is_one and os.path.join(folder, name.replace(INDICES, PREDICTIONS)) in known
 
 
 def _by_number(name: str) -> list[tuple[int, int, str]]:

@@ -111,6 +111,7 @@ class Table:
     class_names: tuple[str, ...] | None = None  # in score order
     class_values: tuple[int, ...] | None = None  # the label of each score, where they are not 0..C-1
     numbered_from_one: tuple[str, ...] = ()  # prefixes of columns that would be scores if they began at 0
+    row_number: ValueColumn | None = None  # says which row of the data set each row is, where the order does not
 
     def describe(self) -> str:
         """The columns, for messages."""

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from glob import has_magic
 from typing import Any
 from urllib.request import url2pathname
@@ -171,6 +171,17 @@ def size_now(path: FilePath) -> int | None:
     with _told():
         size: int | None = path.fs.info(path.path)["size"]
     return size
+
+
+def beside(path: FilePath, name: str) -> FilePath | None:
+    """The file that is called so in the directory of another, if there is one."""
+    if isinstance(path, str):
+        other = os.path.join(os.path.dirname(path), name)
+        return other if os.path.isfile(other) else None
+    other = path.path.rpartition("/")[0] + "/" + name
+    with _told():
+        there = path.fs.isfile(other)
+    return replace(path, name=os.path.dirname(path.name) + "/" + name, path=other, size=None) if there else None
 
 
 def local(path: FilePath) -> str:

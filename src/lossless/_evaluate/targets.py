@@ -77,7 +77,8 @@ def _load(columns: Columns) -> Labels:
             row += len(found)
         whole = np.concatenate(labels or [none]), np.concatenate(missing)
         if targets.key is None:
-            return Labels(*whole, none, none, None)
+            rows = np.arange(len(whole[0]))  # which the scores may name
+            return Labels(*whole, rows, rows, None)
         if targets.key.text:
             return Labels(*whole, none, none, _texts(reader.values(targets.key), targets.key.name))
         return Labels(*whole, *_numbers(reader.values(targets.key), targets.key.name), None)

@@ -59,6 +59,10 @@ class Reader(Protocol):
         """Values of further columns for a few rows: {row: {column: value}}."""
 
 
+# What Lightning's writers save for each process: its predictions, and which rows of the data set they are of. The names
+# are alike but for these words.
+PREDICTIONS, INDICES = "predictions", "batch_indices"
+
 _BATCH_SCORES = 1 << 20  # scores per batch: 4 MB in float32
 _BATCH_BYTES = 1 << 22  # of other columns, whose rows may be long texts
 

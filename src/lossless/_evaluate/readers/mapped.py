@@ -118,15 +118,19 @@ class MappedReader:
         return (block.astype("u4") << 16).view("f4") if member.brain else native(block)
 
 
+def name_of(path: Path) -> str:
+    """What the one array of a file is called: like the file, but for the number at its end."""
+    return re.sub(r"(?<=.)[-_.]?[0-9]+$", "", path.stem)
+
+
 class NpyReader(MappedReader):
-    """One array, called like the file but for the number at its end."""
+    """One array."""
 
     format = "NPY"
 
     def _contents(self, path: Path) -> list[Member]:
-        name = re.sub(r"(?<=.)[-_.]?[0-9]+$", "", path.name.removesuffix(".npy"))
         with path.open("rb") as stream:
-            return [read_header(stream, name, path.stat().st_size)]
+            return [read_header(stream, name_of(path), path.stat().st_size)]
 
 
 class SafetensorsReader(MappedReader):
