@@ -12,10 +12,10 @@ import pytest
 
 import lossless
 from lossless._evaluate.text import printable
+from lossless._files import write_text
 from lossless._report import interval_text
 from lossless.cli import COMMANDS, main
 from lossless.cli._console import figure
-from lossless.cli._files import write_text
 
 RNG = np.random.default_rng(3)
 SCORES = RNG.normal(size=(200, 4)).astype(np.float32)

@@ -58,6 +58,7 @@ SIGNATURES = {
         "surprising, workers, executor, progress"
     ),
     "compare": "a, b, *, workers, executor, progress, options",
+    "save_page": "result, path",
 }
 
 

@@ -4,6 +4,7 @@ import html.parser
 import itertools
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
 
 from lossless._evaluate.text import printable
-from lossless._report import Curve, Figure, Panel, Series, Table, build_page
+from lossless._report import Curve, Figure, Panel, Series, Table, build_comparison_page, build_page
 from lossless._report.data import Losses
 from lossless._report.page import render
+from lossless.errors import MissingExtraError, ParameterError
 
 RNG = np.random.default_rng(4)
 
@@ -205,3 +207,25 @@ def test_figures_that_are_no_numbers(tmp_path):
     assert chart(page, Losses).bins[-1].label == "1e+03 or more"
     assert [finding.name for finding in page.findings] == ["zero-probability"]
     assert len(specifications(render(page))) == 4
+
+
+def test_pages_are_saved(ordinary, tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    assert lossless.save_page(ordinary, path) is None
+    assert path.read_text("utf-8") == render(build_page(ordinary))
+    labels = np.arange(30) % 3
+    for name, scale in (("a", 1), ("b", 2)):
+        np.savez(tmp_path / f"{name}.npz", logits=3 * scale * np.eye(3)[labels], label=labels)
+    comparison = lossless.compare(tmp_path / "a.npz", tmp_path / "b.npz")
+    lossless.save_page(comparison, str(path))
+    assert path.read_text("utf-8") == render(build_comparison_page(comparison))
+    with pytest.raises(ParameterError, match=r"^save_page: result got Evaluator, expected an Evaluation or a Comp"):
+        lossless.save_page(lossless.Evaluator(), path)
+    with pytest.raises(OSError, match="report"):
+        lossless.save_page(ordinary, tmp_path / "nowhere" / "report.html")
+    monkeypatch.delitem(sys.modules, "lossless._report.page")
+    monkeypatch.setitem(sys.modules, "altair", None)
+    with pytest.raises(MissingExtraError, match=r"needs altair, which is not installed: pip install 'lossless\[eval"):
+        lossless.save_page(comparison, tmp_path / "other.html")
+    assert not (tmp_path / "other.html").exists()

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         compare,
         evaluate,
     )
+    from lossless._report import save_page
 
 __version__ = "0.1.0"
 
@@ -79,6 +80,7 @@ __all__ = [
     "patch_torch",
     "rmse_loss",
     "row_statistics",
+    "save_page",
     "set_num_threads",
     "show_config",
     "sigmoid",
@@ -96,5 +98,5 @@ def __getattr__(name: str) -> object:
     if name == "nn":
         return import_module("lossless.nn")
     if name in __all__:
-        return getattr(import_module("lossless._evaluate"), name)
+        return getattr(import_module("lossless._report" if name == "save_page" else "lossless._evaluate"), name)
     raise AttributeError(f"module 'lossless' has no attribute {name!r}")

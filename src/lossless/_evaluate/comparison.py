@@ -22,6 +22,7 @@ from .roles import Task
 from .rows import Integers
 from .screening import Screening
 from .side_by_side import Both, Comparison
+from .stores import copies
 from .targets import labelled
 from .tasks import BY_TASK
 from .text import quoted, shown
@@ -79,12 +80,15 @@ def compare(
         >>> c.only_a, c.only_b, round(c.figures["nll"].difference, 6)
         (0, 1, -0.421558)
     """
-    plans = plan_of(a, **options), plan_of(b, **options)
-    _check_alike(*plans)
-    clock = _Clock(progress, (plans[0].rows, plans[1].rows, plans[0].rows))
-    of_a, of_b = (evaluate_plan(plan, workers=workers, executor=executor, progress=clock.lap())[0] for plan in plans)
-    starts_a, starts_b = map(_starts, plans)
-    return _compared(Both(*plans, of_a, of_b, starts_a, starts_b), clock.lap())
+    with copies:
+        plans = plan_of(a, **options), plan_of(b, **options)
+        _check_alike(*plans)
+        clock = _Clock(progress, (plans[0].rows, plans[1].rows, plans[0].rows))
+        of_a, of_b = (
+            evaluate_plan(plan, workers=workers, executor=executor, progress=clock.lap())[0] for plan in plans
+        )
+        starts_a, starts_b = map(_starts, plans)
+        return _compared(Both(*plans, of_a, of_b, starts_a, starts_b), clock.lap())
 
 
 class _Clock:

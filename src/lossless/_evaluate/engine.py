@@ -25,6 +25,7 @@ from .results import Evaluation
 from .rows import Batch
 from .screening import Screening, check_labels
 from .slices import Slices
+from .stores import FilePath, copies, size_now
 from .targets import labelled
 from .tasks import BY_TASK
 from .text import printable
@@ -97,11 +98,11 @@ class Job:
 
     plan: Plan  # without what it says about the other partitions
     partition: Partition
-    path: str  # of its file, from the root
+    path: FilePath  # of its file, from the root
     extra: Factories
 
     @property
-    def files(self) -> tuple[str, ...]:
+    def files(self) -> tuple[FilePath, ...]:
         """Every file that is read."""
         targets = self.plan.columns.targets
         return (self.path,) if targets is None else (self.path, targets.path)
@@ -122,9 +123,14 @@ def make_jobs(plan: Plan, extra: Factories) -> list[Job]:
     """The jobs of a run, in the order in which they are merged."""
     columns, targets = plan.columns, plan.columns.targets
     if targets is not None:
-        columns = replace(columns, targets=replace(targets, path=os.path.abspath(targets.path)))
+        columns = replace(columns, targets=replace(targets, path=_absolute(targets.path)))
     needed = replace(plan, columns=columns, paths=(), partitions=(), notes=())
-    return [Job(needed, p, os.path.abspath(p.path), extra) for p in plan.partitions]
+    return [Job(needed, p, _absolute(p.path), extra) for p in plan.partitions]
+
+
+def _absolute(path: FilePath) -> FilePath:
+    """A path that means the same in any folder."""
+    return os.path.abspath(path) if isinstance(path, str) else path
 
 
 def run_job(job: Job, tick: Callable[[int], None] = _nothing) -> Partial | LosslessError:
@@ -136,23 +142,25 @@ def run_job(job: Job, tick: Callable[[int], None] = _nothing) -> Partial | Lossl
         return error
 
 
-def run_elsewhere(job: Job, sizes: Mapping[str, int]) -> Partial | LosslessError:
+def run_elsewhere(job: Job, sizes: Mapping[FilePath, int | None]) -> Partial | LosslessError:
     """`run_job` in a process that may have other files under these paths, or none; `sizes` are those of the plan."""
     for path, size in sizes.items():
         try:
-            with open(path, "rb") as stream:
-                found = os.fstat(stream.fileno()).st_size
+            found = size_now(path)
         except OSError as error:
             why = error.strerror or str(error)
+        except EvaluationError as error:
+            why = str(error)
         else:
-            if found == size:
+            if size in (found, None):
                 continue
             why = f"it holds {found} bytes there, and {size} here"
         return EvaluationError(
-            f"{printable(path)}: a worker on {platform.node()} does not see this file: {why}. Workers need the files "
-            "under the same paths, as in a folder that all machines share; threads need no workers"
+            f"{printable(str(path))}: a worker on {platform.node()} does not see this file: {why}. Workers need the "
+            "files under the same paths, as in a folder or store that all machines share; threads need no workers"
         )
-    return run_job(job)
+    with copies:
+        return run_job(job)
 
 
 def on_native_threads(read: Callable[[range], Partial], blocks: range) -> Partial:
@@ -209,7 +217,7 @@ def _on(executor: Executor, jobs: Sequence[Job], workers: int | None) -> Generat
     """The partials of jobs, in their order. What an executor leaves that breaks is run on threads."""
 
     def submit(job: Job) -> _Twice:
-        sizes = {path: os.path.getsize(path) for path in job.files}
+        sizes = {path: os.path.getsize(path) if isinstance(path, str) else path.size for path in job.files}
         return _Twice(lambda: executor.submit(run_elsewhere, job, sizes))
 
     done = 0

@@ -9,9 +9,9 @@ from .text import printable
 
 
 @contextmanager
-def about(path: str) -> Iterator[None]:
+def about(path: object) -> Iterator[None]:
     """Begin the messages of the block with the file."""
     try:
         yield
     except EvaluationError as error:
-        raise EvaluationError(f"{printable(path)}: {error}") from None
+        raise EvaluationError(f"{printable(str(path))}: {error}") from None

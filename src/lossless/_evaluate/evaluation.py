@@ -15,6 +15,7 @@ from .engine import run
 from .plan import Plan, make_plan
 from .results import Evaluation
 from .roles import Request, Task, TaskName
+from .stores import copies
 from .text import quoted
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -50,7 +51,8 @@ def evaluate(
     Args:
         files: a path, or several whose rows are taken together: Parquet, Arrow or Feather, CSV, TSV or JSON lines (also
             packed by gzip), NPZ, NPY, safetensors, or tensors by torch.save. A pattern (`preds/*.parquet`) or a
-            directory stands for its files, by name.
+            directory stands for its files, by name. Paths may be URLs of what fsspec reads (`s3://bucket/run/*.parquet`,
+            `https://...`): Parquet is read in place, and files of other formats are copied for the time of the run.
         logits, probs, log_probs: the column of scores, which also says what they are. By default it is found by name
             and checked against its values. In tables a column of lists, or one column per class: their common prefix
             (prob for prob_0, prob_1, ... or prob_cat, prob_dog, ...), or the first and last of columns that are called
@@ -92,7 +94,7 @@ def evaluate(
             2^24 classes.
         ParameterError: a ValueError; an unknown `task`, `surprising` below 0, `workers` below 1, or an `executor` that
             is none.
-        MissingExtraError: an ImportError; the package that reads the format is not installed.
+        MissingExtraError: an ImportError; the package that reads the format, or the store, is not installed.
 
     Edges:
         Probabilities of several classes are divided by their row's sum, and a sum that is far from 1 is a finding. A
@@ -117,22 +119,23 @@ def evaluate(
         >>> e.source.task, round(e.mse, 9), round(e.r2, 9)
         ('regression', 0.166666667, 0.923076923)
     """
-    plan = plan_of(
-        files,
-        logits=logits,
-        probs=probs,
-        log_probs=log_probs,
-        predictions=predictions,
-        label=label,
-        task=task,
-        targets=targets,
-        on=on,
-        by=by,
-        class_names=class_names,
-        ignore_index=ignore_index,
-        surprising=surprising,
-    )
-    return evaluate_plan(plan, workers=workers, executor=executor, progress=progress)[0]
+    with copies:
+        plan = plan_of(
+            files,
+            logits=logits,
+            probs=probs,
+            log_probs=log_probs,
+            predictions=predictions,
+            label=label,
+            task=task,
+            targets=targets,
+            on=on,
+            by=by,
+            class_names=class_names,
+            ignore_index=ignore_index,
+            surprising=surprising,
+        )
+        return evaluate_plan(plan, workers=workers, executor=executor, progress=progress)[0]
 
 
 def plan_of(files: Paths, *, task: str | None = None, by: str | Sequence[str] = (), **options: Any) -> Plan:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from lossless.errors import EvaluationError
 
 from .errors import about
-from .inputs import find_files
-from .readers import Part, Reader, open_reader, stamp
+from .inputs import find_file, find_files
+from .readers import INDICES, Part, Reader, open_reader, stamp
 from .roles import (
     SAMPLE_ROWS,
     Column,
@@ -33,6 +33,7 @@ from .roles import (
 )
 from .rows import SUM_TOLERANCE, Kind, Values
 from .slices import slice_columns
+from .stores import FilePath, copies
 from .targets import key_column, labelled, load_labels
 from .tasks.choice import choose_task, kind_of
 from .text import enumerated, quoted, safe, shown
@@ -45,7 +46,7 @@ class Partition:
     """What one task reads; partitions are merged in the order of the plan."""
 
     file: int
-    path: str
+    path: FilePath
     part: Part
 
 
@@ -86,7 +87,7 @@ def make_plan(
     files, skipped = find_files(paths)
     readers = [_opened(path, number) for number, path in enumerate(files)]
     first = readers[0]
-    truth = None if targets is None else _opened(os.fspath(targets), 0)
+    truth = None if targets is None else _opened(find_file(targets), 0)
     with about(first.path):
         if truth is None and on is not None:
             raise EvaluationError("--on names the column that joins scores and --targets, which are not given")
@@ -99,6 +100,7 @@ def make_plan(
     if truth is not None:
         columns = _joined(first, truth, columns, on, of_truth)
     rows = [_rows(first, reader, columns) for reader in readers]
+    kept = _kept(readers, rows)
     filled = next((reader for reader, held in zip(readers, rows, strict=True) if held), None)
     if filled is None:
         with about(first.path):
@@ -126,6 +128,9 @@ def make_plan(
         _check_classes(columns, classes)
     for reader, held in zip(readers[1:], rows[1:], strict=True):
         _check_alike(first, reader, columns, width if held else None, given_names=class_names is not None)
+    if kept != rows:
+        skipped.append(f"{sum(rows) - sum(kept)} rows that a sampler gave to several processes are read once")
+        rows = kept
     notes = skipped + list(dict.fromkeys(note for reader in readers for note in reader.notes(columns)))
     given = None if class_names is None else tuple(safe(name) for name in class_names)
     names = _names(first, truth, columns) if given is None else given
@@ -138,14 +143,14 @@ def make_plan(
         names = None
     columns = replace(columns, class_names=names)
     if truth is not None:
-        columns = _by_order(readers, truth, columns, rows) if on is None else columns
-        how = "by the order of the rows" if on is None else f"by '{shown(on)}'"
+        columns = _by_order(readers, truth, columns, rows) if columns.key is None else columns
+        how = "by the order of the rows" if columns.key is None else f"by '{shown(columns.key.name)}'"
         notes = [f"labels are '{shown(columns.label.name)}' of {shown(truth.path)}, joined {how}", *notes]
     sample = _sample(readers, columns, width)
     with about(filled.path):
         kind, reason = kind_of(columns, width, sample, request)
     return Plan(
-        paths=tuple(reader.path for reader in readers),
+        paths=tuple(str(reader.path) for reader in readers),
         format=first.format,
         rows=sum(rows),
         columns=columns,
@@ -155,7 +160,9 @@ def make_plan(
         width=width,
         classes=classes,
         partitions=tuple(
-            Partition(reader.file, reader.path, part) for reader in readers for part in reader.parts(columns, width)
+            Partition(reader.file, reader.path, part)
+            for reader, held in zip(readers, rows, strict=True)
+            for part in _parts(reader, columns, width, held)
         ),
         notes=tuple(notes),
         ignore_index=ignore_index,
@@ -163,12 +170,44 @@ def make_plan(
     )
 
 
-def _opened(path: str, file: int) -> Reader:
+def _opened(path: FilePath, file: int) -> Reader:
     """A reader that has looked at its columns."""
     reader = open_reader(path, file)
     with about(path):
         _ = reader.table
     return reader
+
+
+def _kept(readers: Sequence[Reader], rows: list[int]) -> list[int]:
+    """The rows of each file but for those at its end that others have too: a sampler adds them to make all as long."""
+    columns = [reader.table.row_number for reader in readers]
+    if not any(columns):
+        return rows
+    numbers = []
+    for reader, column in zip(readers, columns, strict=True):
+        if column is None:
+            with about(reader.path):
+                raise EvaluationError(f"has no {INDICES} beside it, as other files have: expected all or none")
+        numbers += [np.zeros(0, np.int64), *(cells.values for cells in reader.values(column))]
+    _, at, times = np.unique(np.concatenate(numbers), return_inverse=True, return_counts=True)
+    kept = []
+    for found in np.split(at, np.cumsum(rows)[:-1]):
+        end = len(found)
+        while end and times[found[end - 1]] > 1:
+            end -= 1
+            times[found[end]] -= 1
+        kept.append(end)
+    return kept
+
+
+def _parts(reader: Reader, columns: Columns, width: int, rows: int) -> Sequence[Part]:
+    """The parts of the first rows of a file; one of all, where each process that reads a part has to fetch the file."""
+    parts = reader.parts(columns, width)
+    if reader.table.row_number is not None:
+        parts = [replace(p, rows=min(p.rows, rows - p.first_row)) for p in parts if p.first_row < rows]
+    if not parts or not copies.hold(reader.path):
+        return parts
+    return [Part(0, sum(part.rows for part in parts), tuple(itertools.chain(*(part.selection for part in parts))))]
 
 
 def _label(truth: Reader, scores: WideColumn, request: Request) -> Column:
@@ -225,7 +264,7 @@ def _check_width(truth: Reader, columns: Columns, width: int) -> None:
 
 def _joined(first: Reader, truth: Reader, columns: Columns, on: str | None, by: tuple[ValueColumn, ...]) -> Columns:
     """The columns with the targets, the key if there is one, and those of the targets that make slices."""
-    key = there = None
+    there, key = None, first.table.row_number
     if on is not None:
         with about(first.path):
             key = key_column(first.table, on)

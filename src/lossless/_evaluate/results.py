@@ -246,8 +246,9 @@ def _details(plan: Plan, places: Iterable[tuple[int, int]]) -> dict[tuple[int, i
     if not plan.columns.details:
         return found
     places = list(places)
+    paths = {partition.file: partition.path for partition in plan.partitions}
     for file in {file for file, _ in places}:
-        reader = open_reader(plan.paths[file], file)
+        reader = open_reader(paths[file], file)
         with about(reader.path):
             scores = reader.table.wide(plan.columns.scores.name)
             rows = 0 if scores is None else scores.rows

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lossless.errors import EvaluationError
 
 from .rows import SUM_TOLERANCE, Kind, Values
+from .stores import FilePath
 from .text import enumerated, quoted, shown
 
 SAMPLE_ROWS = 1024
@@ -111,6 +112,7 @@ class Table:
     class_names: tuple[str, ...] | None = None  # in score order
     class_values: tuple[int, ...] | None = None  # the label of each score, where they are not 0..C-1
     numbered_from_one: tuple[str, ...] = ()  # prefixes of columns that would be scores if they began at 0
+    row_number: ValueColumn | None = None  # says which row of the data set each row is, where the order does not
 
     def describe(self) -> str:
         """The columns, for messages."""
@@ -166,7 +168,7 @@ class Request:
 class Targets:
     """A file of labels, and how its rows are joined to those of the scores."""
 
-    path: str
+    path: FilePath
     stamp: tuple[int, int]  # size and time of change
     key: ValueColumn | None = None  # its column of keys
     starts: tuple[int, ...] = ()  # without keys: its row for the first row of each file of scores

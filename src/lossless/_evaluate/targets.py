@@ -84,7 +84,8 @@ def _load(columns: Columns) -> Labels:
         by = tuple(_slice_values(reader, column, row) for column in targets.by)
         whole = np.concatenate(labels or [none]), np.concatenate(missing), by
         if targets.key is None:
-            return Labels(*whole, none, none, None)
+            rows = np.arange(len(whole[0]))  # which the scores may name
+            return Labels(*whole, rows, rows, None)
         if targets.key.text:
             return Labels(*whole, none, none, _texts(reader.values(targets.key), targets.key.name))
         return Labels(*whole, *_numbers(reader.values(targets.key), targets.key.name), None)

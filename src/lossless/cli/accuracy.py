@@ -41,9 +41,10 @@ def run(args: argparse.Namespace) -> int:
     from lossless._accuracy import promises, regimes, tables
     from lossless._accuracy.certificate import measure
     from lossless._evaluate.strict_json import dumps
+    from lossless._files import write_text
 
     from ._console import Output, progress
-    from ._files import UsageError, check_outputs, write_text
+    from ._files import UsageError, check_outputs
 
     for flag, given, known in (
         ("--function", args.function, promises.FUNCTIONS),

@@ -41,9 +41,10 @@ def run(args: argparse.Namespace) -> None:
     from lossless._bench import libraries, shapes, tables
     from lossless._bench.harness import measure
     from lossless._evaluate.strict_json import dumps
+    from lossless._files import write_text
 
     from ._console import Output, progress
-    from ._files import UsageError, check_outputs, write_text
+    from ._files import UsageError, check_outputs
 
     if not args.seconds > 0:
         raise UsageError(f"--seconds got {args.seconds:g}, expected more than 0")

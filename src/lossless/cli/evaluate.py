@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         nargs="+",
         help="Parquet, Arrow or Feather, CSV, TSV or JSON lines (also .gz), NPZ, NPY, safetensors, .pt; a pattern or a "
-        "directory stands for its files, and several files are taken together",
+        "directory stands for its files, and several files are taken together; also on a store: s3://, gs://, https://",
     )
     scores = parser.add_mutually_exclusive_group()
     column = "NAME", "of a column of lists, of a 2-d array, or the prefix of one column per class"
@@ -137,20 +137,24 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate the files and show, write or print the figures; 2 if there is what should not be found."""
     from lossless._evaluate import Comparison, compare, evaluate
     from lossless._evaluate.inputs import find_files
+    from lossless._evaluate.stores import is_url, plain
+    from lossless._files import write_text
+    from lossless._report import renderer, save_page
 
     from ._console import Output, progress
-    from ._files import UsageError, check_outputs, write_text
+    from ._files import UsageError, check_outputs
 
     if args.out == "-":
         raise UsageError("--out got -, expected a file: a page is not for a terminal (--json - is)")
     if args.out is not None:
-        from lossless._report import build_comparison_page, build_page
-        from lossless._report.page import render
+        renderer()  # tells before the work what is not installed
     to_stdout = args.json == "-"
     if args.address is not None and args.engine != "dask":
         raise UsageError(f"--address names a Dask scheduler, and --engine is {args.engine}: add --engine dask")
-    inputs = find_files([*args.files, *(args.compare or [])])[0] + ([] if args.targets is None else [args.targets])
-    check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, inputs)
+    given = map(plain, [*args.files, *(args.compare or [])])
+    inputs = find_files([path for path in given if not is_url(path)])[0]
+    inputs += [] if args.targets is None else [plain(args.targets)]
+    check_outputs({"--json": None if to_stdout else args.json, "--out": args.out}, [str(path) for path in inputs])
     with _engine(args) as executor, progress("rows") as bar:
         options = {
             "logits": args.logits,
@@ -176,8 +180,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None and not to_stdout:
         write_text(args.json, result.to_json())
     if args.out is not None:
-        page = build_comparison_page(result) if isinstance(result, Comparison) else build_page(result)
-        write_text(args.out, render(page))
+        save_page(result, args.out)
     if to_stdout:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 whatever the terminal speaks

@@ -140,9 +140,8 @@ class _Account:
         self.patch: Patch | None = None
 
     def show(self) -> None:
+        from lossless._files import write_text
         from lossless._torch import account
-
-        from ._files import write_text
 
         if self.patch is None or os.getpid() != self.process:
             return

@@ -20,6 +20,7 @@ from lossless.errors import EvaluationError, MissingExtraError
 from ..errors import about
 from ..roles import Column, Columns, Table, WideColumn
 from ..rows import Cells, RawBatch
+from ..stores import FilePath, RemoteFile, head
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Reader(Protocol):
     """One open file of predictions."""
 
     format: str
-    path: str
+    path: FilePath
     file: int  # number of the file in the input
     table: Table
 
@@ -57,6 +58,10 @@ class Reader(Protocol):
     def details(self, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
         """Values of further columns for a few rows: {row: {column: value}}."""
 
+
+# What Lightning's writers save for each process: its predictions, and which rows of the data set they are of. The names
+# are alike but for these words.
+PREDICTIONS, INDICES = "predictions", "batch_indices"
 
 _BATCH_SCORES = 1 << 20  # scores per batch: 4 MB in float32
 _BATCH_BYTES = 1 << 22  # of other columns, whose rows may be long texts
@@ -93,38 +98,39 @@ def batch_rows(classes: int, other_bytes: float = 0) -> int:
     return int(max(1, min(_BATCH_SCORES // max(classes, 1), _BATCH_BYTES // max(other_bytes, 1))))
 
 
-def stamp(path: str) -> tuple[int, int]:
+def stamp(path: FilePath) -> tuple[int, int]:
     """Size and time of change of a file, which tell a copy in memory from another file of that name."""
+    if isinstance(path, RemoteFile):
+        return path.size or 0, path.found
     status = Path(path).stat()
     return status.st_size, status.st_mtime_ns
 
 
-def open_reader(path: str, file: int) -> Reader:
+def open_reader(path: FilePath, file: int) -> Reader:
     """The reader of a file, by its first bytes; `file` is its number in the input."""
     with about(path):
         try:
-            if not stat.S_ISREG(Path(path).stat().st_mode) and not Path(path).is_dir():
+            if isinstance(path, str) and not stat.S_ISREG(Path(path).stat().st_mode) and not Path(path).is_dir():
                 raise EvaluationError("is no file but a pipe or a device, which cannot be read twice. Save it first")
-            with Path(path).open("rb") as stream:
-                head = stream.read(_HEAD)
+            begins = head(path, _HEAD)
         except OSError as error:
             raise EvaluationError(error.strerror or str(error)) from None
-        if not head:
+        if not begins:
             raise EvaluationError("the file is empty")
-        if head.startswith(b"PK") and b"/data.pkl" in head[:_NAME]:
+        if begins.startswith(b"PK") and b"/data.pkl" in begins[:_NAME]:
             return _reader("pt", "PtReader", path, file)
         for magic, module, name in _FORMATS:
-            if head.startswith(magic):
+            if begins.startswith(magic):
                 return _reader(module, name, path, file)
-        if _SAFETENSORS.match(head):
+        if _SAFETENSORS.match(begins):
             return _reader("mapped", "SafetensorsReader", path, file)
-        if Path(path.lower().removesuffix(".gz")).suffix in _PICKLES:
+        if Path(str(path).lower().removesuffix(".gz")).suffix in _PICKLES:
             raise EvaluationError(_PICKLE)
-        text = _unpacked(head) if head.startswith(_GZIP) else head
+        text = _unpacked(begins) if begins.startswith(_GZIP) else begins
         if text and not _NO_TEXT.search(text):
             return _reader(*_text_format(text), path, file)
         for magic, why in _REFUSED:
-            if head.startswith(magic):
+            if begins.startswith(magic):
                 raise EvaluationError(why)
         raise EvaluationError(
             "none of the formats that are read here: Parquet, Arrow or Feather, CSV or TSV, JSON lines, NPZ, NPY, "
@@ -133,7 +139,7 @@ def open_reader(path: str, file: int) -> Reader:
         )
 
 
-def _reader(module: str, name: str, path: str, file: int) -> Reader:
+def _reader(module: str, name: str, path: FilePath, file: int) -> Reader:
     try:
         reader = getattr(import_module(f"{__name__}.{module}"), name)
     except ModuleNotFoundError as error:

@@ -29,6 +29,7 @@ from ..roles import (
     truth_prefix,
 )
 from ..rows import Cells, RawBatch
+from ..stores import FilePath
 from ..text import quoted, safe, shown
 from . import Part, batch_rows
 
@@ -44,7 +45,7 @@ class ArrowReader:
     A format says how many rows its units have (row groups, record batches, or the file), and how they are read.
     """
 
-    path: str
+    path: FilePath
     file: int
     _schema: pa.Schema
 

@@ -19,6 +19,7 @@ import pyarrow.csv as pacsv
 from lossless.errors import EvaluationError
 
 from ..roles import Columns, Table, class_prefix, promises_truth
+from ..stores import FilePath, local
 from ..text import shown
 from . import stamp
 from .arrow import ArrowReader, describe, faults, is_list, number_type, numbered, values_of, whole_as_floats
@@ -50,7 +51,7 @@ class CsvReader(ArrowReader):
 
     format = "CSV"
 
-    def __init__(self, path: str, file: int) -> None:
+    def __init__(self, path: FilePath, file: int) -> None:
         self.path, self.file = path, file
         self._delimiter = _delimiter(path)
         try:
@@ -145,7 +146,7 @@ class _LongRow(EvaluationError):
     """A row that a block does not hold."""
 
 
-def _lines(path: str) -> int:
+def _lines(path: FilePath) -> int:
     """The lines that are not empty; raises if a quotation mark is not closed.
 
     The file is read apart from pyarrow, which reads in threads of its own: Python code that these call may end the
@@ -177,7 +178,7 @@ def _lines(path: str) -> int:
 
 
 @contextmanager
-def _open(path: str, delimiter: str, block: int, types: Mapping[str, pa.DataType]) -> Iterator[Any]:
+def _open(path: FilePath, delimiter: str, block: int, types: Mapping[str, pa.DataType]) -> Iterator[Any]:
     """The blocks, with columns of these types; without any, all columns with the types that they seem to have."""
     with (
         faults("CSV"),
@@ -205,14 +206,14 @@ def _long_rows(block: int) -> Iterator[None]:
         ) from None
 
 
-def _stream(path: str) -> pa.NativeFile:
-    source = pa.OSFile(path)
+def _stream(path: FilePath) -> pa.NativeFile:
+    source = pa.OSFile(local(path))
     packed = source.read(2) == b"\x1f\x8b"
     source.seek(0)
     return pa.CompressedInputStream(source, "gzip") if packed else source
 
 
-def _delimiter(path: str) -> str:
+def _delimiter(path: FilePath) -> str:
     """The one that cuts the first line into most names."""
     with faults("CSV"), _stream(path) as stream:
         head: bytes = stream.read(_BLOCKS[0])
@@ -241,7 +242,7 @@ def _cut(line: str, delimiter: str) -> list[str]:
 
 
 @lru_cache(maxsize=4096)
-def _count(path: str, delimiter: str, block: int, column: str, _stamp: tuple[int, int]) -> tuple[int, int]:
+def _count(path: FilePath, delimiter: str, block: int, column: str, _stamp: tuple[int, int]) -> tuple[int, int]:
     """The rows of a file, and its lines after the first; of this size and time of change, it is not read again."""
     lines = _lines(path)
     with _open(path, delimiter, block, {column: pa.string()}) as blocks:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..roles import Columns, Table
+from ..stores import FilePath, local
 from ..text import shown
 from .arrow import ArrowReader, describe, faults
 
@@ -22,7 +23,7 @@ class IpcReader(ArrowReader):
 
     format = "Arrow"
 
-    def __init__(self, path: str, file: int) -> None:
+    def __init__(self, path: FilePath, file: int) -> None:
         self.path, self.file = path, file
         with self._open() as batches:
             self._schema = batches.schema
@@ -64,7 +65,7 @@ class IpcReader(ArrowReader):
     @contextmanager
     def _open(self, fields: Sequence[int] = ()) -> Iterator[Any]:
         options = pa.ipc.IpcReadOptions(included_fields=sorted(fields), use_threads=False)
-        with faults(self.format), pa.memory_map(self.path) as source, self._opened(source, options) as batches:
+        with faults(self.format), pa.memory_map(local(self.path)) as source, self._opened(source, options) as batches:
             yield batches
 
     def _opened(self, source: pa.NativeFile, options: pa.ipc.IpcReadOptions) -> Any:
@@ -78,8 +79,9 @@ class IpcStreamReader(IpcReader):
 
     def notes(self, columns: Columns) -> list[str]:
         """A stream that was cut between two record batches looks whole but for its end."""
-        with Path(self.path).open("rb") as stream:
-            stream.seek(-min(len(_END), Path(self.path).stat().st_size), 2)
+        path = Path(local(self.path))
+        with path.open("rb") as stream:
+            stream.seek(-min(len(_END), path.stat().st_size), 2)
             ended = stream.read() == _END
         unended = [f"{shown(self.path)} lacks the mark at the end of an Arrow stream: rows may be missing"]
         return super().notes(columns) + ([] if ended else unended)

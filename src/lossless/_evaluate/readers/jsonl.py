@@ -19,6 +19,7 @@ from lossless.errors import EvaluationError
 
 from ..roles import Columns, Table, WideColumn, promises_scores
 from ..rows import RawBatch
+from ..stores import FilePath, local
 from ..text import safe, shown
 from . import Part, stamp
 from .arrow import ArrowReader, describe, faults, number_type, whole_as_floats
@@ -36,7 +37,7 @@ class JsonLinesReader(ArrowReader):
 
     format = "JSON lines"
 
-    def __init__(self, path: str, file: int) -> None:
+    def __init__(self, path: FilePath, file: int) -> None:
         self.path, self.file = path, file
         self._label: str | None = None
         columns: dict[str, list[Any]] = {}
@@ -120,7 +121,7 @@ class JsonLinesReader(ArrowReader):
 # ---------------------------------------------------------------- the file
 
 
-def _rows(path: str, most: float = math.inf) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: FilePath, most: float = math.inf) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects and their numbers from 0, of so many bytes at most; empty lines are none."""
     for number, (line, text) in enumerate(_lines(path)):
         if (most := most - len(text)) < 0 and number:
@@ -128,13 +129,18 @@ def _rows(path: str, most: float = math.inf) -> Iterator[tuple[int, dict[str, An
         try:
             row = json.loads(text)
         except (ValueError, RecursionError) as error:
+            if not number and text == b"{":
+                raise EvaluationError(
+                    f"line {line} is no JSON but the beginning of an object over several lines. Expected an object in "
+                    "each line, as DataFrame.to_json(path, orient='records', lines=True) writes them"
+                ) from None
             raise EvaluationError(f"line {line} is no JSON: {shown(error)}") from None
         if not isinstance(row, dict):
             raise EvaluationError(f"line {line} holds '{shown(text.decode('utf-8', 'replace'))}', expected an object")
         yield number, row
 
 
-def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+def _lines(path: FilePath) -> Iterator[tuple[int, bytes]]:
     """The lines that are not empty and their numbers from 1."""
     try:
         with _open(path) as stream:
@@ -151,19 +157,20 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
         raise EvaluationError(f"cannot be read as JSON lines: {shown(error)}") from None
 
 
-def _open(path: str) -> IO[bytes]:
-    with Path(path).open("rb") as stream:
+def _open(path: FilePath) -> IO[bytes]:
+    file = Path(local(path))
+    with file.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if packed else Path(path).open("rb")  # type: ignore[return-value]
+    return gzip.open(file) if packed else file.open("rb")  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=4096)
-def _count(path: str, _stamp: tuple[int, int]) -> int:
+def _count(path: FilePath, _stamp: tuple[int, int]) -> int:
     return sum(1 for _ in _lines(path))
 
 
 @lru_cache(maxsize=4096)
-def _least_and_most_choices(path: str, _stamp: tuple[int, int]) -> tuple[int, int]:
+def _least_and_most_choices(path: FilePath, _stamp: tuple[int, int]) -> tuple[int, int]:
     lengths = {len(value) for _, row in _rows(path) if isinstance(value := row.get(_CHOICES), list)}
     return min(lengths, default=0), max(lengths, default=0)
 

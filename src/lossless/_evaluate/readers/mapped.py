@@ -16,6 +16,7 @@ from lossless.errors import EvaluationError
 
 from ..roles import Column, Columns, Table, WideColumn
 from ..rows import Cells, RawBatch
+from ..stores import FilePath, local
 from ..text import safe, shown
 from . import Part, batch_rows
 from .arrays import Member, cells_of, check_labels, check_lengths, native, read_header, squeezed, values_of
@@ -44,10 +45,10 @@ class MappedReader:
 
     format: str
 
-    def __init__(self, path: str, file: int) -> None:
+    def __init__(self, path: FilePath, file: int) -> None:
         self.path, self.file = path, file
         try:
-            members = self._contents(Path(path))
+            members = self._contents(Path(local(path)))
         except OSError as error:
             raise EvaluationError(error.strerror or str(error)) from None
         self._members = {m.name: m for m in members}
@@ -109,22 +110,27 @@ class MappedReader:
             return np.zeros((end - first, *member.row_shape), member.dtype)
         order = "F" if member.fortran else "C"
         try:
-            mapped: Any = np.memmap(self.path, stored, "r", member.header, member.shape, order)  # type: ignore[call-overload]
+            path = local(self.path)
+            mapped: Any = np.memmap(path, stored, "r", member.header, member.shape, order)  # type: ignore[call-overload]
         except (OSError, ValueError) as error:
             raise EvaluationError(f"cannot be read as {self.format}: {shown(error)}") from None
         block = np.ascontiguousarray(mapped[first:end])
         return (block.astype("u4") << 16).view("f4") if member.brain else native(block)
 
 
+def name_of(path: Path) -> str:
+    """What the one array of a file is called: like the file, but for the number at its end."""
+    return re.sub(r"(?<=.)[-_.]?[0-9]+$", "", path.stem)
+
+
 class NpyReader(MappedReader):
-    """One array, called like the file but for the number at its end."""
+    """One array."""
 
     format = "NPY"
 
     def _contents(self, path: Path) -> list[Member]:
-        name = re.sub(r"(?<=.)[-_.]?[0-9]+$", "", path.name.removesuffix(".npy"))
         with path.open("rb") as stream:
-            return [read_header(stream, name, path.stat().st_size)]
+            return [read_header(stream, name_of(path), path.stat().st_size)]
 
 
 class SafetensorsReader(MappedReader):

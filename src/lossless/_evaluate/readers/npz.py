@@ -17,6 +17,7 @@ from lossless.errors import EvaluationError
 
 from ..roles import Column, Columns, Table, WideColumn, label_indices
 from ..rows import Cells, RawBatch
+from ..stores import FilePath, local
 from ..text import shown
 from . import Part, batch_rows
 from .arrays import Member, cells_of, check_labels, check_lengths, native, read_header, squeezed, texts_of
@@ -32,7 +33,7 @@ class NpzReader:
 
     format = "NPZ"
 
-    def __init__(self, path: str, file: int) -> None:
+    def __init__(self, path: FilePath, file: int) -> None:
         self.path, self.file = path, file
         with self._archive() as archive:
             names = [n for n in archive.namelist() if n.endswith(".npy")]
@@ -99,7 +100,7 @@ class NpzReader:
     @contextmanager
     def _archive(self) -> Iterator[zipfile.ZipFile]:
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with zipfile.ZipFile(local(self.path)) as archive:
                 yield archive
         except _FAULTS as error:
             raise EvaluationError(f"cannot be read as NPZ: {error}") from None

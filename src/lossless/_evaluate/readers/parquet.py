@@ -9,9 +9,13 @@ import pyarrow.parquet as pq
 
 from lossless.errors import EvaluationError
 
+from ..stores import FilePath, RemoteFile, in_place
 from ..text import shown
 from . import batch_rows
 from .arrow import FAULTS, ArrowReader, describe, faults, first_line
+
+_BUFFER = 1 << 16  # bytes of a column that are read at once
+_REMOTE_BUFFERS = 1 << 23  # of all columns: a store takes as long to answer as to send a megabyte
 
 
 class ParquetReader(ArrowReader):
@@ -19,9 +23,9 @@ class ParquetReader(ArrowReader):
 
     format = "Parquet"
 
-    def __init__(self, path: str, file: int) -> None:
+    def __init__(self, path: FilePath, file: int) -> None:
         self.path, self.file = path, file
-        with faults(self.format), pq.ParquetFile(path) as opened:
+        with faults(self.format), in_place(path) as source, pq.ParquetFile(source) as opened:
             self._metadata, self._schema = opened.metadata, opened.schema_arrow
             self.table = describe(self._schema, self._metadata.num_rows)
 
@@ -40,10 +44,16 @@ class ParquetReader(ArrowReader):
     def _read(
         self, units: Sequence[int], columns: Sequence[str], rows: int, numbers: Collection[str] = ()
     ) -> Iterator[pa.RecordBatch]:
+        # Without pre-buffering and with a small buffer for each column, chunks are read as they are decoded: memory
+        # does not grow with the size of the row groups (187 MiB became 85 for one of 112 MB).
+        buffer = _BUFFER
+        if isinstance(self.path, RemoteFile):
+            buffer = max(_REMOTE_BUFFERS // len(columns), buffer)
         try:
-            # Without pre-buffering and with a small buffer for each column, chunks are read as they are decoded: memory
-            # does not grow with the size of the row groups (187 MiB became 85 for one of 112 MB).
-            with pq.ParquetFile(self.path, metadata=self._metadata, pre_buffer=False, buffer_size=1 << 16) as opened:
+            with (
+                in_place(self.path) as source,
+                pq.ParquetFile(source, metadata=self._metadata, pre_buffer=False, buffer_size=buffer) as opened,
+            ):
                 yield from opened.iter_batches(rows, row_groups=list(units), columns=list(columns), use_threads=False)
         except FAULTS as error:
             raise EvaluationError(f"cannot read '{shown(columns[0])}': {first_line(error)}") from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ from numpy.typing import NDArray
 
 from lossless.errors import EvaluationError
 
+from ..errors import about
+from ..stores import FilePath, beside, local
 from ..text import safe, shown
+from . import INDICES, PREDICTIONS
 from .arrays import Member, native
-from .mapped import MappedReader
+from .mapped import MappedReader, name_of
 
 _EXPECTED = "expected a tensor, a dict of tensors, or a list of batches that are all one or the other"
 
@@ -23,26 +28,21 @@ class PtReader(MappedReader):
 
     format = "PyTorch"
 
+    def __init__(self, path: FilePath, file: int) -> None:
+        self._ordered = False
+        super().__init__(path, file)
+        if self._ordered:
+            number = next(column for column in self.table.values if column.name == INDICES)
+            self.table = replace(self.table, row_number=number)
+
     def _contents(self, path: Path) -> list[Member]:
-        try:
-            import torch
-        except ModuleNotFoundError:
-            raise EvaluationError(
-                "written by torch.save, and PyTorch is not installed. Install torch, or save arrays where it is: "
-                "numpy.savez('predictions.npz', logits=..., label=...)"
-            ) from None
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # of a damaged pickle any may come
-            why = str(error).partition("\n")[0].replace("\x1b[1m", "").replace("\x1b[0m", "")
-            raise EvaluationError(
-                "cannot be read by torch.load(weights_only=True), which reads nothing but tensors in lists and dicts: "
-                f"{shown(why)}"
-            ) from None
+        found = _load(path)
+        import torch
+
         self._blocks: dict[Any, list[NDArray[Any]]] = {}
         size = path.stat().st_size
         for batch in found if isinstance(found, list) else [found]:
-            named = {path.stem: batch} if isinstance(batch, torch.Tensor) else batch
+            named = {name_of(path): batch} if isinstance(batch, torch.Tensor) else batch
             if not isinstance(named, dict) or (self._blocks and named.keys() != self._blocks.keys()):
                 raise EvaluationError(f"holds {_kind(found)} with {_kind(batch)}, {_EXPECTED}")
             for name, tensor in named.items():
@@ -53,7 +53,31 @@ class PtReader(MappedReader):
         if len(set(names)) < len(names):
             raise EvaluationError(f"has two tensors of one name ({shown(', '.join(names))}), expected a name for each")
         self._blocks = dict(zip(names, self._blocks.values(), strict=True))
-        return [_member(name, blocks) for name, blocks in self._blocks.items()]
+        members = [_member(name, blocks) for name, blocks in self._blocks.items()]
+        indices = self._indices()
+        if indices is None or INDICES in names:
+            return members
+        if {member.rows for member in members} != {len(indices)}:
+            raise EvaluationError(
+                f"{INDICES} beside it has {len(indices)} numbers of rows, expected one for each row of "
+                f"{', '.join(f'{shown(member.name)} ({member})' for member in members)}"
+            )
+        self._ordered, self._blocks[INDICES] = True, [indices]
+        return [*members, _member(INDICES, [indices])]
+
+    def _indices(self) -> NDArray[np.int64] | None:
+        """The rows of the data set that the rows here are of, if a file beside this one has them."""
+        name = os.path.basename(str(self.path))
+        other = name.replace(PREDICTIONS, INDICES)
+        order = None if other == name else beside(self.path, other)
+        if order is None:
+            return None
+        with about(f"beside it, {other}"):
+            try:
+                found = np.array(list(_numbers(_load(Path(local(order))))), np.int64)
+            except (TypeError, OverflowError):
+                raise EvaluationError("holds no numbers of rows in lists of batches") from None
+        return found if len(found) else None  # Lightning leaves them out if it does not know the sampler
 
     def _slice(self, member: Member, first: int, end: int) -> NDArray[Any]:
         picked, start = [], 0
@@ -64,6 +88,36 @@ class PtReader(MappedReader):
         if not picked:
             return np.zeros((end - first, *member.row_shape), member.dtype)
         return native(np.concatenate(picked))
+
+
+def _load(path: Path) -> Any:
+    """What torch.save wrote."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise EvaluationError(
+            "written by torch.save, and PyTorch is not installed. Install torch, or save arrays where it is: "
+            "numpy.savez('predictions.npz', logits=..., label=...)"
+        ) from None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # of a damaged pickle any may come
+        why = str(error).partition("\n")[0].replace("\x1b[1m", "").replace("\x1b[0m", "")
+        raise EvaluationError(
+            "cannot be read by torch.load(weights_only=True), which reads nothing but tensors in lists and dicts: "
+            f"{shown(why)}"
+        ) from None
+
+
+def _numbers(found: Any, lists: int = 3) -> Iterator[int]:
+    """The numbers in lists of lists: of data loaders, of batches, of rows."""
+    if type(found) is int:
+        yield found
+    elif isinstance(found, list) and lists:
+        for value in found:
+            yield from _numbers(value, lists - 1)
+    else:
+        raise TypeError
 
 
 def _kind(value: Any) -> str:

@@ -42,11 +42,11 @@ def run(args: argparse.Namespace) -> None:
     from lossless._evaluate.plan import make_plan
     from lossless._evaluate.roles import Request
     from lossless._evaluate.strict_json import dumps
+    from lossless._files import replacing, write_text
     from lossless._report import build_page
     from lossless._report.page import render
 
     from .._console import Output, progress
-    from .._files import replacing, write_text
     from ..evaluate import show
     from . import comparison, languages
 

@@ -1,0 +1,310 @@
+"""Files of object stores and web servers, which fsspec finds and reads. Local files never import it.
+
+Parquet is read in place, by ranges of bytes. A file of another format is copied to a temporary folder first, which
+lasts as long as the run.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from glob import has_magic
+from typing import Any
+from urllib.request import url2pathname
+
+from lossless.errors import EvaluationError, MissingExtraError
+
+from .text import printable
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]+::)*[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # C:// is a drive
+_URLS = re.compile(rf"{_URL.pattern}[^\s'\"<>]+", re.IGNORECASE)
+_VALUES = re.compile(r"\?[^/\s]*=\S*")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file that fsspec reads. Its name is for all to see; what may be secret is only in what opens it."""
+
+    name: str  # its URL without passwords and queries
+    fs: Any = field(repr=False)
+    path: str = field(repr=False)  # as `fs` calls it
+    size: int | None  # in bytes, if a listing tells
+    found: int = field(repr=False, compare=False)  # when: what is kept of it in memory is of one run
+
+    def __str__(self) -> str:
+        return self.name
+
+
+FilePath = str | RemoteFile
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is one that fsspec reads."""
+    return _URL.match(path) is not None
+
+
+def plain(path: str) -> str:
+    """A file:// URL as the path of this machine that it is; any other path as it stands."""
+    return url2pathname(path.removeprefix("file://")) if path.startswith("file://") else path
+
+
+def named(url: str) -> str:
+    """A URL without what may be secret: user and password, and the query of a web address."""
+    return "::".join(map(_named, url.split("::")))
+
+
+def _named(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    web = scheme.lower() in ("http", "https")
+    # In other URLs a question mark may stand for any character of a name.
+    rest = re.split(r"[?#]", rest, maxsplit=1)[0] if web else _VALUES.sub("", rest)
+    host, slash, path = rest.partition("/")
+    user, _, bare = host.rpartition("@")
+    if web or ":" in user:  # the container of an Azure account stands there too, and is no secret
+        host = bare
+    return f"{scheme}{separator}{host}{slash}{path}"
+
+
+class Place:
+    """What a URL names: a file, a directory, or a pattern that files match."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            import fsspec
+        except ModuleNotFoundError:
+            raise MissingExtraError("fsspec", "remote") from None
+        with _told():
+            self._fs, self._path = fsspec.url_to_fs(url)
+            self._fs.invalidate_cache()  # a listing may be of an earlier run
+            self._info = self._look()
+        whole, end = url.rstrip("/"), self._path.rstrip("/")
+        self._before = whole.removesuffix(end) if whole.endswith(end) else None
+        # Web servers know files alone, and show a directory by the slash.
+        kind = None if self._info is None else "directory" if self._path.endswith("/") else self._info["type"]
+        self.is_directory, self.is_pattern = kind == "directory", kind is None and has_magic(named(url))
+
+    def _look(self) -> dict[str, Any] | None:
+        """What the store says about it; None if it is not there."""
+        try:
+            info: dict[str, Any] = self._fs.info(self._path)
+        except FileNotFoundError as error:
+            if _refusal(error) is not None:
+                raise
+            return None
+        return info
+
+    @property
+    def file(self) -> RemoteFile:
+        """The file."""
+        if self._info is None or self.is_directory:
+            raise EvaluationError(os.strerror(errno.EISDIR if self.is_directory else errno.ENOENT))
+        return self._file(self._path, self._info)
+
+    def entries(self) -> list[tuple[str, RemoteFile | None]]:
+        """The names in a directory, with their files; None for directories in it."""
+        with _told():
+            found = self._fs.ls(self._path, detail=True)
+        entries = []
+        for info in found:
+            path = info["name"].rstrip("/")
+            if path != self._path.rstrip("/"):  # some stores keep an empty object for the directory itself
+                folder = info["type"] == "directory" or path != info["name"]
+                entries.append((path.rpartition("/")[2], None if folder else self._file(path, info)))
+        return entries
+
+    def matches(self) -> list[RemoteFile]:
+        """The files that match a pattern; like the shell, a wildcard leaves hidden directories out."""
+        with _told():
+            found = self._fs.glob(self._path, detail=True)
+        given = set(self._path.split("/"))
+        return [
+            self._file(path, info)
+            for path, info in found.items()
+            if info["type"] == "file"
+            and not path.endswith("/")
+            and not any(part.startswith(".") for part in path.split("/") if part not in given)
+        ]
+
+    def _file(self, path: str, info: dict[str, Any]) -> RemoteFile:
+        url = self._fs.unstrip_protocol(path) if self._before is None else self._before + path
+        return RemoteFile(named(url), self._fs, path, info.get("size"), time.time_ns())
+
+
+# ---------------------------------------------------------------- reading
+
+
+@contextmanager
+def in_place(path: FilePath) -> Iterator[Any]:
+    """What pyarrow opens to read parts of a file: the path, or a stream that asks the store for ranges of bytes."""
+    if isinstance(path, str) or copies.hold(path):
+        yield local(path)
+        return
+    with _Ranges(path) as stream:
+        if stream.can_seek():
+            yield stream
+            return
+    yield local(path)  # of a server that gives files from the beginning only
+
+
+def head(path: FilePath, size: int) -> bytes:
+    """The first bytes of a file."""
+    if isinstance(path, str):
+        with open(path, "rb") as stream:
+            return stream.read(size)
+    with _Ranges(path) as stream:
+        return stream.read(size)
+
+
+def size_now(path: FilePath) -> int | None:
+    """The bytes of a file that this process can read; None if its store does not tell."""
+    if isinstance(path, str):
+        with open(path, "rb") as stream:
+            return os.fstat(stream.fileno()).st_size
+    with _told():
+        size: int | None = path.fs.info(path.path)["size"]
+    return size
+
+
+def beside(path: FilePath, name: str) -> FilePath | None:
+    """The file that is called so in the directory of another, if there is one."""
+    if isinstance(path, str):
+        other = os.path.join(os.path.dirname(path), name)
+        return other if os.path.isfile(other) else None
+    other = path.path.rpartition("/")[0] + "/" + name
+    with _told():
+        there = path.fs.isfile(other)
+    return replace(path, name=os.path.dirname(path.name) + "/" + name, path=other, size=None) if there else None
+
+
+def local(path: FilePath) -> str:
+    """The path of a file on this machine: its own, or that of a copy."""
+    return path if isinstance(path, str) else copies.of(path)
+
+
+class _Ranges(io.RawIOBase):
+    """A remote file, read without reading ahead: pyarrow asks for as much as it needs."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        with _told():
+            self._stream = file.fs.open(file.path, "rb", cache_type="none")
+
+    def can_seek(self) -> bool:
+        """Whether a range can be read, which some web servers refuse."""
+        try:
+            self.seek(-1, io.SEEK_END)
+            return len(self.read(1)) == 1
+        except EvaluationError:
+            return False
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with _told():
+            return int(self._stream.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._stream.tell())
+
+    def read(self, size: int = -1) -> bytes:
+        with _told():
+            return bytes(self._stream.read(size))
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+class _Copies:
+    """Copies of remote files on this machine; the last run to leave removes them."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._fetching: dict[RemoteFile, threading.Lock] = {}
+        self._paths: dict[RemoteFile, str] = {}
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._folder is not None:
+                self._folder.cleanup()
+                self._begin()
+
+    def hold(self, path: FilePath) -> bool:
+        """Whether there is a copy of a file."""
+        return path in self._paths
+
+    def of(self, file: RemoteFile) -> str:
+        """The path of the copy of a file, which is fetched first if need be."""
+        with self._lock:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="lossless-", ignore_cleanup_errors=True)
+            folder = self._folder.name
+            one = self._fetching.setdefault(file, threading.Lock())
+        with one:
+            if file not in self._paths:
+                self._paths[file] = _fetched(file, folder)
+            return self._paths[file]
+
+
+copies = _Copies()
+
+
+def _fetched(file: RemoteFile, folder: str) -> str:
+    """The path of a new copy, called like the file: some columns are named after theirs."""
+    with _told():
+        path = os.path.join(tempfile.mkdtemp(dir=folder), os.path.basename(file.name) or "file")
+        file.fs.get_file(file.path, path)
+        size = os.path.getsize(path)
+    if file.size not in (None, size):
+        raise EvaluationError(f"cut short while it was copied: {size} bytes of {file.size}")
+    return path
+
+
+# ---------------------------------------------------------------- errors
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Whatever a store raises, in one line and without secrets; stores have many libraries, and each its own errors."""
+    try:
+        yield
+    except EvaluationError:
+        raise
+    except FileNotFoundError as error:
+        why = _refusal(error)
+        raise EvaluationError(os.strerror(errno.ENOENT) if why is None else _first_line(why)) from None
+    except Exception as error:
+        raise EvaluationError(_first_line(error)) from None
+
+
+def _refusal(error: FileNotFoundError) -> BaseException | None:
+    """What is behind an error, if a file may be there all the same: with web servers, fsspec calls everything so."""
+    why = error.__cause__
+    return why if isinstance(why, OSError) or getattr(why, "status", 404) != 404 else None
+
+
+def _first_line(error: BaseException) -> str:
+    kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "  # Install s3fs to access S3
+    text = _URLS.sub(lambda url: named(url[0]), str(error).partition("\n")[0])
+    return printable(kind + _VALUES.sub("", text))
