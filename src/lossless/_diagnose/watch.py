@@ -143,21 +143,44 @@ def sound(total: float, divisor: float) -> None:
         _alarmed = get_ident()
 
 
+def alarmed() -> bool:
+    """Whether the last loss of this thread was not finite, and is to be looked at."""
+    return _alarmed != 0 and level != "off" and _alarmed == get_ident()
+
+
+WRAPPERS: set[CodeType] = set()
+"""Code that stands between a function of ours and its caller."""
+
+
 def due(backend: Sight) -> Occasion | None:
     """The occasion, if the call of our caller is to be looked at."""
-    if backend.is_compiling() or (level == "off" and not _collectors):
+    if backend.is_compiling():
         return None
     frame = _getframe(2)
+    while frame.f_code in WRAPPERS and frame.f_back is not None:
+        frame = frame.f_back
+    return None if passed_over(frame) else _considered(*_site(frame))
+
+
+def passed_over(frame: FrameType) -> bool:
+    """Whether a call from there is one of those that are not looked at."""
+    if level == "off":
+        return not _collectors
+    site = _site(frame)[1]
+    if site is None or not site.left or level != "cheap" or _alarmed or _collectors:
+        return False
+    site.left -= 1
+    return True
+
+
+def _site(frame: FrameType) -> tuple[FrameType, Site | None]:
+    """The place that is meant by a call from there, if it is known."""
     site = _sites.get(id(frame.f_code) + frame.f_lasti)
-    if site is not None:
-        if site.steps:
-            for _ in range(site.steps):
-                frame = frame.f_back or frame
-            site = _sites.get(id(frame.f_code) + frame.f_lasti)
-        if site is not None and site.left and level == "cheap" and not (_alarmed or _collectors):
-            site.left -= 1
-            return None
-    return _considered(frame, site)
+    if site is not None and site.steps:
+        for _ in range(site.steps):
+            frame = frame.f_back or frame
+        site = _sites.get(id(frame.f_code) + frame.f_lasti)
+    return frame, site
 
 
 def _considered(frame: FrameType, site: Site | None) -> Occasion | None:
