@@ -152,7 +152,6 @@ def test_warnings_come_at_every_call():
 def test_a_loss_that_is_not_finite_is_looked_at(monkeypatch):
     monkeypatch.setattr(watch, "level", "cheap")
     watch.forget()
-    caught = []
     for i in range(400):
         x = X.clone()
         if i == 399:

@@ -55,7 +55,7 @@ class RowPlan(NamedTuple):
     curve: tuple[str, float] | None = None
     "What becomes of the cost of the true class: a name in `reference.links.CURVES`, and its parameter."
     as_given: bool = False
-    "Whether one kernel computes the loss from the target and the class weights as they come."
+    "Whether one kernel computes the loss from `input` and `target` as they come, and nothing else."
 
     @property
     def is_plain(self) -> bool:
@@ -174,10 +174,9 @@ def plan_class_loss(
         temperature,
         curve,
     )
-    target_fits = target_dtype == dtype if soft else names == "int64" and target_shape == plan.shape
-    weight_fits = weight_dtype is None or (weight_dtype == dtype and _check.dtype_name(dtype) in ("float32", "float64"))
-    nothing_else = sample_weight_shape is None and alpha_shape is None
-    return plan._replace(as_given=plan.has_kernel and target_fits and weight_fits and nothing_else)
+    fits = target_dtype == dtype if soft else names == "int64" and target_shape == plan.shape
+    nothing_else = weight_shape is None and sample_weight_shape is None and alpha_shape is None
+    return plan._replace(as_given=plan.has_kernel and fits and nothing_else)
 
 
 @cached

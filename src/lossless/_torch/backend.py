@@ -77,10 +77,12 @@ def _kernels_for(*tensors: Tensor | None) -> Any:
     return operators if operators_serve(*tensors) else None
 
 
-def _found(kernel: Any, arrays: tuple[Tensor, ...], *rest: Any) -> None:
-    """The straight way of a call; that of halves depends on autocast."""
+def _straight(kernel: Any, arrays: tuple[Tensor, ...], *rest: Any) -> Tensor:
+    """What one kernel makes of arrays as they lie. The way is said, but for halves: autocast may convert them."""
     if arrays[0].dtype not in HALVES:
-        found(eager.way(kernel, len(arrays), *rest), *arrays)
+        found(kernel.way(len(arrays), *rest), *arrays)
+    result: Tensor = kernel.call(*arrays, *rest)
+    return result
 
 
 def _accumulated(a: Tensor, x: Tensor) -> Tensor:
@@ -138,16 +140,14 @@ def _index_error(plan: RowPlan, target: Tensor) -> Exception:
 
 def softmax(plan: RowPlan, x: Tensor, temperature: float) -> Tensor:
     if temperature == 1.0 and ordinary(x):
-        _found(eager.Softmax, (x,), plan.rows)
-        return eager.Softmax.call(x, plan.rows)
+        return _straight(eager.Softmax, (x,), plan.rows)
     kernels = _kernels_for(x) if temperature == 1.0 else None
     return kernels.softmax(x, plan) if kernels else _transform(differentiable.softmax, plan, x, temperature)
 
 
 def log_softmax(plan: RowPlan, x: Tensor, temperature: float) -> Tensor:
     if temperature == 1.0 and ordinary(x):
-        _found(eager.LogSoftmax, (x,), plan.rows)
-        return eager.LogSoftmax.call(x, plan.rows)
+        return _straight(eager.LogSoftmax, (x,), plan.rows)
     kernels = _kernels_for(x) if temperature == 1.0 else None
     if kernels:
         return kernels.log_softmax(x, plan)
@@ -202,10 +202,8 @@ def class_loss(
     plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None, sample_weight: Tensor | None, alpha: Tensor | None,
     divisor: Tensor | float | None,
 ) -> Tensor:  # fmt: skip
-    if plan.as_given and divisor is None and ordinary(x, target, weight):
-        if weight is None:
-            _found(eager.ClassLoss, (x, target), None, plan, None)
-        return eager.ClassLoss.call(x, target, weight, plan, None)
+    if plan.as_given and divisor is None and ordinary(x, target):
+        return _straight(eager.ClassLoss, (x, target), None, plan, None)
     _check_divisor(plan.function, divisor)
     x, target = _pair(plan, x, target, weight)
     soft_curve = plan.curve if plan.soft else None
@@ -294,8 +292,7 @@ def pointwise(
     sample_weight: Tensor | None = None, divisor: Tensor | float | None = None,
 ) -> Tensor:  # fmt: skip
     if plan.as_given and weight is None and ordinary(x, target):
-        _found(eager.PointwiseLoss, (x, target), None, None, plan, x.numel())
-        return eager.PointwiseLoss.call(x, target, None, None, plan, x.numel())
+        return _straight(eager.PointwiseLoss, (x, target), None, None, plan, x.numel())
     squared = isinstance(plan.loss, reference.SquaredError)
     dtype = _promote(x, target, weight if squared else None)
     kernels = None

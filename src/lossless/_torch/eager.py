@@ -38,6 +38,22 @@ class _KernelFunction(Function):
         return cls.recorded(x, *args) if needs_grad(x) else cls.forward(None, x, *args)
 
     @classmethod
+    def way(cls, arrays: int, *rest: Any) -> Callable[..., Any]:
+        """`call`, of so many first arguments and `rest`; None where something follows the operations."""
+        recorded, forward, enabled = cls.recorded, cls.forward, torch.is_grad_enabled
+        if arrays == 1:
+            return lambda x, *_: (
+                None if followed() else recorded(x, *rest) if x.requires_grad and enabled() else forward(None, x, *rest)
+            )
+        return lambda x, t, *_: (
+            None
+            if followed()
+            else recorded(x, t, *rest)
+            if x.requires_grad and enabled()
+            else forward(None, x, t, *rest)
+        )
+
+    @classmethod
     def backward(cls, ctx: Any, *g: Tensor | None) -> Any:
         if not (torch.is_grad_enabled() or watched()):
             try:
@@ -46,21 +62,6 @@ class _KernelFunction(Function):
                 if not any(a is not None and batched(a) for a in g):
                     raise
         return cls.by_formula(ctx, *g)
-
-
-def way(function: Any, arrays: int, *rest: Any) -> Callable[..., Any]:
-    """Of a call's arguments, of which the first are arrays: what `function.call` makes of them and the rest.
-
-    Or None where something follows the operations.
-    """
-    recorded, forward, enabled = function.recorded, function.forward, torch.is_grad_enabled
-    if arrays == 1:
-        return lambda x, *_: (
-            None if followed() else recorded(x, *rest) if x.requires_grad and enabled() else forward(None, x, *rest)
-        )
-    return lambda x, y, *_: (
-        None if followed() else recorded(x, y, *rest) if x.requires_grad and enabled() else forward(None, x, y, *rest)
-    )
 
 
 # ---------------------------------------------------------------- transforms
@@ -195,17 +196,27 @@ class _LossFunction(_KernelFunction):
     "What backward returns: of (ctx, that gradient)."
 
     @classmethod
+    def backward(cls, ctx: Any, *g: Any) -> Any:
+        """The gradient that is ready, if it is for this `g`."""
+        if ctx.ready and not (torch.is_grad_enabled() or watched()):
+            _ = ctx.saved_tensors  # raises if they were changed since, or let go
+            try:
+                number = g[0].item()
+                expected, dx = ctx.ready.pop()  # once, whatever thread: who got it may change it
+            except (RuntimeError, IndexError):  # a batch in disguise; somebody was quicker
+                pass
+            else:
+                if expected == number:
+                    _upstream.came(ctx.plan, number)
+                    return cls.of_inputs(ctx, dx)
+        return super().backward(ctx, *g)
+
+    @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
         saved, plan = ctx.saved_tensors, ctx.plan
-        if plan.reduction == "none":
-            return cls.of_inputs(ctx, cls.gradient(ctx, saved, g))
-        number = g.item()
-        _upstream.came(plan, number)
-        try:
-            expected, dx = ctx.ready.pop()  # once, whatever thread: who got it may change it
-        except IndexError:
-            expected = dx = None
-        return cls.of_inputs(ctx, dx if expected == number else cls.gradient(ctx, saved, g))
+        if plan.reduction != "none":
+            _upstream.came(plan, g.item())
+        return cls.of_inputs(ctx, cls.gradient(ctx, saved, g))
 
 
 def has_class_loss(plan: RowPlan) -> bool:
