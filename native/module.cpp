@@ -9,6 +9,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
@@ -422,6 +423,114 @@ void pointwise_backward(const std::string& kind, nb::handle x, nb::handle target
     points.run();
 }
 
+// ---------------------------------------------------------------------------------------------- ordinary tensors
+
+std::vector<PyObject*> plain_types;
+
+void set_plain_types(nb::args types) {
+    for (nb::handle type : types) plain_types.push_back(type.inc_ref().ptr());
+}
+
+nb::handle interned(const char* name) { return PyUnicode_InternFromString(name); }
+
+bool is_true(PyObject* answer) {
+    if (!answer) nb::raise_python_error();
+    return nb::steal(answer).is(Py_True);
+}
+
+// What an ordinary tensor holds: one of the plain types and not of a subclass, dense and contiguous in this memory,
+// without a negation that is still to come, and with no gradient to be found unless it is the first of its call.
+std::optional<Element> ordinary_element(nb::handle t, bool first) {
+    static const nb::handle is_neg = interned("is_neg"), requires_grad = interned("requires_grad");
+    if (std::find(plain_types.begin(), plain_types.end(), (PyObject*)Py_TYPE(t.ptr())) == plain_types.end()) return {};
+    try {
+        const Array array(t, "tensor");
+        if (is_true(PyObject_CallMethodNoArgs(t.ptr(), is_neg.ptr()))) return {};
+        if (!first && is_true(PyObject_GetAttr(t.ptr(), requires_grad.ptr()))) return {};
+        return array.element;
+    } catch (const std::exception&) {
+        return {};
+    }
+}
+
+// Whether the kernels may read these tensors (or None) as they lie.
+bool ordinary(nb::args tensors) {
+    for (size_t i = 0; i < tensors.size(); i++)
+        if (!tensors[i].is_none() && !ordinary_element(tensors[i], i == 0)) return false;
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------- calls like one before
+
+bool is_option(nb::handle a) {
+    return a.is_none() || PyBool_Check(a.ptr()) || PyLong_CheckExact(a.ptr()) || PyFloat_CheckExact(a.ptr()) ||
+           PyUnicode_CheckExact(a.ptr());
+}
+
+nb::object shape_of(nb::handle t) {
+    static const nb::handle shape = interned("shape");
+    return t.attr(shape);
+}
+
+// What the checks of a call see of an argument: an option itself; of an ordinary tensor (element, shape). Or nothing.
+nb::object form_of(nb::handle a, bool first) {
+    if (is_option(a)) return nb::borrow(a);
+    const std::optional<Element> element = ordinary_element(a, first);
+    if (!element) return {};
+    return nb::make_tuple(int(*element), shape_of(a));
+}
+
+bool has_form(nb::handle a, nb::handle form, bool first) {
+    if (a.is(form)) return true;
+    if (!PyTuple_CheckExact(form.ptr()))
+        return Py_TYPE(a.ptr()) == Py_TYPE(form.ptr()) && PyObject_RichCompareBool(a.ptr(), form.ptr(), Py_EQ) == 1;
+    const std::optional<Element> element = ordinary_element(a, first);
+    return element && int(*element) == PyLong_AsLong(PyTuple_GET_ITEM(form.ptr(), 0)) &&
+           PyObject_RichCompareBool(shape_of(a).ptr(), PyTuple_GET_ITEM(form.ptr(), 1), Py_EQ) == 1;
+}
+
+// The forms of all arguments, in their order, and the names of the last; None if one has none, or if it is a tensor and
+// not among the first.
+nb::object call_form(nb::tuple args, nb::dict kwargs, size_t tensors) {
+    nb::list forms, names;
+    const auto add = [&](nb::handle a) {
+        const nb::object form = is_option(a) || forms.size() < tensors ? form_of(a, forms.size() == 0) : nb::object();
+        if (form) forms.append(form);
+        return bool(form);
+    };
+    for (nb::handle a : args)
+        if (!add(a)) return nb::none();
+    for (auto [name, a] : kwargs) {
+        names.append(name);
+        if (!add(a)) return nb::none();
+    }
+    return nb::make_tuple(nb::tuple(forms), nb::tuple(names));
+}
+
+// Of (form of a call, what was found) the second, for the first form that this call has; or None.
+nb::object find_call(nb::list calls, nb::tuple args, nb::dict kwargs) {
+    const auto alike = [&](nb::handle forms, nb::handle names) {
+        const size_t positional = args.size();
+        if (nb::len(forms) != positional + kwargs.size() || nb::len(names) != kwargs.size()) return false;
+        for (size_t i = 0; i < positional; i++)
+            if (!has_form(args[i], PyTuple_GET_ITEM(forms.ptr(), i), i == 0)) return false;
+        PyObject *name, *a;
+        Py_ssize_t place = 0;
+        for (size_t i = 0; PyDict_Next(kwargs.ptr(), &place, &name, &a); i++)
+            if (name != PyTuple_GET_ITEM(names.ptr(), i) ||
+                !has_form(a, PyTuple_GET_ITEM(forms.ptr(), positional + i), positional + i == 0))
+                return false;
+        return true;
+    };
+    for (size_t i = 0; i < calls.size(); i++) {
+        const nb::object call = calls[i];
+        PyObject* form = PyTuple_GET_ITEM(call.ptr(), 0);
+        if (alike(PyTuple_GET_ITEM(form, 0), PyTuple_GET_ITEM(form, 1)))
+            return nb::borrow(PyTuple_GET_ITEM(call.ptr(), 1));
+    }
+    return nb::none();
+}
+
 // ---------------------------------------------------------------------------------------------- memory
 
 // A fresh large array costs a page fault for each 4 KiB that is first touched: three times the time of writing it. Huge
@@ -498,5 +607,9 @@ NB_MODULE(_native, m) {
             use_torch_threads(reinterpret_cast<void*>(parallel), reinterpret_cast<void*>(number));
         },
         arg("parallel_for"), arg("get_num_threads"));
+    m.def("set_plain_types", set_plain_types);
+    m.def("ordinary", ordinary);
+    m.def("call_form", call_form, arg("args"), arg("kwargs"), arg("tensors"));
+    m.def("find_call", find_call, arg("calls"), arg("args"), arg("kwargs"));
     m.def("advise_huge_pages", advise_huge_pages, arg("array"));
 }

@@ -75,10 +75,20 @@ def is_compiling() -> bool:
     return torch is not None and torch.compiler.is_compiling()
 
 
+_warnings_given = 0
+
+
+def warnings_given() -> int:
+    """How many, in this process."""
+    return _warnings_given
+
+
 def warn(message: str, category: type[LosslessWarning] = LosslessWarning) -> None:
     """A warning at the line that called the library; none in code that torch.compile reads."""
+    global _warnings_given
     if is_compiling():
         return
+    _warnings_given += 1
     frame = caller()
     warnings.warn_explicit(
         message, category, frame.f_code.co_filename, frame.f_lineno, frame.f_globals.get("__name__", "<unknown>"),

@@ -124,7 +124,8 @@ def overridden(*arrays: Array) -> bool:
 
 def override(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     """Their version of a public function, called as PyTorch does: what has a default by name."""
-    code, defaults = function.__code__, function.__defaults__ or ()
+    inner = getattr(function, "__wrapped__", function)
+    code, defaults = inner.__code__, inner.__defaults__ or ()
     required = code.co_varnames[: code.co_argcount - len(defaults)]
     by_name = {name: value for name, value in arguments.items() if name not in required}
     handle = sys.modules["torch"].overrides.handle_torch_function
@@ -140,16 +141,17 @@ def select(function: str, required: int, /, **arrays: Array) -> tuple[Backend, *
     tensor: Any = getattr(torch, "Tensor", ())
     tensors = others = False
     for position, array in enumerate(arrays.values()):
-        if isinstance(array, tensor):
+        if array is None:
+            if position < required:
+                name = list(arrays)[position]
+                raise UnsupportedArrayError(
+                    f"{function}(): argument '{name}' (position {position + 1}) must be Tensor, not NoneType\n"
+                    f"{function}: {name} is None, expected an array."
+                )
+        elif isinstance(array, tensor):
             tensors = True
-        elif array is not None:
+        else:
             others = True
-        elif position < required:
-            name = list(arrays)[position]
-            raise UnsupportedArrayError(
-                f"{function}(): argument '{name}' (position {position + 1}) must be Tensor, not NoneType\n"
-                f"{function}: {name} is None, expected an array."
-            )
     if tensors and others:
         raise _mixed(function, arrays, tensor)
     if tensors:

@@ -54,6 +54,8 @@ class RowPlan(NamedTuple):
     temperature: float = 1.0
     curve: tuple[str, float] | None = None
     "What becomes of the cost of the true class: a name in `reference.links.CURVES`, and its parameter."
+    as_given: bool = False
+    "Whether one kernel computes the loss from `input` and `target` as they come, and nothing else."
 
     @property
     def is_plain(self) -> bool:
@@ -82,6 +84,8 @@ class ElementPlan(NamedTuple):
     "A target whose elements count for nothing."
     denominator: str | None = None
     "What a mean divides by: a name, or None for PyTorch's rule."
+    as_given: bool = False
+    "Whether one kernel computes the loss from `input` and `target` as they come, and nothing else."
 
     @property
     def names(self) -> tuple[str, str]:
@@ -93,6 +97,11 @@ class ElementPlan(NamedTuple):
         if self.loss.kernel is None or self.ignore_index is not None or self.denominator is not None:
             return False
         return self.loss.kernel_takes(_check.dtype_name(dtype), weighted)
+
+    def of_pair(self, shape: Shape, dtype: Any, target_shape: Shape, target_dtype: Any) -> "ElementPlan":
+        """The plan for two arrays and nothing else."""
+        alike = target_shape == shape and target_dtype == dtype
+        return self._replace(as_given=alike and self.has_kernel(dtype, weighted=False))
 
 
 @cached
@@ -151,7 +160,7 @@ def plan_class_loss(
         _check.check_sample_weight(
             function, sample_weight_shape, _check.dtype_name(sample_weight_dtype), without_dim(shape, dim)
         )
-    return RowPlan(
+    plan = RowPlan(
         function,
         dim,
         to_rows(shape, dim),
@@ -165,6 +174,9 @@ def plan_class_loss(
         temperature,
         curve,
     )
+    fits = target_dtype == dtype if soft else names == "int64" and target_shape == plan.shape
+    nothing_else = weight_shape is None and sample_weight_shape is None and alpha_shape is None
+    return plan._replace(as_given=plan.has_kernel and fits and nothing_else)
 
 
 @cached
@@ -239,6 +251,8 @@ def plan_binary(
         _check.check_broadcasts(function, "pos_weight", pos_weight_shape, shape, _check.dtype_name(pos_weight_dtype))
     if sample_weight_shape is not None:
         _check.check_leading_weight(function, sample_weight_shape, _check.dtype_name(sample_weight_dtype), shape)
+    if weight_shape is None and pos_weight_shape is None and sample_weight_shape is None:
+        return plan.of_pair(shape, dtype, target_shape, target_dtype)
     return plan
 
 
@@ -251,7 +265,8 @@ def plan_squared(
         _check.check_floating(function, _check.dtype_name(dtype))
     _check.check_real(function, _check.dtype_name(target_dtype), "target")
     _check.broadcast_shape(function, shape, target_shape)
-    return ElementPlan(function, reference.SquaredError(), reduction)
+    plan = ElementPlan(function, reference.SquaredError(), reduction)
+    return plan.of_pair(shape, dtype, target_shape, target_dtype)
 
 
 @cached

@@ -30,12 +30,14 @@ from lossless._dispatch import Backend, overridden, override, select
 from lossless._layout import class_number, to_dims
 from lossless._plan import ElementPlan, RowPlan, plan_binary, plan_class_loss, plan_divergence, plan_squared
 from lossless._reduce import REDUCTIONS, Reduction, to_denominator, to_reduction
+from lossless._straight import straight
 from lossless.errors import ParameterError, ShapeError
 from lossless.reference import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, SigmoidFocal
 
 Array = Any
 
 
+@straight
 def cross_entropy(
     input: Array,
     target: Array,
@@ -137,6 +139,7 @@ def cross_entropy(
     return loss
 
 
+@straight
 def focal_loss(
     input: Array,
     target: Array,
@@ -374,6 +377,7 @@ def nll_loss(
     return loss
 
 
+@straight
 def binary_cross_entropy_with_logits(
     input: Array,
     target: Array,
@@ -548,6 +552,7 @@ def binary_cross_entropy(
     return loss
 
 
+@straight
 def sigmoid_focal_loss(
     inputs: Array, targets: Array, alpha: float = 0.25, gamma: float = 2, reduction: str = "none"
 ) -> Array:
@@ -687,6 +692,7 @@ def kl_div(
     return loss
 
 
+@straight
 def mse_loss(
     input: Array,
     target: Array,
@@ -728,7 +734,7 @@ def mse_loss(
     reduction = to_reduction("mse_loss", reduction, size_average, reduce)
     input = backend.for_loss(input)
     plan = plan_squared("mse_loss", input.shape, input.dtype, target.shape, target.dtype, reduction)
-    if target.shape != input.shape:
+    if not plan.as_given and target.shape != input.shape:
         _tell_of_broadcast("mse_loss", input, target)
     if weight is not None and weight.shape != input.shape:
         raise ShapeError(
@@ -884,7 +890,7 @@ def _smoothing(function: str, label_smoothing: float) -> float:
 
 def _array(denominator: Any) -> Any:
     """A denominator that is an array, which must be of the framework of the others."""
-    return None if isinstance(denominator, str | Real) else denominator
+    return None if denominator is None or isinstance(denominator, str | Real) else denominator
 
 
 def _tell_of_broadcast(function: str, input: Array, target: Array) -> None:

@@ -17,11 +17,13 @@ from lossless._check import (
 from lossless._dispatch import overridden, override, select
 from lossless._layout import to_dims
 from lossless._plan import plan_transform
+from lossless._straight import straight
 from lossless.reference import Elementwise, Logit, LogSigmoid, Sigmoid
 
 Array = Any
 
 
+@straight
 def softmax(input: Array, dim: int = -1, *, temperature: float = 1.0, dtype: Any = None) -> Array:
     """Softmax: scores to probabilities that are positive and sum to 1, large scores amplified.
 
@@ -56,6 +58,7 @@ def softmax(input: Array, dim: int = -1, *, temperature: float = 1.0, dtype: Any
     return _transform("softmax", input, dim, temperature, dtype)
 
 
+@straight
 def log_softmax(input: Array, dim: int = -1, *, temperature: float = 1.0, dtype: Any = None) -> Array:
     """Log-softmax: the logarithms of the softmax probabilities, accurate also where a probability rounds to 1.
 

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from functools import partial
 from math import isfinite, prod
 from random import Random
-from sys import _getframe
+from sys import _getframe, maxsize
 from threading import get_ident
 from types import CodeType, FrameType
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -84,14 +84,16 @@ level: Checks = _level()
 class Site:
     """A line of code that calls the library, and what was seen of its calls."""
 
-    __slots__ = ("alarms", "code", "constant", "left", "next", "proven", "steps")
+    __slots__ = ("alarms", "code", "constant", "left", "next", "ours", "proven", "steps")
 
-    def __init__(self, code: CodeType, steps: int = 0) -> None:
+    def __init__(self, code: CodeType, steps: int = 0, ours: bool = False) -> None:
         self.code = code
         "Kept, so that no other code gets its address."
         self.steps = steps
         "Frames between here and the line that is meant: of a module, or of a patch."
-        self.left = 0
+        self.ours = ours
+        "Whether it is in one of our tools, which are looked at on request only."
+        self.left = maxsize if ours else 0
         "Calls that are left out before the next look."
         self.next = 1
         "The number of the call that is looked at next."
@@ -118,7 +120,7 @@ _told: set[tuple[str, CodeType, str, int]] = set()
 """What was said already: trouble, code, file and line. (A line number alone is any line of an interpreter.)"""
 _findings: ContextVar[list[Finding] | None] = ContextVar("findings", default=None)
 _collectors = 0
-_alarmed = 0
+alarm = 0
 """The thread whose last loss was not finite."""
 
 
@@ -138,34 +140,54 @@ def collecting() -> Iterator[list[Finding]]:
 
 def sound(total: float, divisor: float) -> None:
     """A kernel's sum, and what divides it: if the loss is not finite, the call is looked at when it is done."""
-    global _alarmed
-    if not (isfinite(total + divisor) and divisor):
-        _alarmed = get_ident()
+    global alarm
+    if not (isfinite(total + divisor) and divisor) and (level != "off" or _collectors):
+        alarm = get_ident()
+
+
+WRAPPERS: set[CodeType] = set()
+"""Code that stands between a function of ours and its caller."""
 
 
 def due(backend: Sight) -> Occasion | None:
     """The occasion, if the call of our caller is to be looked at."""
-    if backend.is_compiling() or (level == "off" and not _collectors):
+    if backend.is_compiling():
         return None
     frame = _getframe(2)
+    while frame.f_code in WRAPPERS and frame.f_back is not None:
+        frame = frame.f_back
+    return None if passed_over(frame) else _considered(*_site(frame))
+
+
+def passed_over(frame: FrameType) -> bool:
+    """Whether a call from there is one of those that are not looked at."""
+    if level == "off":
+        return not _collectors
     site = _sites.get(id(frame.f_code) + frame.f_lasti)
-    if site is not None:
-        if site.steps:
-            for _ in range(site.steps):
-                frame = frame.f_back or frame
-            site = _sites.get(id(frame.f_code) + frame.f_lasti)
-        if site is not None and site.left and level == "cheap" and not (_alarmed or _collectors):
-            site.left -= 1
-            return None
-    return _considered(frame, site)
+    if site is not None and site.steps:
+        site = _site(frame)[1]
+    if site is None or not site.left or level != "cheap" or alarm or _collectors:
+        return False
+    site.left -= 1
+    return True
+
+
+def _site(frame: FrameType) -> tuple[FrameType, Site | None]:
+    """The place that is meant by a call from there, if it is known."""
+    site = _sites.get(id(frame.f_code) + frame.f_lasti)
+    if site is not None and site.steps:
+        for _ in range(site.steps):
+            frame = frame.f_back or frame
+        site = _sites.get(id(frame.f_code) + frame.f_lasti)
+    return frame, site
 
 
 def _considered(frame: FrameType, site: Site | None) -> Occasion | None:
     """The same for a call that may be due, from `frame` if its site is known."""
-    global _alarmed
-    alarmed = _alarmed == get_ident()
+    global alarm
+    alarmed = alarm == get_ident()
     if alarmed:
-        _alarmed = 0
+        alarm = 0
     asked = _findings.get() is not None
     if site is None:
         if len(_sites) > SITES:
@@ -173,12 +195,12 @@ def _considered(frame: FrameType, site: Site | None) -> Occasion | None:
         meant, steps = frame, 0
         while (role := _check.role(meant.f_code.co_filename)) == "between" and meant.f_back is not None:
             meant, steps = meant.f_back, steps + 1
-        if role == "tools" and not asked:
-            return None
         if steps:
             _sites[id(frame.f_code) + frame.f_lasti] = Site(frame.f_code, steps)
         key = id(meant.f_code) + meant.f_lasti
-        site = _sites.get(key) or _sites.setdefault(key, Site(meant.f_code))
+        site = _sites.get(key) or _sites.setdefault(key, Site(meant.f_code, ours=role == "tools"))
+    if site.ours and not asked:
+        return None
     site.alarms += alarmed
     alarmed = alarmed and site.alarms <= ALARMS
     if site.left > 0:
@@ -332,7 +354,7 @@ def _warn(name: str, function: str, evidence: str) -> None:
 
 def forget() -> None:
     """As if no call had been made: for tests."""
-    global _alarmed
-    _alarmed = 0
+    global alarm
+    alarm = 0
     _sites.clear()
     _told.clear()

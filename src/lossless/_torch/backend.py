@@ -14,12 +14,14 @@ from torch.nn.functional import nll_loss as torch_nll_loss  # bound now: `patch_
 from lossless import _check, reference
 from lossless._plan import ElementPlan, RowPlan, classes_last
 from lossless._reduce import Reduction, reduce_rows
+from lossless._straight import found
 from lossless._torch import differentiable, eager, operators
 from lossless._torch.modes import (
     check_supported,
     kernels_serve,
     needs_grad,
     operators_serve,
+    ordinary,
     values_known,
     watched,
 )
@@ -73,6 +75,14 @@ def _kernels_for(*tensors: Tensor | None) -> Any:
     if kernels_serve(*tensors):
         return eager
     return operators if operators_serve(*tensors) else None
+
+
+def _straight(kernel: Any, arrays: tuple[Tensor, ...], *rest: Any) -> Tensor:
+    """What one kernel makes of arrays as they lie. The way is said, but for halves: autocast may convert them."""
+    if arrays[0].dtype not in HALVES:
+        found(kernel.way(len(arrays), *rest), *arrays)
+    result: Tensor = kernel.call(*arrays, *rest)
+    return result
 
 
 def _accumulated(a: Tensor, x: Tensor) -> Tensor:
@@ -129,11 +139,15 @@ def _index_error(plan: RowPlan, target: Tensor) -> Exception:
 
 
 def softmax(plan: RowPlan, x: Tensor, temperature: float) -> Tensor:
+    if temperature == 1.0 and ordinary(x):
+        return _straight(eager.Softmax, (x,), plan.rows)
     kernels = _kernels_for(x) if temperature == 1.0 else None
     return kernels.softmax(x, plan) if kernels else _transform(differentiable.softmax, plan, x, temperature)
 
 
 def log_softmax(plan: RowPlan, x: Tensor, temperature: float) -> Tensor:
+    if temperature == 1.0 and ordinary(x):
+        return _straight(eager.LogSoftmax, (x,), plan.rows)
     kernels = _kernels_for(x) if temperature == 1.0 else None
     if kernels:
         return kernels.log_softmax(x, plan)
@@ -164,6 +178,8 @@ def logsumexp(plan: RowPlan, x: Tensor) -> Tensor:
 
 
 def row_statistics(plan: RowPlan, x: Tensor, target: Tensor | None, prior: Tensor | None) -> Statistics:
+    if target is prior is None and plan.temperature == 1.0 and ordinary(x):
+        return Statistics(*eager.RowStatistics.call(x, None, None, None, plan, True, False))
     if target is not None:
         x, target = _pair(plan, x, target)
     kernels = _kernels_for(x, target, prior) if plan.temperature == 1.0 else None
@@ -186,6 +202,8 @@ def class_loss(
     plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None, sample_weight: Tensor | None, alpha: Tensor | None,
     divisor: Tensor | float | None,
 ) -> Tensor:  # fmt: skip
+    if plan.as_given and divisor is None and ordinary(x, target):
+        return _straight(eager.ClassLoss, (x, target), None, plan, None)
     _check_divisor(plan.function, divisor)
     x, target = _pair(plan, x, target, weight)
     soft_curve = plan.curve if plan.soft else None
@@ -273,6 +291,8 @@ def pointwise(
     plan: ElementPlan, x: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None,
     sample_weight: Tensor | None = None, divisor: Tensor | float | None = None,
 ) -> Tensor:  # fmt: skip
+    if plan.as_given and weight is None and ordinary(x, target):
+        return _straight(eager.PointwiseLoss, (x, target), None, None, plan, x.numel())
     squared = isinstance(plan.loss, reference.SquaredError)
     dtype = _promote(x, target, weight if squared else None)
     kernels = None
@@ -340,8 +360,9 @@ def root_mean_square(function: str, x: Tensor, target: Tensor, dims: tuple[int, 
 
 def entropy(plan: RowPlan, p: Tensor, kind: str, normalize: bool, unit: float) -> Tensor:
     if kind == "logits" or (kind == "log_probs" and normalize):
-        x = p if unit == 1.0 else reference.wide(p)  # one rounding, after the division
-        return (row_statistics(plan, x, None, None).entropy / unit).to(p.dtype)
+        if unit == 1.0:
+            return row_statistics(plan, p, None, None).entropy
+        return (row_statistics(plan, reference.wide(p), None, None).entropy / unit).to(p.dtype)  # one rounding
     check_supported(plan.function, p=p)
     return (reference.entropy(_classes_last(p, plan.dim), kind, normalize) / unit).to(p.dtype)
 

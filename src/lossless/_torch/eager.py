@@ -3,7 +3,7 @@
 Old-style `autograd.Function`s, which cost a third of the ones that `torch.func` needs. Only `x` is differentiated here
 (for squared error also the target); a call that needs more takes the reference path. Under `create_graph`, and where
 a transform batches the incoming gradient, backward returns the reference gradient, made of differentiable operations.
-All tensors arrive in one dtype.
+All tensors arrive in one dtype; a Function's also contiguous in memory: `ordinary` ones may be given to it straight.
 """
 # mypy: allow-subclassing-any
 
@@ -17,18 +17,8 @@ from torch.autograd import Function
 from lossless._layout import Rows
 from lossless._plan import ElementPlan, RowPlan
 from lossless._torch import by_formula, kernels
-from lossless._torch.modes import all_in_memory, batched, in_memory, needs_grad, watched
+from lossless._torch.modes import all_in_memory, batched, followed, in_memory, needs_grad, watched
 from lossless.reference import Statistics
-
-
-def _call(cls: Any, x: Tensor, *args: Any) -> Any:
-    """`cls` with autograd, or its forward alone where no gradient is needed."""
-    return _apply(cls, x, *args) if needs_grad(x) else cls.forward(None, x, *args)
-
-
-def _apply(cls: Any, *args: Any) -> Any:
-    """`cls.apply` without its look for transforms (a third of its time): `kernels_serve` has looked."""
-    return super(Function, cls).apply(*args)
 
 
 class _KernelFunction(Function):
@@ -36,6 +26,32 @@ class _KernelFunction(Function):
 
     by_kernel: Callable[..., Any]
     by_formula: Callable[..., Any]
+    recorded: Callable[..., Any]
+    "`apply` without its look for transforms, a third of its time: who calls has looked."
+
+    def __init_subclass__(cls) -> None:
+        cls.recorded = super(Function, cls).apply
+
+    @classmethod
+    def call(cls, x: Tensor, *args: Any) -> Any:
+        """With autograd, or the forward alone where no gradient is needed."""
+        return cls.recorded(x, *args) if needs_grad(x) else cls.forward(None, x, *args)
+
+    @classmethod
+    def way(cls, arrays: int, *rest: Any) -> Callable[..., Any]:
+        """`call`, of so many first arguments and `rest`; None where something follows the operations."""
+        recorded, forward, enabled = cls.recorded, cls.forward, torch.is_grad_enabled
+        if arrays == 1:
+            return lambda x, *_: (
+                None if followed() else recorded(x, *rest) if x.requires_grad and enabled() else forward(None, x, *rest)
+            )
+        return lambda x, t, *_: (
+            None
+            if followed()
+            else recorded(x, t, *rest)
+            if x.requires_grad and enabled()
+            else forward(None, x, t, *rest)
+        )
 
     @classmethod
     def backward(cls, ctx: Any, *g: Tensor | None) -> Any:
@@ -52,14 +68,14 @@ class _KernelFunction(Function):
 
 
 def softmax(x: Tensor, plan: RowPlan) -> Tensor:
-    return _call(_Softmax, in_memory(x), plan.rows)
+    return Softmax.call(in_memory(x), plan.rows)
 
 
 def log_softmax(x: Tensor, plan: RowPlan) -> Tensor:
-    return _call(_LogSoftmax, in_memory(x), plan.rows)
+    return LogSoftmax.call(in_memory(x), plan.rows)
 
 
-class _Softmax(_KernelFunction):
+class Softmax(_KernelFunction):
     name = "softmax"
 
     @classmethod
@@ -81,7 +97,7 @@ class _Softmax(_KernelFunction):
         return by_formula.transform(cls.name, x, ctx.rows, g), None
 
 
-class _LogSoftmax(_Softmax):
+class LogSoftmax(Softmax):
     name = "log_softmax"
 
 
@@ -100,10 +116,10 @@ def row_statistics(
 ) -> Statistics:
     """Rounded; `weight` multiplies probabilities. Without the entropy for `only_lse`, and `for_link`: unrounded."""
     arrays = all_in_memory(x, target, weight, prior)
-    return Statistics(*_call(_RowStatistics, *arrays, plan, not (only_lse or for_link), for_link))
+    return Statistics(*RowStatistics.call(*arrays, plan, not (only_lse or for_link), for_link))
 
 
-class _RowStatistics(_KernelFunction):
+class RowStatistics(_KernelFunction):
     @staticmethod
     def forward(
         ctx: Any,
@@ -180,17 +196,27 @@ class _LossFunction(_KernelFunction):
     "What backward returns: of (ctx, that gradient)."
 
     @classmethod
+    def backward(cls, ctx: Any, *g: Any) -> Any:
+        """The gradient that is ready, if it is for this `g`."""
+        if ctx.ready and not (torch.is_grad_enabled() or watched()):
+            _ = ctx.saved_tensors  # raises if they were changed since, or let go
+            try:
+                number = g[0].item()
+                expected, dx = ctx.ready.pop()  # once, whatever thread: who got it may change it
+            except (RuntimeError, IndexError):  # a batch in disguise; somebody was quicker
+                pass
+            else:
+                if expected == number:
+                    _upstream.came(ctx.plan, number)
+                    return cls.of_inputs(ctx, dx)
+        return super().backward(ctx, *g)
+
+    @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
         saved, plan = ctx.saved_tensors, ctx.plan
-        if plan.reduction == "none":
-            return cls.of_inputs(ctx, cls.gradient(ctx, saved, g))
-        number = g.item()
-        _upstream.came(plan, number)
-        try:
-            expected, dx = ctx.ready.pop()  # once, whatever thread: who got it may change it
-        except IndexError:
-            expected = dx = None
-        return cls.of_inputs(ctx, dx if expected == number else cls.gradient(ctx, saved, g))
+        if plan.reduction != "none":
+            _upstream.came(plan, g.item())
+        return cls.of_inputs(ctx, cls.gradient(ctx, saved, g))
 
 
 def has_class_loss(plan: RowPlan) -> bool:
@@ -199,10 +225,10 @@ def has_class_loss(plan: RowPlan) -> bool:
 
 def class_loss(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float | None) -> Tensor:
     """The loss, reduced and rounded; a mean by `divisor`, if one is given."""
-    return _call(_ClassLoss, *all_in_memory(x, target, weight), plan, divisor)
+    return ClassLoss.call(*all_in_memory(x, target, weight), plan, divisor)
 
 
-class _ClassLoss(_LossFunction):
+class ClassLoss(_LossFunction):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float | None
@@ -238,10 +264,10 @@ def pointwise(
 ) -> Tensor:
     """The loss, reduced and rounded, a mean by `divisor`; of squared error `target` may need a gradient too."""
     args = (*all_in_memory(x, target, weight, pos_weight), plan, divisor)
-    return _apply(_Pointwise, *args) if needs_grad(x, target) else _Pointwise.forward(None, *args)
+    return PointwiseLoss.recorded(*args) if needs_grad(target) else PointwiseLoss.call(*args)
 
 
-class _Pointwise(_LossFunction):
+class PointwiseLoss(_LossFunction):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, plan: ElementPlan,
@@ -262,8 +288,8 @@ class _Pointwise(_LossFunction):
     @staticmethod
     def of_inputs(ctx: Any, dx: Tensor) -> Any:
         """Over `x` and `target`: only squared error asks for the second, which is the negative."""
-        d_target = -dx if ctx.needs_input_grad[1] else None
-        return dx if ctx.needs_input_grad[0] else None, d_target, *(None,) * 4
+        over_x, over_target, *_ = ctx.needs_input_grad
+        return dx if over_x else None, -dx if over_target else None, None, None, None, None
 
     @classmethod
     def by_formula(cls, ctx: Any, g: Tensor) -> Any:

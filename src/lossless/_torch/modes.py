@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from lossless._kernels import native
 from lossless.errors import UnsupportedArrayError
@@ -29,8 +30,13 @@ _dispatch_modes = _C._len_torch_dispatch_stack
 
 def watched() -> bool:
     """Whether something follows the operations: a compiler, a transform, a tracer, or a dispatch mode."""
+    return bool(is_compiling() or _transforms_active() or _dispatch_modes() or _tracing_state() is not None)
+
+
+def followed() -> bool:
+    """`watched`, but for compilers, or that tensors carry tangents."""
     return bool(
-        torch.compiler.is_compiling() or _transforms_active() or _dispatch_modes() or _tracing_state() is not None
+        _transforms_active() or _dispatch_modes() or _tracing_state() is not None or forward_ad._current_level >= 0
     )
 
 
@@ -44,14 +50,19 @@ def seen_by_modes() -> bool:
     return bool(_dispatch_modes())
 
 
+def ordinary(*tensors: Tensor | None) -> bool:
+    """Whether the kernels may read these tensors now, as they lie, and none but the first requires a gradient."""
+    return not (native is None or watched() or forward_ad._current_level >= 0) and native.ordinary(*tensors)
+
+
 def kernels_serve(*tensors: Tensor | None) -> bool:
-    """Whether the kernels may compute with these tensors now."""
+    """Whether the kernels may compute with these tensors now, once they are in memory."""
     return not (native is None or watched() or forward_ad._current_level >= 0) and _plain(tensors)
 
 
 def operators_serve(*tensors: Tensor | None) -> bool:
     """Whether torch.compile may record the kernels, as operators, for these tensors."""
-    if native is None or not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+    if native is None or not is_compiling() or torch.compiler.is_exporting():
         return False
     return not (_transforms_active() or forward_ad._current_level >= 0) and _plain(tensors)
 
@@ -82,7 +93,7 @@ def values_known(t: Tensor) -> bool:
 
     A transform or a dispatch mode hides only the tensors that it wraps, or, tracing, all of them.
     """
-    if t.is_meta or type(t) not in PLAIN or torch.compiler.is_compiling() or _tracing_state() is not None:
+    if t.is_meta or type(t) not in PLAIN or is_compiling() or _tracing_state() is not None:
         return False
     if _transforms_active() and _C._functorch.is_functorch_wrapped_tensor(t):
         return False
@@ -130,7 +141,7 @@ def check_supported(function: str, **tensors: Tensor | None) -> None:
 
 
 def _check_supported(function: str, name: str, t: Tensor) -> None:
-    if type(t) not in PLAIN and not torch.compiler.is_compiling():
+    if type(t) not in PLAIN and not is_compiling():
         fake = sys.modules.get("torch._subclasses.fake_tensor")
         if fake is not None and isinstance(t, fake.FakeTensor):
             raise UnsupportedArrayError(
@@ -158,4 +169,5 @@ def share_threads() -> None:
 
 
 if native is not None:
+    native.set_plain_types(*PLAIN)
     share_threads()
