@@ -290,6 +290,7 @@ template <class D> int64_t open_group(const RowProblem& p, Group& g, int64_t fir
 template <class D, class Rows, class Body> int64_t each_group(Rows&& rows, int64_t begin, int64_t end, Body body) {
     if (!rows.ready()) return NO_MEMORY;
     Group g = {};
+    g.temperature = rows.p.temperature;
     int64_t first_bad = -1;
     const int most = rows.most_rows;
     for (int64_t r = begin; r < end; r += most) {
@@ -331,6 +332,9 @@ template <class D> Pack<double> read(const Upstream& u, double divisor, const Gr
     return load(lanes);
 }
 
+// What divides a gradient over x.
+double divisor_of_gradient(const RowProblem& p) { return p.divisor * p.temperature; }
+
 Link link_of(const RowProblem& p) { return {p.nll_scale, p.prior_scale, p.gamma, p.z}; }
 
 // The first of the largest logits of row i of the group; -1 if the row holds a NaN, which no target equals. The pass
@@ -371,7 +375,8 @@ __attribute__((noinline)) void sweep(const RowProblem& p, Group& g, const Slopes
         using View = std::remove_cvref_t<decltype(view)>;
         using T = typename View::T;
         data.limit_again(view, g);
-        const Frame<T> exponentials(view.get(g.shift), view.get(g.exponent) + view.get(s.lift));
+        const Frame<T> exponentials(view.get(g.shift), view.get(g.exponent) + view.get(s.lift),
+                                     g.temperature);
         const auto* const x = data.x;
         const T* const kept_e = data.e;
         const auto e = [=](Block b) __attribute__((always_inline)) {
@@ -394,7 +399,7 @@ LOSSLESS_INLINE void write_gradient(const RowProblem& p, Group& g, Slopes& s, Ro
 // The slopes of the loss, for its upstream gradient.
 template <class D> void slopes_of_loss(const RowProblem& p, const Group& g, Slopes& s) {
     by_sixteens(g, [&](int r) __attribute__((always_inline)) {
-        const Pack<double> upstream = read<D>(p.d_loss, p.divisor, g, r);
+        const Pack<double> upstream = read<D>(p.d_loss, divisor_of_gradient(p), g, r);
         store(s.a + r, upstream * load(g.slope_of_nll + r));
         store(s.b + r, upstream * load(g.slope_of_lse + r));
         store(s.c + r, broadcast(0.0));
@@ -426,19 +431,20 @@ LOSSLESS_INLINE Pack<double> conclude(const RowProblem& p, const Link& link, Gro
         write<double>(p.squares, g, r, load(g.squares + r) / (load(g.all + r) * load(g.all + r)));
         for (int i = r; i < g.rows && i < r + LANES; i++) p.largest[g.first_row + i] = largest_class<D>(p, g, i);
     }
-    if (target == Target::index) nll = (m - load(g.x_target + r)) + log_sum;
-    if (target == Target::soft) nll = load(g.soft_cost + r) + load(g.soft_total + r) * log_sum;
+    const auto tempered = [&](Pack<double> x) { return p.temperature == 1 ? x : x / broadcast(p.temperature); };
+    if (target == Target::index) nll = tempered(m - load(g.x_target + r)) + log_sum;
+    if (target == Target::soft) nll = tempered(load(g.soft_cost + r)) + load(g.soft_total + r) * log_sum;
     if (extra && p.prior)
-        prior = (load(g.prior_cost + r) + broadcast(p.prior_total) * log_sum) * broadcast(p.prior_unit);
+        prior = (tempered(load(g.prior_cost + r)) + broadcast(p.prior_total) * log_sum) * broadcast(p.prior_unit);
     if (extra) mean_below = load(g.below + r) / load(g.all + r);
     const auto write_statistic = [&](void* to, Pack<double> value) {
         p.wide ? write<double>(to, g, r, value) : write<D>(to, g, r, value);
     };
     write_statistic(p.nll, nll);
     const Pack<double> peak = load(g.peak + r);
-    const Pack<double> lse = select(abs(peak) == broadcast(INF), peak, peak + log_sum);
+    const Pack<double> lse = select(abs(peak) == broadcast(INF), peak, tempered(peak) + log_sum);
     write_statistic(p.lse, lse);
-    write_statistic(p.entropy, log_sum + mean_below);
+    write_statistic(p.entropy, log_sum + tempered(mean_below));
     write_statistic(p.prior_cost, prior);
     if (p.correct)
         for (int i = r; i < g.rows && i < r + LANES; i++)
@@ -524,11 +530,12 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
             slopes_of_loss<D>(p, g, s);
         } else {
             restore(4, s.mean_below);
+            const double divisor = divisor_of_gradient(p); // the entropy's slope is made of distances: once more
             by_sixteens(g, [&](int r) __attribute__((always_inline)) {
-                store(s.a + r, read<D>(p.d_nll, p.divisor, g, r));
-                store(s.b + r, read<D>(p.d_lse, p.divisor, g, r));
-                store(s.c + r, read<D>(p.d_entropy, p.divisor, g, r));
-                store(s.d + r, read<D>(p.d_prior, p.divisor, g, r) * broadcast(p.prior_unit));
+                store(s.a + r, read<D>(p.d_nll, divisor, g, r));
+                store(s.b + r, read<D>(p.d_lse, divisor, g, r));
+                store(s.c + r, read<D>(p.d_entropy, divisor * p.temperature, g, r));
+                store(s.d + r, read<D>(p.d_prior, divisor, g, r) * broadcast(p.prior_unit));
             });
         }
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
@@ -587,10 +594,17 @@ template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t beg
     return over_rows<D>(p, begin, end, Passes::several, [&](Group& g, auto& rows) {
         sum_up<D, Target::none, false>(p, g, rows);
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            using T = typename std::remove_cvref_t<decltype(view)>::T;
             data.limit_again(view, g);
             const auto m = view.get(g.m), log_sum = view.get(g.log_sum);
+            const Sharpness<T> sharpness(p.temperature);
+            const Pack<T> high = broadcast(sharpness.high), low = broadcast(sharpness.low);
             view.each([&](Block b) __attribute__((always_inline)) {
-                view.store(data.out, b, (view.load(data.x, b, 0) - m) - log_sum);
+                const Pack<T> d = view.load(data.x, b, 0) - m;
+                Pack<T> log_p = d - log_sum;
+                if (!sharpness.is_one)
+                    log_p = select(abs(d) < broadcast(T(INF)), fma(d, high, fma(d, low, broadcast(T(0)) - log_sum)), d);
+                view.store(data.out, b, log_p);
             });
         });
         rows.close(g);
@@ -631,7 +645,7 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
             view.put(g.all, all.value());
             view.put(sum, slopes.value());
         });
-        prepare_shares<T>(g, 0x1p64, s);
+        prepare_shares<T>(g, 0x1p64 / p.temperature, s);
         by_sixteens(g, [&](int r) { store(mean + r, to_f64(narrow<T>(load(sum + r) / load(g.all + r)))); });
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             const Pack<T> high = view.get(s.high), low = view.get(s.low), scale = view.get(down), back = view.get(up);

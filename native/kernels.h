@@ -24,6 +24,8 @@ struct RowProblem {
     const void* x;
     int64_t outer, classes, inner;
 
+    double temperature = 1; // divides x; in [2^-20, 2^20]
+
     Target target = Target::none;
     const int64_t* index = nullptr; // (rows)
     const void* soft = nullptr;     // like x
@@ -71,14 +73,15 @@ struct RowProblem {
     __attribute__((always_inline)) bool is_loss() const { return loss || loss_sums || d_loss.values; }
 };
 
-enum class Pointwise : int { bce_with_logits, squared_error, sigmoid_focal };
+enum class Pointwise : int { bce_with_logits, squared_error, sigmoid_focal, kl_divergence, sigmoid, log_sigmoid };
 
 struct PointwiseProblem {
     DType dtype;
     Pointwise kind;
     int64_t size;
-    const void *x, *target, *weight = nullptr, *pos_weight = nullptr; // `size` numbers each, dtype of x
-    double alpha = -1, gamma = 0;                                     // of sigmoid_focal, which takes no f64
+    // `size` numbers each, dtype of x; no target of a sigmoid, and weights of the first two alone
+    const void *x, *target, *weight = nullptr, *pos_weight = nullptr;
+    double alpha = -1, gamma = 0;                                     // of sigmoid_focal; it and kl_divergence take no f64
     void* value = nullptr;
     double* sums = nullptr; // one a chunk; null: no values
     Upstream g;             // per_row here: per element

@@ -7,14 +7,14 @@
 namespace {
 
 // x^n for x >= 0: by multiplications for a small whole n, else the C library's, whichever instruction set is chosen.
-LOSSLESS_INLINE Pack<double> power(Pack<double> x, double n) {
-    if (n == 0) return broadcast(1.0);
-    if (n == 1) return x;
-    if (n == 2) return x * x;
+__attribute__((noinline)) static Pack<double> power_by_library(Pack<double> x, double n) {
     double lanes[LANES];
     store(lanes, x);
     for (double& lane : lanes) lane = __builtin_pow(lane, n);
     return load(lanes);
+}
+LOSSLESS_INLINE Pack<double> power(Pack<double> x, double n) {
+    return n == 0 ? broadcast(1.0) : n == 1 ? x : n == 2 ? x * x : power_by_library(x, n);
 }
 
 // Cross-entropy with class weights, label smoothing, z-loss and a focal factor:

@@ -23,26 +23,15 @@ template <> struct Float<float> {
     static constexpr float log_coefficients[] = {0x1.555554p-1f, 0x1.999a7cp-2f, 0x1.24387ap-2f, 0x1.e30544p-3f};
 };
 
-// What functions of a float are made of, in the type in which they are computed: of doubles as many digits as a float
-// needs, at half the price of all of them.
-template <class T> struct ForFloat;
-
-template <> struct ForFloat<float> {
+// As many digits as functions of a float need, for those that are computed in f64: at half the price of all.
+struct ForFloat {
     // (log(1 + z) - z) / z^2 on [0, 1]; log(1 + z) to 2^-30
     static constexpr float log1p_coefficients[] = {-0x1.fffff8p-2f, 0x1.5553a6p-2f, -0x1.ffc420p-3f, 0x1.97827ap-3f,
                                                    -0x1.4a5430p-3f, 0x1.fea74ap-4f, -0x1.54457ep-4f, 0x1.57e948p-5f,
                                                    -0x1.bead0ep-7f, 0x1.0fb474p-9f};
-};
-
-template <> struct ForFloat<double> {
     // e^r to 2^-32
     static constexpr double exp_coefficients[] = {0x1.0000000bc3067p-1, 0x1.5555555a8f13bp-3,  0x1.5554e7cfb8dd9p-5,
                                                   0x1.1110e0684c4bfp-7, 0x1.6d44d2021d74fp-10, 0x1.a1266f45c8e9bp-13};
-    // to 2^-35
-    static constexpr double log1p_coefficients[] = {
-        -0x1.ffffffb3dab74p-2, 0x1.55554064c1f10p-2, -0x1.fffbf332db950p-3, 0x1.9966c365572e5p-3,
-        -0x1.53d9c0b728618p-3, 0x1.1d5f03d857264p-3, -0x1.cfde5437e1e1cp-4, 0x1.53ce732273079p-4,
-        -0x1.992294d6cc25bp-5, 0x1.6b233d69df425p-6, -0x1.99f4c7201488dp-8, 0x1.b1ff55bf57701p-11};
 };
 
 template <> struct Float<double> {
@@ -62,12 +51,19 @@ template <> struct Float<double> {
                                                   0x1.2f15c10224813p-3};
 };
 
-// Horner's rule, unrolled by recursion: as a loop it stays one, and reads its coefficients from memory.
-template <class T, int N, int I = 0> LOSSLESS_INLINE Pack<T> polynomial(Pack<T> x, const T (&coefficients)[N]) {
-    if constexpr (I == N - 1)
-        return broadcast(coefficients[I]);
+// Horner's rule, unrolled by recursion: as a loop it stays one, and reads its coefficients from memory. Every `step`-th
+// coefficient from `first` on.
+template <int step = 1, int first = 0, class T, class C, int N>
+LOSSLESS_INLINE Pack<T> polynomial(Pack<T> x, const C (&coefficients)[N]) {
+    if constexpr (first + step >= N)
+        return broadcast(T(coefficients[first]));
     else
-        return fma(polynomial<T, N, I + 1>(x, coefficients), x, broadcast(coefficients[I]));
+        return fma(polynomial<step, first + step>(x, coefficients), x, broadcast(T(coefficients[first])));
+}
+// Even and odd powers apart, for who has the square: half the wait.
+template <class T, class C, int N>
+LOSSLESS_INLINE Pack<T> polynomial(Pack<T> x, Pack<T> square, const C (&coefficients)[N]) {
+    return fma(polynomial<2, 1>(square, coefficients), x, polynomial<2, 0>(square, coefficients));
 }
 
 // e^x = (1 + fraction) 2^exponent, the exponent an integer kept in a float, the fraction in [-0.3, 0.42].
@@ -79,15 +75,31 @@ template <class T> struct Exponential {
     Pack<Bits<T>> rounded; // the exponent in the low bits, under those of magic
 };
 
-template <class T, int N> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x, const T (&coefficients)[N]) {
+template <class T, class Rest, int N>
+LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x, Rest rest, const T (&coefficients)[N]) {
     const Pack<T> magic = broadcast(Float<T>::magic);
     const Pack<T> rounded = fma(x, broadcast(Float<T>::log2e), magic), n = rounded - magic;
     Pack<T> r = fma(n, broadcast(-Float<T>::ln2_hi), x);
-    r = fma(n, broadcast(-Float<T>::ln2_lo), r);
-    return {fma(r * r, polynomial(r, coefficients), r), n, bit_cast<Bits<T>>(rounded)};
+    r = rest(fma(n, broadcast(-Float<T>::ln2_lo), r));
+    const Pack<T> square = r * r;
+    return {fma(square, polynomial(r, square, coefficients), r), n, bit_cast<Bits<T>>(rounded)};
+}
+template <class T, int N> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x, const T (&coefficients)[N]) {
+    return exponential(x, [](Pack<T> r) __attribute__((always_inline)) { return r; }, coefficients);
 }
 template <class T> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x) {
     return exponential(x, Float<T>::exp_coefficients);
+}
+// Of x + low, low far below the last digit of x.
+template <class T> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x, Pack<T> low) {
+    return exponential(x, [=](Pack<T> r) __attribute__((always_inline)) { return r + low; }, Float<T>::exp_coefficients);
+}
+
+// e^x 2^lift, for results that are normal numbers, and 0 next below them.
+template <class T> LOSSLESS_INLINE Pack<T> scaled(const Exponential<T>& e, int lift) {
+    const Pack<Bits<T>> offset = bit_cast<Bits<T>>(broadcast(Float<T>::magic + Float<T>::bias + T(lift)));
+    const Pack<T> scale = bit_cast<T>(shift_left(e.rounded + offset, Float<T>::mantissa_bits));
+    return fma(scale, e.fraction, scale);
 }
 
 // 2^n for an integral n <= bias; 0 where n <= -bias.
@@ -120,16 +132,10 @@ template <class T> LOSSLESS_INLINE Pack<T> log1p(Pack<T> z) {
     return select(z < broadcast(T(__builtin_inf())), log, z);
 }
 
-// log(1 + z) and 1 / u for z in [0, 1] and u in [1, 2], without a division: for functions of a float.
-template <class T> LOSSLESS_INLINE Pack<T> log1p_of_fraction(Pack<T> z) {
-    return fma(z * z, polynomial(z, ForFloat<T>::log1p_coefficients), z);
-}
-template <class T> LOSSLESS_INLINE Pack<T> reciprocal_to_two(Pack<T> u) {
-    constexpr T start[] = {T(0x1.6a09c2p+1), T(-0x1.783c56p+1), T(0x1.54bde4p+0), T(-0x1.c65286p-3)}; // to 0.2 %
-    const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
-    Pack<T> y = polynomial(u, start);
-    y = fma(y, fma(zero - u, y, one), y); // Newton's step squares the error
-    return fma(y, fma(zero - u, y, one), y);
+// log(1 + z) for z in [0, 1], as many digits as a float needs.
+template <class T> LOSSLESS_INLINE Pack<T> log1p_for_float(Pack<T> z) {
+    const Pack<T> square = z * z;
+    return fma(square, polynomial(z, square, ForFloat::log1p_coefficients), z);
 }
 
 } // namespace

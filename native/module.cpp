@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <map>
 #include <optional>
 #include <tuple>
 #include <type_traits>
@@ -114,7 +115,7 @@ Element compute_element(DType dtype) { return dtype == DType::f64 ? Element::f64
 struct Rows {
     Array x;
     RowProblem p;
-    Rows(nb::handle logits, int64_t outer, int64_t classes, int64_t inner) : x(logits, "x") {
+    Rows(nb::handle logits, int64_t outer, int64_t classes, int64_t inner, double temperature = 1) : x(logits, "x") {
         constexpr int64_t MOST_CLASSES = int64_t(1) << 40;
         if (outer < 0 || classes < 1 || classes > MOST_CLASSES || inner < 0)
             throw nb::value_error("outer, inner >= 0 and classes in [1, 2^40] expected");
@@ -130,6 +131,9 @@ struct Rows {
         p.outer = outer;
         p.classes = classes;
         p.inner = inner;
+        p.temperature = temperature;
+        if (!(temperature >= 0x1p-20 && temperature <= 0x1p20)) // a float has digits for both parts of its inverse
+            throw nb::value_error("temperature: expected a number in [2^-20, 2^20]");
     }
     int64_t rows() const { return p.rows(); }
     Array& like(Array& a) { return a.expect(x.element, x.size); }
@@ -199,8 +203,8 @@ class Prior {
 int64_t row_statistics(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_,
                        nb::handle weight_, nb::handle prior_, std::optional<int64_t> ignore_index, nb::handle nll_,
                        nb::handle lse_, nb::handle entropy_, nb::handle prior_cost_, nb::handle correct_,
-                       nb::handle state_) {
-    Rows rows(x_, outer, classes, inner);
+                       nb::handle state_, double temperature) {
+    Rows rows(x_, outer, classes, inner, temperature);
     RowProblem& p = rows.p;
     Array target(target_, "target"), weight(weight_, "weight"), prior(prior_, "prior"), nll(nll_, "nll", true),
         lse(lse_, "lse", true), entropy(entropy_, "entropy", true), prior_cost(prior_cost_, "prior_cost", true),
@@ -245,8 +249,8 @@ void row_numbers(nb::handle x_, int64_t rows_, int64_t classes, nb::handle label
 void row_statistics_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_,
                              nb::handle weight_, nb::handle prior_, std::optional<int64_t> ignore_index,
                              nb::handle state_, nb::handle d_nll_, nb::handle d_lse_, nb::handle d_entropy_,
-                             nb::handle d_prior_, nb::handle dx_) {
-    Rows rows(x_, outer, classes, inner);
+                             nb::handle d_prior_, nb::handle dx_, double temperature) {
+    Rows rows(x_, outer, classes, inner, temperature);
     RowProblem& p = rows.p;
     Array target(target_, "target"), weight(weight_, "weight"), prior(prior_, "prior"), state(state_, "state"),
         d_nll(d_nll_, "d_nll"), d_lse(d_lse_, "d_lse"), d_entropy(d_entropy_, "d_entropy"),
@@ -270,8 +274,8 @@ struct RowLoss {
     Array target, weight;
     std::optional<Prior> table;
     RowLoss(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_, nb::handle weight_,
-            std::optional<int64_t> ignore_index, std::tuple<double, double, double, double> link)
-        : rows(x_, outer, classes, inner), target(target_, "target"), weight(weight_, "weight") {
+            std::optional<int64_t> ignore_index, std::tuple<double, double, double, double> link, double temperature)
+        : rows(x_, outer, classes, inner, temperature), target(target_, "target"), weight(weight_, "weight") {
         RowProblem& p = rows.p;
         rows.set_target(target.required(), ignore_index);
         p.weight = rows.per_class(weight).data;
@@ -287,8 +291,8 @@ std::tuple<int64_t, double, double> row_loss(nb::handle x, int64_t outer, int64_
                                              nb::handle target, nb::handle weight, std::optional<int64_t> ignore_index,
                                              std::tuple<double, double, double, double> link, nb::handle loss_,
                                              nb::handle state_, std::optional<double> divisor, double g,
-                                             nb::handle dx_) {
-    RowLoss of(x, outer, classes, inner, target, weight, ignore_index, link);
+                                             nb::handle dx_, double temperature) {
+    RowLoss of(x, outer, classes, inner, target, weight, ignore_index, link, temperature);
     RowProblem& p = of.rows.p;
     Array loss(loss_, "loss", true), state(state_, "state", true), dx(dx_, "dx", true);
     std::vector<double> sums(size_t(chunks_of(p.rows(), row_step(p))));
@@ -313,8 +317,8 @@ std::tuple<int64_t, double, double> row_loss(nb::handle x, int64_t outer, int64_
 void row_loss_backward(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle target,
                        nb::handle weight, std::optional<int64_t> ignore_index,
                        std::tuple<double, double, double, double> link, nb::handle state_, nb::handle g_,
-                       double divisor, nb::handle dx_) {
-    RowLoss of(x, outer, classes, inner, target, weight, ignore_index, link);
+                       double divisor, nb::handle dx_, double temperature) {
+    RowLoss of(x, outer, classes, inner, target, weight, ignore_index, link, temperature);
     RowProblem& p = of.rows.p;
     Array state(state_, "state"), g(g_, "g"), dx(dx_, "dx", true);
     p.state = of.rows.state(state.required());
@@ -324,21 +328,23 @@ void row_loss_backward(nb::handle x, int64_t outer, int64_t classes, int64_t inn
     run_rows(kernels().backward, p);
 }
 
-void transform(RowKernel kernel, nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle out_) {
-    Rows rows(x_, outer, classes, inner);
+void transform(RowKernel kernel, nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle out_,
+               double temperature) {
+    Rows rows(x_, outer, classes, inner, temperature);
     Array out(out_, "out", true);
     rows.p.out = rows.like(out.required()).data;
     run_rows(kernel, rows.p);
 }
-void softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle out) {
-    transform(kernels().softmax, x, outer, classes, inner, out);
+void softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle out, double temperature) {
+    transform(kernels().softmax, x, outer, classes, inner, out, temperature);
 }
-void log_softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle out) {
-    transform(kernels().log_softmax, x, outer, classes, inner, out);
+void log_softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle out, double temperature) {
+    transform(kernels().log_softmax, x, outer, classes, inner, out, temperature);
 }
 
-void softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle g_, nb::handle dx_) {
-    Rows rows(x_, outer, classes, inner);
+void softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle g_, nb::handle dx_,
+                      double temperature) {
+    Rows rows(x_, outer, classes, inner, temperature);
     Array g(g_, "g"), dx(dx_, "dx", true);
     rows.p.cotangent = rows.like(g.required()).data;
     rows.p.out = rows.like(dx.required()).data;
@@ -346,8 +352,9 @@ void softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inn
 }
 
 // log_softmax with cotangent g has the gradient of a soft cross-entropy with target g, negated.
-void log_softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle g_, nb::handle dx_) {
-    Rows rows(x_, outer, classes, inner);
+void log_softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle g_, nb::handle dx_,
+                          double temperature) {
+    Rows rows(x_, outer, classes, inner, temperature);
     RowProblem& p = rows.p;
     Array g(g_, "g"), dx(dx_, "dx", true);
     static const double minus_one = -1;
@@ -360,6 +367,16 @@ void log_softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t
 
 // ---------------------------------------------------------------------------------------------- pointwise
 
+Pointwise kind_of(const std::string& name) {
+    static const std::map<std::string, Pointwise> kinds = {
+        {"bce_with_logits", Pointwise::bce_with_logits}, {"squared_error", Pointwise::squared_error},
+        {"sigmoid_focal", Pointwise::sigmoid_focal},     {"kl_divergence", Pointwise::kl_divergence},
+        {"sigmoid", Pointwise::sigmoid},                 {"log_sigmoid", Pointwise::log_sigmoid}};
+    const auto found = kinds.find(name);
+    if (found == kinds.end()) throw nb::value_error(("unknown pointwise function: " + name).c_str());
+    return found->second;
+}
+
 struct Points {
     Array x, target, weight, pos_weight;
     PointwiseProblem p;
@@ -367,16 +384,14 @@ struct Points {
            std::tuple<double, double> focal)
         : x(x_, "x"), target(target_, "target"), weight(weight_, "weight"), pos_weight(pos_weight_, "pos_weight") {
         x.required();
-        target.required();
         p = {};
-        if (kind == "bce_with_logits")
-            p.kind = Pointwise::bce_with_logits;
-        else if (kind == "squared_error")
-            p.kind = Pointwise::squared_error;
-        else if (kind == "sigmoid_focal" && x.element != Element::f64 && !weight && !pos_weight)
-            p.kind = Pointwise::sigmoid_focal;
-        else
-            throw nb::value_error(("unknown pointwise loss, or not of such arrays: " + kind).c_str());
+        p.kind = kind_of(kind);
+        if (p.kind == Pointwise::sigmoid || p.kind == Pointwise::log_sigmoid ? bool(target) : !target)
+            throw nb::value_error((kind + ": a target where there is none, or none where there is one").c_str());
+        if (p.kind != Pointwise::bce_with_logits && p.kind != Pointwise::squared_error && (weight || pos_weight))
+            throw nb::value_error((kind + ": takes no weights").c_str());
+        if ((p.kind == Pointwise::sigmoid_focal || p.kind == Pointwise::kl_divergence) && x.element == Element::f64)
+            throw nb::value_error((kind + ": takes no float64").c_str());
         std::tie(p.alpha, p.gamma) = focal;
         p.dtype = dtype_of(x);
         p.size = x.size;
@@ -563,27 +578,31 @@ NB_MODULE(_native, m) {
     m.attr("STATE_ROWS") = STATE_ROWS;
     m.def("row_statistics", row_statistics, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("target").none(),
           arg("weight").none(), arg("prior").none(), arg("ignore_index").none(), arg("nll").none(), arg("lse").none(),
-          arg("entropy").none(), arg("prior_cost").none(), arg("correct").none(), arg("state").none());
+          arg("entropy").none(), arg("prior_cost").none(), arg("correct").none(), arg("state").none(),
+          arg("temperature") = 1.0);
     m.def("row_numbers", row_numbers, arg("x"), arg("rows"), arg("classes"), arg("label"), arg("surprise"), arg("lse"),
           arg("entropy"), arg("squares"), arg("largest"), arg("lead"), arg("rank"));
     m.def("row_statistics_backward", row_statistics_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"),
           arg("target").none(), arg("weight").none(), arg("prior").none(), arg("ignore_index").none(), arg("state"),
-          arg("d_nll").none(), arg("d_lse").none(), arg("d_entropy").none(), arg("d_prior").none(), arg("dx"));
+          arg("d_nll").none(), arg("d_lse").none(), arg("d_entropy").none(), arg("d_prior").none(), arg("dx"),
+          arg("temperature") = 1.0);
     m.def("row_loss", row_loss, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("target"),
           arg("weight").none(), arg("ignore_index").none(), arg("link"), arg("loss").none(), arg("state").none(),
-          arg("divisor").none(), arg("g"), arg("dx").none());
+          arg("divisor").none(), arg("g"), arg("dx").none(), arg("temperature") = 1.0);
     m.def("row_loss_backward", row_loss_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("target"),
           arg("weight").none(), arg("ignore_index").none(), arg("link"), arg("state"), arg("g"), arg("divisor"),
-          arg("dx"));
-    m.def("softmax", softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"));
-    m.def("log_softmax", log_softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"));
+          arg("dx"), arg("temperature") = 1.0);
+    m.def("softmax", softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"),
+          arg("temperature") = 1.0);
+    m.def("log_softmax", log_softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"),
+          arg("temperature") = 1.0);
     m.def("softmax_backward", softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
-          arg("dx"));
+          arg("dx"), arg("temperature") = 1.0);
     m.def("log_softmax_backward", log_softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
-          arg("dx"));
-    m.def("pointwise", pointwise, arg("kind"), arg("x"), arg("target"), arg("weight").none(), arg("pos_weight").none(),
+          arg("dx"), arg("temperature") = 1.0);
+    m.def("pointwise", pointwise, arg("kind"), arg("x"), arg("target").none(), arg("weight").none(), arg("pos_weight").none(),
           arg("focal"), arg("value").none(), arg("g"), arg("divisor"), arg("dx").none());
-    m.def("pointwise_backward", pointwise_backward, arg("kind"), arg("x"), arg("target"), arg("weight").none(),
+    m.def("pointwise_backward", pointwise_backward, arg("kind"), arg("x"), arg("target").none(), arg("weight").none(),
           arg("pos_weight").none(), arg("focal"), arg("g"), arg("divisor"), arg("dx"));
 
     m.def("isa", [] { return std::string(kernels().isa); });

@@ -10,48 +10,64 @@ namespace {
 using lossless::Pointwise;
 using lossless::PointwiseProblem;
 
-// The logarithm and the reciprocal that sigmoids need, of z = e^-|x| and 1 + z.
-LOSSLESS_INLINE Pack<float> log1p_of(Pack<float> z) { return log1p_of_fraction(z); }
-LOSSLESS_INLINE Pack<double> log1p_of(Pack<double> z) { return log1p(z); }
-LOSSLESS_INLINE Pack<float> reciprocal_of(Pack<float> u) { return reciprocal_to_two(u); }
-LOSSLESS_INLINE Pack<double> reciprocal_of(Pack<double> u) { return broadcast(1.0) / u; }
+// A value and a slope, in the type in which values are added up. The functors are inlined: what is not asked for is not
+// computed.
+template <class Term> struct Point {
+    Pack<Term> value, slope;
+};
 
-// share * cost, 0 where there is no share, whatever the cost.
-template <class T> LOSSLESS_INLINE Pack<T> times(Pack<T> share, Pack<T> cost) {
+// Losses of a sigmoid are made of z = e^-|x|, log(1 + z) and 1 / (1 + z). From this |x| on, in any dtype, the logarithm
+// is z and the quotient 1; and only there is anything infinite, denormal or, since NaN counts as far, not a number.
+constexpr double FAR = 41.0;
+template <class T> LOSSLESS_INLINE Mask<T> is_far(Pack<T> size) { return ~(size < broadcast(T(FAR))); }
+
+// log(1 + z), z in [0, 1].
+LOSSLESS_INLINE Pack<float> log1p_of(Pack<float> z) { return log1p_for_float(z); }
+LOSSLESS_INLINE Pack<double> log1p_of(Pack<double> z) { return log1p(z); }
+
+// z where |x| is far, times 2^64: a factor meets it before it gets too small to be exact, and a large one only after
+// that is undone.
+template <class T> struct Far {
+    Pack<T> lifted;
+    explicit LOSSLESS_INLINE_MEMBER Far(Pack<T> size) {
+        const Pack<T> least = broadcast(T(1 - 64) - Float<T>::bias) * broadcast(Float<T>::ln2_hi);
+        lifted = scaled(exponential(max(least, broadcast(T(0)) - size)), 64);
+    }
+    LOSSLESS_INLINE_MEMBER Pack<T> times(Pack<T> factor) const {
+        const Pack<T> one = broadcast(T(1)), down = broadcast(T(0x1p-64));
+        const auto large = abs(factor) > one;
+        return select(large, factor * down, factor) * lifted * select(large, one, down);
+    }
+};
+
+// a, or 0 where b is 0, whatever a.
+template <class T> LOSSLESS_INLINE Pack<T> if_any(Pack<T> b, Pack<T> a) {
     const Pack<T> zero = broadcast(T(0));
-    return select(share == zero, zero, share * cost);
+    return select(b == zero, zero, a);
 }
 
 // L = A softplus(-x) + B softplus(x), A = w w_pos t, B = w (1 - t), with softplus(+-x) = max(+-x, 0) + log1p(e^-|x|):
-// terms of one sign for t in [0, 1]. The exponentials carry a factor 2^64 until the end, so that a weight meets them
-// before they get too small to be exact. A term whose weight is 0 is 0, whatever x.
+// terms of one sign for t in [0, 1]. A term whose weight is 0 is 0, whatever x. dL = B sigmoid(x) - A sigmoid(-x).
 template <class T> struct BinaryCrossEntropy {
     using Term = T;
-    static constexpr T HEADROOM = T(0x1p64);
     Pack<T> positive, negative; // A, B
     LOSSLESS_INLINE_MEMBER BinaryCrossEntropy(const PointwiseProblem&, Pack<T> t, Pack<T> weight, Pack<T> pos_weight)
         : positive(weight * pos_weight * t), negative(weight * (broadcast(T(1)) - t)) {}
 
-    static LOSSLESS_INLINE_MEMBER Pack<T> tail(Pack<T> x) { // 2^64 e^-|x|
-        const auto e = exponential(max(broadcast(T(-65536)), broadcast(T(0)) - abs(x)));
-        const Pack<T> scale = power_of_two(e.exponent + broadcast(T(64)));
-        return fma(scale, e.fraction, scale);
-    }
-    LOSSLESS_INLINE_MEMBER Pack<T> value(Pack<T> x) const {
-        const Pack<T> zero = broadcast(T(0)), e = tail(x), down = broadcast(T(1) / HEADROOM),
-                      weight = positive + negative;
-        const Pack<T> l =
-            select(e < broadcast(T(16)), weight * e * down, weight * log1p_of(e * down)); // log1p(e) = e below 2^-60
-        return times(negative, max(zero, x)) + times(positive, max(zero, zero - x)) + l;
-    }
-    // B sigmoid(x) - A sigmoid(-x)
-    LOSSLESS_INLINE_MEMBER Pack<T> slope(Pack<T> x, Pack<T> factor) const {
-        const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1)), down = broadcast(T(1) / HEADROOM);
-        const Pack<T> e = tail(x), inverse = reciprocal_of(one + e * down);
-        const auto right = x > zero, tiny = e < broadcast(T(16));
-        const Pack<T> most = select(right, negative, zero - positive) * factor,
-                      least = select(right, zero - positive, negative) * factor;
-        return most * inverse + least * (select(tiny, e, e * down) * inverse) * select(tiny, down, one);
+    LOSSLESS_INLINE_MEMBER Point<T> operator()(Pack<T> x, Pack<T> factor) const {
+        const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1)), size = abs(x), weight = positive + negative;
+        const Mask<T> right = x > zero, far = is_far(size);
+        const Pack<T> large = select(right, negative, positive);
+        const Pack<T> of_one = select(right, negative, zero - positive) * factor,
+                      of_z = select(right, zero - positive, negative) * factor;
+        const Pack<T> z = scaled(exponential(zero - size), 0);
+        Point<T> at = {fma(large, size, weight * log1p_of(z)), fma(of_z, z, of_one) / (one + z)};
+        if (any(far)) {
+            const Far<T> tail(size);
+            at.value = select(far, if_any(large, large * size) + tail.times(weight), at.value);
+            at.slope = select(far, of_one + tail.times(of_z), at.slope);
+        }
+        return at;
     }
 };
 
@@ -59,46 +75,104 @@ template <class T> struct BinaryCrossEntropy {
 // cross-entropy, alpha_t = alpha t + (1 - alpha) (1 - t), or 1 if alpha < 0. Powers double errors: of floats in f64.
 template <class T> struct SigmoidFocal {
     using Term = double;
-    Pack<double> yes, no, balance;
-    double gamma;
+    Pack<double> yes, balance;
+    const double gamma;
     LOSSLESS_INLINE_MEMBER SigmoidFocal(const PointwiseProblem& p, Pack<T> t, Pack<T>, Pack<T>)
-        : yes(to_f64(t)), no(broadcast(1.0) - yes), gamma(p.gamma) {
-        balance = p.alpha < 0 ? broadcast(1.0) : broadcast(p.alpha) * yes + broadcast(1.0 - p.alpha) * no;
+        : yes(to_f64(t)), gamma(p.gamma) {
+        balance = p.alpha < 0 ? broadcast(1.0) : fma(broadcast(2.0 * p.alpha - 1.0), yes, broadcast(1.0 - p.alpha));
     }
 
-    struct Parts {
-        Mask<double> right;
-        Pack<double> e, inverse, q, power, cost; // e^-|x|, 1 / (1 + e), q, q^gamma, ce
-    };
-    LOSSLESS_INLINE_MEMBER Parts parts(Pack<double> x) const {
-        const Pack<double> zero = broadcast(0.0), one = broadcast(1.0);
-        Parts s;
-        s.right = ~(x < zero);
-        const auto exp = exponential(max(broadcast(-65536.0), zero - abs(x)), ForFloat<double>::exp_coefficients);
-        const Pack<double> scale = power_of_two(exp.exponent), far = select(s.right, yes, no);
-        s.e = fma(scale, exp.fraction, scale);
-        s.inverse = reciprocal_to_two(one + s.e);
-        s.q = fma(far, s.e, select(s.right, no, yes)) * s.inverse;
-        s.power = ::power(s.q, gamma);
-        const Pack<double> tail = log1p_of_fraction(s.e), size = abs(x);
-        s.cost = times(far, tail) + times(select(s.right, no, yes), size + tail);
-        return s;
-    }
-    LOSSLESS_INLINE_MEMBER Pack<double> value(Pack<T> x) const {
-        const Parts s = parts(to_f64(x));
-        return select(s.e == s.e, times(balance * s.power, s.cost), s.e); // a NaN is not hidden by a balance of 0
-    }
-    // alpha_t (gamma q^(gamma - 1) (1 - 2 t) e / (1 + e)^2 ce + q^gamma ((1 - t) sigmoid(x) - t sigmoid(-x)))
-    LOSSLESS_INLINE_MEMBER Pack<double> slope(Pack<T> x, Pack<double> factor) const {
-        const Parts s = parts(to_f64(x));
-        const Pack<double> zero = broadcast(0.0), one = broadcast(1.0);
-        Pack<double> slope = s.power * ((select(s.right, no, no * s.e) - select(s.right, yes * s.e, yes)) * s.inverse);
-        if (gamma != 0) {
-            const Pack<double> less = gamma == 1 ? one : gamma == 2 ? s.q : s.power / s.q;
-            const Pack<double> growth = less * (no - yes) * (s.e * s.inverse * s.inverse) * s.cost;
-            slope = fma(broadcast(gamma), select(s.e == zero, zero, growth), slope);
+    LOSSLESS_INLINE_MEMBER Point<double> operator()(Pack<T> x, Pack<double> factor) const {
+        const Pack<double> wide = to_f64(x), size = abs(wide), zero = broadcast(0.0), one = broadcast(1.0);
+        const Side side(*this, wide > zero);
+        const Pack<double> z = scaled(exponential(zero - size, ForFloat::exp_coefficients), 0);
+        Point<double> at = side.point(size, z, log1p_for_float(z), one / (one + z), factor);
+        if (any(is_far(abs(x)))) {
+            const Mask<double> far = is_far(size);
+            const Pack<double> tail = scaled(exponential(max(broadcast(-700.0), zero - size)), 0);
+            // 0 inf is 0 where nothing of the distance counts, and z |x|, which tends to 0, is not inf in a slope
+            const Pack<double> counted = if_any(balance, if_any(side.large, size)), most = broadcast(0x1p200);
+            at.value = select(far, side.point(counted, tail, tail, one, factor).value, at.value);
+            at.slope = select(far, side.point(select(counted < most, counted, most), tail, tail, one, factor).slope, at.slope);
         }
-        return balance * slope * factor;
+        return at;
+    }
+
+  private:
+    // The formulas for both signs of x as one: q = (large + small z) / (1 + z).
+    struct Side {
+        Mask<double> right;
+        Pack<double> small, large, balance;
+        double gamma;
+        LOSSLESS_INLINE_MEMBER Side(const SigmoidFocal& loss, Mask<double> right)
+            : right(right), small(select(right, loss.yes, broadcast(1.0) - loss.yes)),
+              large(select(right, broadcast(1.0) - loss.yes, loss.yes)), balance(loss.balance), gamma(loss.gamma) {}
+
+        // Of |x|, z, log(1 + z), 1 / (1 + z). The slope is, but for a sign, alpha_t times
+        //     q^gamma (large - small z) / (1 + z) + gamma q^(gamma - 1) (large - small) z / (1 + z)^2 ce
+        LOSSLESS_INLINE_MEMBER Point<double>
+        point(Pack<double> size, Pack<double> z, Pack<double> tail, Pack<double> inverse, Pack<double> factor) const {
+            const Pack<double> zero = broadcast(0.0), q = fma(small, z, large) * inverse;
+            const Pack<double> cost = fma(large, size, tail), power = ::power(q, gamma);
+            const Pack<double> growth = broadcast(gamma) * (large - small) * (z * inverse) * cost;
+            const Pack<double> less = gamma == 2 ? q : gamma == 1 ? broadcast(1.0) : if_any(q, power / q);
+            const Pack<double> slope = fma(q, fma(zero - small, z, large), growth) * less * inverse;
+            return {balance * power * cost, balance * slope * select(right, factor, zero - factor)};
+        }
+    };
+};
+
+// sigma(x) = 1 / (1 + e^-x). Its slope is sigma(x) sigma(-x) = z / (1 + z)^2.
+template <class T> struct Sigmoid {
+    using Term = T;
+    LOSSLESS_INLINE_MEMBER Sigmoid(const PointwiseProblem&, Pack<T>, Pack<T>, Pack<T>) {}
+
+    LOSSLESS_INLINE_MEMBER Point<T> operator()(Pack<T> x, Pack<T> factor) const {
+        const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1)), size = abs(x);
+        const Mask<T> right = x > zero, far = is_far(size);
+        const Pack<T> z = scaled(exponential(zero - size), 0), u = one + z;
+        Point<T> at = {select(right, one, z) / u, factor * (z / (u * u))};
+        if (any(far)) {
+            const Far<T> tail(size);
+            at.value = select(far, select(right, one, tail.times(one)), at.value);
+            at.slope = select(far, tail.times(factor), at.slope);
+        }
+        return at;
+    }
+};
+
+// log sigma(x) = min(x, 0) - log1p(e^-|x|). Its slope is sigma(-x).
+template <class T> struct LogSigmoid {
+    using Term = T;
+    LOSSLESS_INLINE_MEMBER LogSigmoid(const PointwiseProblem&, Pack<T>, Pack<T>, Pack<T>) {}
+
+    LOSSLESS_INLINE_MEMBER Point<T> operator()(Pack<T> x, Pack<T> factor) const {
+        const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1)), size = abs(x);
+        const Mask<T> right = x > zero, far = is_far(size);
+        const Pack<T> z = scaled(exponential(zero - size), 0);
+        Point<T> at = {select(right, zero, x) - log1p_of(z), factor * (select(right, z, one) / (one + z))};
+        if (any(far)) {
+            const Far<T> tail(size);
+            at.value = select(far, select(right, zero - tail.times(one), x), at.value);
+            const Pack<T> slope = select(right, tail.times(factor), factor);
+            at.slope = select(far, select(x == x, slope, x), at.slope);
+        }
+        return at;
+    }
+};
+
+// t (log t - x), 0 where t = 0, in f64 from floats: there 1 - t has lost nothing.
+template <class T> struct KLDivergence {
+    using Term = double;
+    Pack<double> share;
+    LOSSLESS_INLINE_MEMBER KLDivergence(const PointwiseProblem&, Pack<T> t, Pack<T>, Pack<T>) : share(to_f64(t)) {}
+
+    LOSSLESS_INLINE_MEMBER Point<double> operator()(Pack<T> x, Pack<double> factor) const {
+        const Pack<double> zero = broadcast(0.0), one = broadcast(1.0), nan = broadcast(__builtin_nan(""));
+        const Mask<double> below = share < one;
+        const Pack<double> log = log1p(select(below, (one - share) / share, share - one)); // of t or of 1 / t
+        const Pack<double> gap = select(share < zero, nan, select(below, zero - log, log)) - to_f64(x);
+        return {if_any(share, share * gap), zero - share * factor};
     }
 };
 
@@ -108,26 +182,18 @@ template <class T> struct SquaredError {
     Pack<double> target, weight;
     LOSSLESS_INLINE_MEMBER SquaredError(const PointwiseProblem&, Pack<T> t, Pack<T> w, Pack<T>)
         : target(to_f64(t)), weight(to_f64(w)) {}
-    LOSSLESS_INLINE_MEMBER Pack<double> value(Pack<T> x) const {
-        const Pack<double> d = to_f64(x) - target;
-        return times_finite(d, weight * (d * d));
-    }
-    LOSSLESS_INLINE_MEMBER Pack<double> slope(Pack<T> x, Pack<double> factor) const {
-        const Pack<double> d = to_f64(x) - target;
-        return times_finite(d, weight * (broadcast(2.0) * d) * factor);
+    LOSSLESS_INLINE_MEMBER Point<double> operator()(Pack<T> x, Pack<double> factor) const {
+        const Pack<double> d = to_f64(x) - target, slope = weight * (broadcast(2.0) * d);
+        return {if_counted(d, weight * (d * d)), if_counted(d, slope * factor)};
     }
 
   private:
-    LOSSLESS_INLINE_MEMBER Pack<double> times_finite(Pack<double> d, Pack<double> product) const {
+    LOSSLESS_INLINE_MEMBER Pack<double> if_counted(Pack<double> d, Pack<double> a) const {
         const Pack<double> zero = broadcast(0.0);
-        return select((weight == zero) & (abs(d) == broadcast(INF)), zero, product);
+        return select((weight == zero) & (abs(d) == broadcast(INF)), zero, a);
     }
 };
 
-// Calls f(first, count) for each 16 numbers of [begin, end).
-template <class F> LOSSLESS_INLINE void each_pack(int64_t begin, int64_t end, F&& f) {
-    for (int64_t i = begin; i < end; i += LANES) f(i, end - i < LANES ? int(end - i) : LANES);
-}
 template <class D> LOSSLESS_INLINE Pack<Compute<D>> load_some(const void* from, int64_t i, int n, Compute<D> fill) {
     if (!from) return broadcast(fill);
     const D* source = static_cast<const D*>(from) + i;
@@ -138,35 +204,48 @@ template <class D> LOSSLESS_INLINE void store_some(void* to, int64_t i, int n, P
     n == LANES ? store_data(target, value) : store_part(target, n, value);
 }
 
+// Asks the memory for the 16 numbers that are 2 KB ahead: it is slower than the arithmetic, and begins no sooner than
+// asked.
+template <class D> LOSSLESS_INLINE void fetch_ahead(const void* numbers, int64_t i) {
+    const uintptr_t at = uintptr_t(numbers) + uintptr_t(i) * sizeof(D) + 2048;
+    for (size_t line = 0; line < LANES * sizeof(D); line += 64)
+        __builtin_prefetch(reinterpret_cast<const void*>(at + line));
+}
+
 // Values with their sum, slopes, or both in one pass, where they share their parts.
 template <class D, template <class> class Loss, bool weighted, bool values, bool slopes>
-void each_point(const PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+void each_point(const PointwiseProblem& problem, int64_t chunk, int64_t begin, int64_t end) {
     using T = Compute<D>;
     using Term = typename Loss<T>::Term;
+    const PointwiseProblem p = problem; // a copy, which no store of a number can change
     Sum<T> sum(broadcast(T(0)));
     Pack<Term> common = broadcast(Term(1));
     if (slopes) common = broadcast(Term((p.g.per_row ? 1.0 : number<D>(p.g, 0)) / p.divisor));
-    each_pack(begin, end, [&](int64_t i, int n) __attribute__((always_inline)) {
+    const auto sixteen = [&](int64_t i, int n) __attribute__((always_inline)) {
+        fetch_ahead<D>(p.x, i);
+        fetch_ahead<D>(p.target, i);
+        if (slopes) fetch_ahead<D>(p.dx, i);
         const Pack<T> weight = weighted ? load_some<D>(p.weight, i, n, 1) : broadcast(T(1));
         const Pack<T> pos_weight = weighted ? load_some<D>(p.pos_weight, i, n, 1) : broadcast(T(1));
         const Loss<T> loss(p, load_some<D>(p.target, i, n, 0), weight, pos_weight);
-        const Pack<T> x = load_some<D>(p.x, i, n, 0);
+        Pack<Term> factor = common;
+        if (slopes && !values && p.g.per_row) {
+            Column g = {};
+            for (int k = 0; k < n; k++) g[k] = number<D>(p.g, i + k);
+            factor = factor * narrow<Term>(load(g));
+        }
+        Point<Term> point = loss(load_some<D>(p.x, i, n, 0), factor);
         if constexpr (values) {
-            Pack<Term> value = loss.value(x);
-            if (p.value) store_some<D>(p.value, i, n, narrow<T>(value));
-            if (n < LANES) value = select(iota<Bits<Term>>() < broadcast(Bits<Term>(n)), value, broadcast(Term(0)));
-            sum.add(value);
+            if (p.value) store_some<D>(p.value, i, n, narrow<T>(point.value));
+            if (n < LANES)
+                point.value = select(iota<Bits<Term>>() < broadcast(Bits<Term>(n)), point.value, broadcast(Term(0)));
+            sum.add(point.value);
         }
-        if constexpr (slopes) {
-            Pack<Term> factor = common;
-            if (!values && p.g.per_row) {
-                Column g = {};
-                for (int k = 0; k < n; k++) g[k] = number<D>(p.g, i + k);
-                factor = factor * narrow<Term>(load(g));
-            }
-            store_some<D>(p.dx, i, n, narrow<T>(loss.slope(x, factor)));
-        }
-    });
+        if constexpr (slopes) store_some<D>(p.dx, i, n, narrow<T>(point.slope));
+    };
+    int64_t i = begin;
+    for (; i + LANES <= end; i += LANES) sixteen(i, LANES);
+    if (i < end) sixteen(i, int(end - i));
     if (values) p.sums[chunk] = sum_lanes(sum);
 }
 
@@ -188,6 +267,11 @@ template <class D> void pointwise(const PointwiseProblem& p, int64_t chunk, int6
     switch (p.kind) {
     case Pointwise::bce_with_logits: return points<D, BinaryCrossEntropy>(p, chunk, begin, end);
     case Pointwise::squared_error: return points<D, SquaredError>(p, chunk, begin, end);
+    case Pointwise::sigmoid: return points<D, Sigmoid>(p, chunk, begin, end);
+    case Pointwise::log_sigmoid: return points<D, LogSigmoid>(p, chunk, begin, end);
+    case Pointwise::kl_divergence:
+        if constexpr (sizeof(Compute<D>) == 4) return points<D, KLDivergence>(p, chunk, begin, end);
+        return;
     case Pointwise::sigmoid_focal:
         if constexpr (sizeof(Compute<D>) == 4) return points<D, SigmoidFocal>(p, chunk, begin, end);
     }

@@ -20,6 +20,7 @@ using lossless::Upstream;
 
 // What the passes leave of a group of rows. Exponentials are relative to the power of two next to e^m.
 struct Group {
+    double temperature;
     int64_t first_row;
     int rows;
     Indices target; // -1: none, or the row is ignored
@@ -55,26 +56,48 @@ template <class F> LOSSLESS_INLINE void by_sixteens(const Group& g, F&& f) {
 // the maximum a normal number, so that flush-to-zero modes change nothing inside; it cancels in ratios.
 constexpr int HEADROOM = 64;
 
+// 1 / temperature in two parts, so that a logit is divided without rounding.
+template <class T> struct Sharpness {
+    T high, low;
+    bool is_one;
+    explicit LOSSLESS_INLINE_MEMBER Sharpness(double temperature) : is_one(temperature == 1) {
+        const double inverse = 1 / temperature, rest = __builtin_fma(-inverse, temperature, 1.0) * inverse;
+        high = T(inverse);
+        low = T((inverse - double(high)) + rest);
+    }
+};
+
 // Logits are shifted only where they are so large that no scale would do: there x - m is exact for every class that
 // counts (Sterbenz). At `least` the exponent field of the scale is 0, and so is the scale; below it would be negative.
 template <class T> struct Frame {
     Pack<T> shift, least;
     Pack<Bits<T>> offset;
-    LOSSLESS_INLINE_MEMBER Frame(Pack<T> shift, Pack<T> exponent) : shift(shift) {
+    const Sharpness<T> sharpness;
+    LOSSLESS_INLINE_MEMBER Frame(Pack<T> shift, Pack<T> exponent, double temperature)
+        : shift(shift), sharpness(temperature) {
         const Pack<T> biased = exponent + broadcast(Float<T>::bias);
         least = biased * broadcast(-Float<T>::ln2_hi);
         offset = bit_cast<Bits<T>>(biased + broadcast(Float<T>::magic));
     }
     LOSSLESS_INLINE_MEMBER Pack<T> operator()(Pack<T> x) const {
-        const auto e = exponential(max(least, x - shift));
+        const Pack<T> d = x - shift;
+        const auto e = sharpness.is_one ? exponential(max(least, d)) : tempered(d);
         const Pack<T> scale = bit_cast<T>(shift_left(e.rounded + offset, Float<T>::mantissa_bits));
         return fma(scale, e.fraction, scale);
     }
-    static LOSSLESS_INLINE_MEMBER Pack<T> shift_of(Pack<T> m) {
-        return select(abs(m) > broadcast(T(32768)), m, broadcast(T(0)));
+    static LOSSLESS_INLINE_MEMBER Pack<T> shift_of(Pack<T> m, const Sharpness<T>& sharpness) {
+        return select(abs(m * broadcast(sharpness.high)) > broadcast(T(32768)), m, broadcast(T(0)));
     }
-    static LOSSLESS_INLINE_MEMBER Pack<T> exponent_of(Pack<T> m) {
-        return broadcast(T(HEADROOM)) - exponential(m - shift_of(m)).exponent;
+    static LOSSLESS_INLINE_MEMBER Pack<T> exponent_of(Pack<T> m, const Sharpness<T>& sharpness) {
+        const Pack<T> d = (m - shift_of(m, sharpness)) * broadcast(sharpness.high);
+        return broadcast(T(HEADROOM)) - exponential(d).exponent;
+    }
+
+  private:
+    LOSSLESS_INLINE_MEMBER Exponential<T> tempered(Pack<T> d) const {
+        const Pack<T> zero = broadcast(T(0)), high = broadcast(sharpness.high), y = d * high;
+        const Pack<T> low = fma(d, high, zero - y) + d * broadcast(sharpness.low);
+        return exponential(max(least, y), select(y > least, low, zero));
     }
 };
 // A number as mantissa * 2^exponent with |mantissa| in [1, 2); 0, inf and NaN with exponent 0.
@@ -195,10 +218,11 @@ template <class View> LOSSLESS_INLINE void find_largest(const View& view, Data<V
 
 // Second stage: where the exponentials of each row lie, and those of the maximum and of the target.
 template <class T, Target target> static void place(Group& g) {
+    const Sharpness<T> sharpness(g.temperature);
     by_sixteens(g, [&](int r) __attribute__((always_inline)) {
         const Pack<T> m = narrow<T>(load(g.m + r));
-        const Pack<T> shift = Frame<T>::shift_of(m), exponent = Frame<T>::exponent_of(m);
-        const Frame<T> exponentials(shift, exponent);
+        const Pack<T> shift = Frame<T>::shift_of(m, sharpness), exponent = Frame<T>::exponent_of(m, sharpness);
+        const Frame<T> exponentials(shift, exponent, g.temperature);
         store(g.shift + r, to_f64(shift));
         store(g.exponent + r, to_f64(exponent));
         store(g.top + r, to_f64(exponentials(m)));
@@ -213,7 +237,7 @@ template <class View, class F>
 LOSSLESS_INLINE void each_exponential(const View& view, Data<View>& data, Group& g, F&& f) {
     using T = typename View::T;
     data.limit_again(view, g);
-    const Frame<T> exponentials(view.get(g.shift), view.get(g.exponent));
+    const Frame<T> exponentials(view.get(g.shift), view.get(g.exponent), g.temperature);
     const auto* const logits = data.x; // locals, which no store of a number can change
     auto* const out = data.out;
     T* const kept = data.e;

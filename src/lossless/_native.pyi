@@ -19,6 +19,7 @@ def row_statistics(
     prior_cost: Any,
     correct: Any,
     state: Any,
+    temperature: float = 1.0,
 ) -> int: ...
 def row_numbers(
     x: Any,
@@ -48,6 +49,7 @@ def row_statistics_backward(
     d_entropy: Any,
     d_prior: Any,
     dx: Any,
+    temperature: float = 1.0,
 ) -> None: ...
 def row_loss(
     x: Any,
@@ -63,6 +65,7 @@ def row_loss(
     divisor: float | None,
     g: float,
     dx: Any,
+    temperature: float = 1.0,
 ) -> tuple[int, float, float]: ...
 def row_loss_backward(
     x: Any,
@@ -77,11 +80,16 @@ def row_loss_backward(
     g: Any,
     divisor: float,
     dx: Any,
+    temperature: float = 1.0,
 ) -> None: ...
-def softmax(x: Any, outer: int, classes: int, inner: int, out: Any) -> None: ...
-def log_softmax(x: Any, outer: int, classes: int, inner: int, out: Any) -> None: ...
-def softmax_backward(x: Any, outer: int, classes: int, inner: int, g: Any, dx: Any) -> None: ...
-def log_softmax_backward(x: Any, outer: int, classes: int, inner: int, g: Any, dx: Any) -> None: ...
+def softmax(x: Any, outer: int, classes: int, inner: int, out: Any, temperature: float = 1.0) -> None: ...
+def log_softmax(x: Any, outer: int, classes: int, inner: int, out: Any, temperature: float = 1.0) -> None: ...
+def softmax_backward(
+    x: Any, outer: int, classes: int, inner: int, g: Any, dx: Any, temperature: float = 1.0
+) -> None: ...
+def log_softmax_backward(
+    x: Any, outer: int, classes: int, inner: int, g: Any, dx: Any, temperature: float = 1.0
+) -> None: ...
 def pointwise(
     kind: str,
     x: Any,

@@ -63,9 +63,14 @@ class RowPlan(NamedTuple):
         return self.denominator is None and not self.z_loss and self.temperature == 1.0 and self.curve is None
 
     @property
+    def is_moderate(self) -> bool:
+        """Whether the kernels divide by the temperature: a float holds two parts of the inverse of no extreme one."""
+        return 2.0**-20 <= self.temperature <= 2.0**20
+
+    @property
     def has_kernel(self) -> bool:
         """Whether one kernel computes the loss: of all links but a curve over every class of a soft target."""
-        return self.temperature == 1.0 and self.denominator in (None, "given") and not (self.soft and self.curve)
+        return self.is_moderate and self.denominator in (None, "given") and not (self.soft and self.curve)
 
     @property
     def kernel_link(self) -> tuple[float, float, float, float]:
@@ -111,11 +116,13 @@ def classes_last(plan: RowPlan) -> RowPlan:
 
 
 @cached
-def plan_transform(function: str, shape: Shape, dtype: Any, dim: int, name: str = "input") -> RowPlan:
+def plan_transform(
+    function: str, shape: Shape, dtype: Any, dim: int, name: str = "input", temperature: float = 1.0
+) -> RowPlan:
     """Softmax and its kin: an array and its class dimension."""
     _check.check_floating(function, _check.dtype_name(dtype), name)
     dim = to_dim(dim, len(shape))
-    return RowPlan(function, dim, to_rows(shape, dim), without_dim(shape, dim))
+    return RowPlan(function, dim, to_rows(shape, dim), without_dim(shape, dim), temperature=temperature)
 
 
 @cached

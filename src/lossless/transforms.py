@@ -287,8 +287,8 @@ def _transform(function: str, input: Array, dim: int, temperature: float, dtype:
     if dtype is not None:
         input = backend.to_dtype(function, input, dtype)
     temperature = to_temperature(function, temperature)
-    plan = plan_transform(function, input.shape, input.dtype, to_int(function, "dim", dim))
+    plan = plan_transform(function, input.shape, input.dtype, to_int(function, "dim", dim), temperature=temperature)
     if not plan.rows.classes:
         return input + 0.0  # no classes, no numbers
     verb = backend.softmax if function == "softmax" else backend.log_softmax
-    return verb(plan, input, temperature)
+    return verb(plan, input)

@@ -80,21 +80,21 @@ def _accumulated(a: Array | None, dtype: Any) -> Array | None:
 # ---------------------------------------------------------------- transforms
 
 
-def softmax(plan: RowPlan, x: Array, temperature: float) -> Any:
-    return _transform("softmax", reference.softmax, plan, x, temperature)
+def softmax(plan: RowPlan, x: Array) -> Any:
+    return _transform("softmax", reference.softmax, plan, x)
 
 
-def log_softmax(plan: RowPlan, x: Array, temperature: float) -> Any:
-    return _transform("log_softmax", reference.log_softmax, plan, x, temperature)
+def log_softmax(plan: RowPlan, x: Array) -> Any:
+    return _transform("log_softmax", reference.log_softmax, plan, x)
 
 
 @silent
-def _transform(name: str, formula: Callable[..., Array], plan: RowPlan, x: Array, temperature: float) -> Any:
-    if native is not None and temperature == 1.0:
+def _transform(name: str, formula: Callable[..., Array], plan: RowPlan, x: Array) -> Any:
+    if native is not None and plan.is_moderate:
         out = np.empty(x.shape, x.dtype)
-        getattr(native, name)(_memory(x), *plan.rows, _memory(out))
+        getattr(native, name)(_memory(x), *plan.rows, _memory(out), plan.temperature)
         return out[()]
-    out = formula(_classes_last(x, plan.dim), temperature).astype(x.dtype)
+    out = formula(_classes_last(x, plan.dim), plan.temperature).astype(x.dtype)
     return np.ascontiguousarray(np.moveaxis(out, -1, plan.dim)).reshape(x.shape)[()]
 
 
@@ -108,7 +108,15 @@ def permute(x: Array, order: tuple[int, ...]) -> Array:
 
 @silent
 def elementwise(function: str, functor: reference.Elementwise, /, **arrays: Array) -> Any:
-    return _rounded(functor.value(*arrays.values()), _promote(*arrays.values()))
+    dtype = _promote(*arrays.values())
+    if native is None or functor.kernel is None or not functor.kernel_takes(_check.dtype_name(dtype), False):
+        return _rounded(functor.value(*arrays.values()), dtype)
+    (x,) = arrays.values()
+    out = np.empty(x.shape, dtype)
+    native.pointwise(
+        functor.kernel, _memory(x), None, None, None, functor.kernel_parameters, _memory(out), 1.0, 1.0, None
+    )
+    return out[()]
 
 
 # ---------------------------------------------------------------- statistics and losses
@@ -130,7 +138,7 @@ def logsumexp(plan: RowPlan, x: Array) -> Any:
 def row_statistics(plan: RowPlan, x: Array, target: Array | None, prior: Array | None) -> Statistics:
     if target is not None:
         x, target = _pair(plan, x, target)
-    if native is None or plan.temperature != 1.0:
+    if native is None or not plan.is_moderate:
         target = _target_last(plan, target)
         s = reference.row_statistics(_classes_last(x, plan.dim), target, prior, plan.ignore_index, plan.temperature)
         return Statistics(*(_rounded(a, x.dtype) for a in s))
@@ -141,7 +149,7 @@ def row_statistics(plan: RowPlan, x: Array, target: Array | None, prior: Array |
     correct = None if target is None else np.empty(plan.shape, np.bool_)
     bad = native.row_statistics(
         _memory(x), *plan.rows, _memory(target), None, _accumulated(prior, x.dtype), plan.ignore_index,
-        _memory(nll), _memory(lse), _memory(entropy), _memory(prior_cost), correct, None,
+        _memory(nll), _memory(lse), _memory(entropy), _memory(prior_cost), correct, None, plan.temperature,
     )  # fmt: skip
     _raise_bad(bad, plan, target)
     if plan.soft and target is not None:  # the kernels know `correct` of labels
@@ -195,7 +203,7 @@ def class_loss(
     if native is not None and plan.has_kernel and sample_weight is None and alpha is None:
         return _kernel_loss(plan, x, target, weight, divisor)
     soft_curve = plan.soft and plan.curve is not None
-    kernels = native is not None and plan.temperature == 1.0 and not soft_curve
+    kernels = native is not None and plan.is_moderate and not soft_curve
     link = reference.link(
         target if kernels and not plan.soft else _target_last(plan, target), plan.rows.classes, plan.soft,
         weight, sample_weight, alpha, ignore_index=plan.ignore_index, smoothing=plan.smoothing,
@@ -227,7 +235,7 @@ def _kernel_loss(plan: RowPlan, x: Array, target: Array, weight: Array | None, d
     over = 1.0 if plan.reduction != "mean" else None if divisor is None else float(divisor)
     bad, total, over = native.row_loss(
         _memory(x), *plan.rows, _memory(target), _accumulated(weight, x.dtype), plan.ignore_index, plan.kernel_link,
-        _memory(loss), None, over, 1.0, _memory(dx),
+        _memory(loss), None, over, 1.0, _memory(dx), plan.temperature,
     )  # fmt: skip
     _raise_bad(bad, plan, target)
     watch.sound(total, over)
@@ -244,12 +252,12 @@ def _kernel_rows(
     )  # fmt: skip
     nll, lse, prior = np.empty(plan.shape), np.empty(plan.shape), None if link.prior is None else np.empty(plan.shape)
     state = _state(plan) if asking() else None
-    _raise_bad(native.row_statistics(*of, nll, lse, None, prior, None, state), plan, target)
+    _raise_bad(native.row_statistics(*of, nll, lse, None, prior, None, state, plan.temperature), plan, target)
 
     def backward(d_nll: Any = None, d_lse: Any = None, d_prior: Any = None) -> Array:
         dx = np.empty(x.shape, x.dtype)
         d_nll, d_lse, d_prior = (None if d is None else np.ascontiguousarray(d) for d in (d_nll, d_lse, d_prior))
-        native.row_statistics_backward(*of, state, d_nll, d_lse, None, d_prior, _memory(dx))
+        native.row_statistics_backward(*of, state, d_nll, d_lse, None, d_prior, _memory(dx), plan.temperature)
         return dx
 
     return Statistics(nll, lse, None, prior, None), backward

@@ -77,6 +77,12 @@ def _kernels_for(*tensors: Tensor | None) -> Any:
     return operators if operators_serve(*tensors) else None
 
 
+def _row_kernels(plan: RowPlan, *tensors: Tensor | None) -> Any:
+    """The same for rows of the plan's temperature: the operators know of none."""
+    kernels = _kernels_for(*tensors) if plan.is_moderate else None
+    return None if kernels is operators and plan.temperature != 1.0 else kernels
+
+
 def _straight(kernel: Any, arrays: tuple[Tensor, ...], *rest: Any) -> Tensor:
     """What one kernel makes of arrays as they lie. The way is said, but for halves: autocast may convert them."""
     if arrays[0].dtype not in HALVES:
@@ -138,28 +144,32 @@ def _index_error(plan: RowPlan, target: Tensor) -> Exception:
 # ---------------------------------------------------------------- transforms
 
 
-def softmax(plan: RowPlan, x: Tensor, temperature: float) -> Tensor:
-    if temperature == 1.0 and ordinary(x):
-        return _straight(eager.Softmax, (x,), plan.rows)
-    kernels = _kernels_for(x) if temperature == 1.0 else None
-    return kernels.softmax(x, plan) if kernels else _transform(differentiable.softmax, plan, x, temperature)
+def softmax(plan: RowPlan, x: Tensor) -> Tensor:
+    if plan.is_moderate and ordinary(x):
+        return _straight(eager.Softmax, (x,), plan.rows, plan.temperature)
+    kernels = _row_kernels(plan, x)
+    return kernels.softmax(x, plan) if kernels else _transform(differentiable.softmax, plan, x)
 
 
-def log_softmax(plan: RowPlan, x: Tensor, temperature: float) -> Tensor:
-    if temperature == 1.0 and ordinary(x):
-        return _straight(eager.LogSoftmax, (x,), plan.rows)
-    kernels = _kernels_for(x) if temperature == 1.0 else None
-    if kernels:
-        return kernels.log_softmax(x, plan)
-    return _transform(differentiable.log_softmax, plan, x, temperature)
+def log_softmax(plan: RowPlan, x: Tensor) -> Tensor:
+    if plan.is_moderate and ordinary(x):
+        return _straight(eager.LogSoftmax, (x,), plan.rows, plan.temperature)
+    kernels = _row_kernels(plan, x)
+    return kernels.log_softmax(x, plan) if kernels else _transform(differentiable.log_softmax, plan, x)
 
 
-def _transform(formula: Callable[..., Tensor], plan: RowPlan, x: Tensor, temperature: float) -> Tensor:
+def _transform(formula: Callable[..., Tensor], plan: RowPlan, x: Tensor) -> Tensor:
     check_supported(plan.function, input=x)
-    return formula(_classes_last(x, plan.dim), temperature).movedim(-1, plan.dim).reshape(x.shape)
+    return formula(_classes_last(x, plan.dim), plan.temperature).movedim(-1, plan.dim).reshape(x.shape)
 
 
 def elementwise(function: str, functor: reference.Elementwise, /, **arrays: Tensor) -> Tensor:
+    if functor.kernel is not None:
+        (x,) = arrays.values()
+        if ordinary(x):
+            return _straight(eager.Elementwise, (x,), functor)
+        if kernels_serve(x):
+            return eager.elementwise(functor, x)
     check_supported(function, **arrays)
     return differentiable.elementwise(functor, *arrays.values()).to(_promote(*arrays.values()))
 
@@ -178,11 +188,11 @@ def logsumexp(plan: RowPlan, x: Tensor) -> Tensor:
 
 
 def row_statistics(plan: RowPlan, x: Tensor, target: Tensor | None, prior: Tensor | None) -> Statistics:
-    if target is prior is None and plan.temperature == 1.0 and ordinary(x):
+    if target is prior is None and plan.is_moderate and ordinary(x):
         return Statistics(*eager.RowStatistics.call(x, None, None, None, plan, True, False))
     if target is not None:
         x, target = _pair(plan, x, target)
-    kernels = _kernels_for(x, target, prior) if plan.temperature == 1.0 else None
+    kernels = _row_kernels(plan, x, target, prior)
     if kernels and not needs_grad(target, prior):
         if kernels is eager:
             plan, x, target = _as_it_lies(plan, x, target)
@@ -208,8 +218,8 @@ def class_loss(
     x, target = _pair(plan, x, target, weight)
     soft_curve = plan.curve if plan.soft else None
     kernels = None
-    if plan.temperature == 1.0 and soft_curve is None and not needs_grad(target, weight):
-        kernels = _kernels_for(x, target, weight, sample_weight, alpha)
+    if soft_curve is None and not needs_grad(target, weight):
+        kernels = _row_kernels(plan, x, target, weight, sample_weight, alpha)
     if kernels is eager:
         plan, x, target = _as_it_lies(plan, x, target)
     differentiated = isinstance(divisor, Tensor) and needs_grad(divisor)

@@ -15,8 +15,12 @@ from lossless._torch import differentiable
 TRANSFORMS = {"softmax": differentiable.softmax_gradient, "log_softmax": differentiable.log_softmax_gradient}
 
 
-def transform(name: str, x: Tensor, rows: Rows, g: Tensor) -> Tensor:
-    return _rows_back(TRANSFORMS[name](_rows_last(x, rows), _rows_last(g, rows)), x)
+def transform(name: str, x: Tensor, rows: Rows, temperature: float, g: Tensor) -> Tensor:
+    return _rows_back(TRANSFORMS[name](_rows_last(x, rows), _rows_last(g, rows), temperature), x)
+
+
+def elementwise(functor: reference.Elementwise, x: Tensor, g: Tensor) -> Tensor:
+    return (reference.wide(g) * functor.slope(x)).to(x.dtype)
 
 
 def row_statistics(
@@ -37,7 +41,7 @@ def class_loss(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, 
     t = link.weighted_target()
     s = None
     if not link.is_linear:
-        s = differentiable.row_statistics(_rows_last(x, plan.rows), t, link.prior, plan.ignore_index, 1.0)
+        s = differentiable.row_statistics(_rows_last(x, plan.rows), t, link.prior, plan.ignore_index, plan.temperature)
     d = reference.wide(_of_rows(g, plan)) / divisor
     slopes = {name: d * slope for name, slope in link.slopes(s).items()}
     d_nll, d_lse, d_prior = (slopes.get(name) for name in ("d_nll", "d_lse", "d_prior"))
@@ -57,7 +61,8 @@ def _row_gradient(
 ) -> Tensor:
     """The reference gradient over the rows of `x`, in the shape and dtype of `x`."""
     rows = _rows_last(x, plan.rows)
-    return _rows_back(differentiable.row_gradient(rows, target, prior, plan.ignore_index, 1.0, *partials), x)
+    dx = differentiable.row_gradient(rows, target, prior, plan.ignore_index, plan.temperature, *partials)
+    return _rows_back(dx, x)
 
 
 def _of_rows(a: Tensor, plan: RowPlan) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from lossless import reference
 from lossless._layout import Rows
 from lossless._plan import ElementPlan, RowPlan
 from lossless._torch import by_formula, kernels
@@ -68,37 +69,60 @@ class _KernelFunction(Function):
 
 
 def softmax(x: Tensor, plan: RowPlan) -> Tensor:
-    return Softmax.call(in_memory(x), plan.rows)
+    return Softmax.call(in_memory(x), plan.rows, plan.temperature)
 
 
 def log_softmax(x: Tensor, plan: RowPlan) -> Tensor:
-    return LogSoftmax.call(in_memory(x), plan.rows)
+    return LogSoftmax.call(in_memory(x), plan.rows, plan.temperature)
 
 
 class Softmax(_KernelFunction):
     name = "softmax"
 
     @classmethod
-    def forward(cls, ctx: Any, x: Tensor, rows: Rows) -> Tensor:
-        out = kernels.transform(cls.name, x, rows)
+    def forward(cls, ctx: Any, x: Tensor, rows: Rows, temperature: float) -> Tensor:
+        out = kernels.transform(cls.name, x, rows, temperature)
         if ctx is not None:
             ctx.save_for_backward(x)
-            ctx.rows = rows
+            ctx.rows, ctx.temperature = rows, temperature
         return out
 
     @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
         (x,) = ctx.saved_tensors
-        return kernels.transform_backward(cls.name, x, ctx.rows, g), None
+        return kernels.transform_backward(cls.name, x, ctx.rows, ctx.temperature, g), None, None
 
     @classmethod
     def by_formula(cls, ctx: Any, g: Tensor) -> Any:
         (x,) = ctx.saved_tensors
-        return by_formula.transform(cls.name, x, ctx.rows, g), None
+        return by_formula.transform(cls.name, x, ctx.rows, ctx.temperature, g), None, None
 
 
 class LogSoftmax(Softmax):
     name = "log_softmax"
+
+
+def elementwise(functor: reference.Elementwise, x: Tensor) -> Tensor:
+    return Elementwise.call(in_memory(x), functor)
+
+
+class Elementwise(_KernelFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, functor: reference.Elementwise) -> Tensor:
+        if ctx is not None:
+            ctx.save_for_backward(x)
+            ctx.functor = functor
+        return kernels.elementwise(functor, x)
+
+    @staticmethod
+    def by_kernel(ctx: Any, g: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return kernels.pointwise_backward(ctx.functor, x, None, None, None, 1.0, g), None
+
+    @staticmethod
+    def by_formula(ctx: Any, g: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return by_formula.elementwise(ctx.functor, x, g), None
 
 
 # ---------------------------------------------------------------- row statistics

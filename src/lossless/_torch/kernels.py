@@ -18,7 +18,7 @@ from lossless._plan import RowPlan
 from lossless._reduce import Reduction
 from lossless._torch.memory import empty_like
 from lossless._torch.modes import in_memory
-from lossless.reference import Pointwise
+from lossless.reference import Elementwise, Pointwise
 
 
 def scalar(total: float, x: Tensor) -> Tensor:
@@ -37,16 +37,16 @@ def empty_state(x: Tensor, rows: Rows) -> Tensor:
 # ---------------------------------------------------------------- transforms
 
 
-def transform(name: str, x: Tensor, rows: Rows) -> Tensor:
+def transform(name: str, x: Tensor, rows: Rows, temperature: float) -> Tensor:
     """`name`: "softmax" or "log_softmax"."""
     out = empty_like(x)
-    getattr(native, name)(x, *rows, out)
+    getattr(native, name)(x, *rows, out, temperature)
     return out
 
 
-def transform_backward(name: str, x: Tensor, rows: Rows, g: Tensor) -> Tensor:
+def transform_backward(name: str, x: Tensor, rows: Rows, temperature: float, g: Tensor) -> Tensor:
     dx = empty_like(x)
-    getattr(native, name + "_backward")(x, *rows, in_memory(g), dx)
+    getattr(native, name + "_backward")(x, *rows, in_memory(g), dx, temperature)
     return dx
 
 
@@ -82,7 +82,7 @@ def row_statistics(
     unrounded: bool, state: Tensor | None,
 ) -> RowOutputs:  # fmt: skip
     out = row_outputs(x, target, prior, plan, entropy, unrounded)
-    bad = native.row_statistics(x, *plan.rows, target, weight, prior, plan.ignore_index, *out, state)
+    bad = native.row_statistics(x, *plan.rows, target, weight, prior, plan.ignore_index, *out, state, plan.temperature)
     _raise_bad(bad, target, plan)
     return out
 
@@ -94,7 +94,9 @@ def row_statistics_backward(
     """`partials`: of nll, lse, entropy and prior."""
     dx = empty_like(x)
     d = (None if a is None else in_memory(a) for a in partials)
-    native.row_statistics_backward(x, *plan.rows, target, weight, prior, plan.ignore_index, state, *d, dx)
+    native.row_statistics_backward(
+        x, *plan.rows, target, weight, prior, plan.ignore_index, state, *d, dx, plan.temperature
+    )
     return dx
 
 
@@ -108,7 +110,7 @@ def class_loss(
     dx = None if g is None else empty_like(x)
     bad, total, divisor = native.row_loss(
         x, *plan.rows, target, weight, plan.ignore_index, plan.kernel_link, loss, state,
-        divisor if reduction == "mean" else 1.0, 1.0 if g is None else g, dx,
+        divisor if reduction == "mean" else 1.0, 1.0 if g is None else g, dx, plan.temperature,
     )  # fmt: skip
     if bad >= 0:
         _raise_bad(bad, target, plan)
@@ -122,8 +124,9 @@ def class_loss_backward(
 ) -> Tensor:
     dx = empty_like(x)
     native.row_loss_backward(
-        x, *plan.rows, target, weight, plan.ignore_index, plan.kernel_link, state, in_memory(g), divisor, dx
-    )
+        x, *plan.rows, target, weight, plan.ignore_index, plan.kernel_link, state, in_memory(g), divisor, dx,
+        plan.temperature,
+    )  # fmt: skip
     return dx
 
 
@@ -156,9 +159,15 @@ def pointwise(
     return scalar(total / divisor, x) if loss is None else loss, divisor, dx
 
 
+def elementwise(functor: Elementwise, x: Tensor) -> Tensor:
+    out = empty_like(x)
+    native.pointwise(functor.kernel, x, None, None, None, functor.kernel_parameters, out, 1.0, 1.0, None)
+    return out
+
+
 def pointwise_backward(
-    functor: Pointwise, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, divisor: float,
-    g: Tensor,
+    functor: Elementwise, x: Tensor, target: Tensor | None, weight: Tensor | None, pos_weight: Tensor | None,
+    divisor: float, g: Tensor,
 ) -> Tensor:  # fmt: skip
     dx = empty_like(x)
     native.pointwise_backward(

@@ -73,11 +73,11 @@ def log_softmax(x: Tensor, plan: RowPlan) -> Tensor:
 
 
 def transform(name: str, x: Tensor, dim: int) -> Tensor:
-    return kernels.transform(name, in_memory(x), to_rows(x.shape, dim))
+    return kernels.transform(name, in_memory(x), to_rows(x.shape, dim), 1.0)
 
 
 def transform_backward(name: str, x: Tensor, dim: int, g: Tensor) -> Tensor:
-    return kernels.transform_backward(name, in_memory(x), to_rows(x.shape, dim), g)
+    return kernels.transform_backward(name, in_memory(x), to_rows(x.shape, dim), 1.0, g)
 
 
 def _save_transform(ctx: Any, inputs: Any, output: Any) -> None:
@@ -88,7 +88,7 @@ def _save_transform(ctx: Any, inputs: Any, output: Any) -> None:
 def _transform_gradient(ctx: Any, g: Tensor) -> Any:
     (x,) = ctx.saved_tensors
     if torch.is_grad_enabled():
-        return None, by_formula.transform(ctx.name, x, to_rows(x.shape, ctx.dim), g), None
+        return None, by_formula.transform(ctx.name, x, to_rows(x.shape, ctx.dim), 1.0, g), None
     return None, _transform_backward_op(ctx.name, x, ctx.dim, g), None
 
 

@@ -27,20 +27,6 @@ class Pointwise(Elementwise):
     of_probabilities: ClassVar[bool] = False
     "Whether input and target must lie in [0, 1]."
 
-    @property
-    def kernel(self) -> str | None:
-        """The name of the kernel that computes it, if there is one."""
-        return None
-
-    @property
-    def kernel_parameters(self) -> tuple[float, float]:
-        """The balance and the exponent that the kernel is told."""
-        return -1.0, 0.0
-
-    def kernel_takes(self, dtype: str, weighted: bool) -> bool:
-        """Whether the kernel computes with numbers of this dtype, and with weights if there are any."""
-        return True
-
     def target_slope(self, x: Array, t: Array, v: Array | None = None, /) -> Array:
         raise NotImplementedError
 
@@ -242,6 +228,13 @@ class KLDivergence(Pointwise):
     """t (log t - x), and 0 where t = 0; or e^t (t - x) of the logarithm of a target."""
 
     log_target: bool = False
+
+    @property
+    def kernel(self) -> str | None:
+        return None if self.log_target else "kl_divergence"
+
+    def kernel_takes(self, dtype: str, weighted: bool) -> bool:
+        return dtype != "float64" and not weighted
 
     def value(self, x: Array, t: Array, /, *_: Any) -> Array:
         xp = namespace(x)

@@ -50,6 +50,20 @@ class Elementwise:
         raise NotImplementedError
 
     @property
+    def kernel(self) -> str | None:
+        """The name of the kernel that computes it, if there is one."""
+        return None
+
+    @property
+    def kernel_parameters(self) -> tuple[float, float]:
+        """The balance and the exponent that the kernel is told."""
+        return -1.0, 0.0
+
+    def kernel_takes(self, dtype: str, weighted: bool) -> bool:
+        """Whether the kernel computes with numbers of this dtype, and with weights if there are any."""
+        return True
+
+    @property
     def slopes(self) -> tuple[Callable[..., Array], ...]:
         """The derivatives over each argument."""
         return (self.slope,)
@@ -58,6 +72,10 @@ class Elementwise:
 @dataclass(frozen=True)
 class Sigmoid(Elementwise):
     """1 / (1 + exp(-x)); its slope is sigma(x) sigma(-x)."""
+
+    @property
+    def kernel(self) -> str | None:
+        return "sigmoid"
 
     def value(self, x: Array, /, *_: Any) -> Array:
         xp = namespace(x)
@@ -72,6 +90,10 @@ class Sigmoid(Elementwise):
 @dataclass(frozen=True)
 class LogSigmoid(Elementwise):
     """log sigma(x) = -softplus(-x); its slope is sigma(-x)."""
+
+    @property
+    def kernel(self) -> str | None:
+        return "log_sigmoid"
 
     def value(self, x: Array, /, *_: Any) -> Array:
         xp = namespace(x)
