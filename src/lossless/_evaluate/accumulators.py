@@ -166,7 +166,7 @@ class Calibration:
 
     EDGES = np.arange(CALIBRATION_BINS + 1) / CALIBRATION_BINS
     # What equals an edge but for rounding, as shares of votes often do, lies in the bin below it.
-    _ENDS = EDGES[1:-1] * (1.0 + 2.0**-40)
+    _SCALE = CALIBRATION_BINS * (1.0 - 2.0**-40)
 
     def __init__(self) -> None:
         self.count = np.zeros(CALIBRATION_BINS, np.int64)
@@ -178,10 +178,11 @@ class Calibration:
 
     def add(self, confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> None:
         """Count (n,) predictions."""
-        # The inner edges alone decide, so a confidence that rounds to just above 1 stays in the last bin.
-        home = np.searchsorted(self._ENDS, confidence, side="left")
-        self.count += np.bincount(home, minlength=CALIBRATION_BINS)
-        self.correct += np.bincount(home[right], minlength=CALIBRATION_BINS)
+        # A confidence of 0 lies in the first bin, and one that rounds to just above 1 in the last.
+        home = np.clip(np.ceil(self._SCALE * confidence), 1, CALIBRATION_BINS).astype(np.int64) - 1
+        wrong, correct = np.bincount(home + CALIBRATION_BINS * right, minlength=2 * CALIBRATION_BINS).reshape(2, -1)
+        self.count += wrong + correct
+        self.correct += correct
         self.confidence.add(confidence, home)
 
     def merge(self, other: Calibration) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .hashing import mixed
+from lossless._numpy.hashing import mixed
+
 from .rows import Integers, ScoredRows
 
 MOST_PAIRS = 1 << 20  # pairs that are told apart, 16 MB: all of 1024 classes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,8 +141,11 @@ def _joined(cells: Cells, level: int) -> Cells:
     if not len(key):
         return cells
     start, last = _runs(key, level)
-    mixed = np.logical_or.reduceat(several, start) | (key[start] != key[last])
-    return Cells(key[start], mixed, np.add.reduceat(count, start, axis=1))
+    if len(start) == len(key):
+        return cells
+    # Differences of running sums: `reduceat` over as many cells is ten times slower.
+    mixed = (np.diff(np.cumsum(several)[last], prepend=0) > 0) | (key[start] != key[last])
+    return Cells(key[start], mixed, np.diff(np.cumsum(count, axis=1)[:, last], axis=1, prepend=0))
 
 
 def _runs(key: Keys, level: int) -> tuple[Integers, Integers]:
@@ -157,6 +161,8 @@ def _level(key: Keys, limit: int) -> int:
 
     Neighbours that first differ in bit b (the lowest is 1) are one cell from level b on.
     """
+    if len(key) <= limit:
+        return 0
     differ = key[1:] ^ key[:-1]
     # Without the bit after the first one the conversion cannot round up to the next power of two.
     _, first = np.frexp((differ & ~(differ >> _ONE)).astype(np.float64))
@@ -176,16 +182,23 @@ class Ranking:
     several: NDArray[np.bool_]  # (cells,) more than one key; otherwise low == high
     count: Integers  # (groups, cells)
 
-    @property
+    @cached_property
+    def held(self) -> Integers:
+        """(cells,) rows of each cell."""
+        first, *others = self.count  # by hand: a sum over this axis is ten times slower
+        held: Integers = sum(others, start=first)
+        return held
+
+    @cached_property
     def rows(self) -> int:
         """How many rows were counted."""
-        return int(self.count.sum())
+        return int(self.held.sum())
 
     def quantile(self, q: float) -> Bounded:
         """The key of sorted row floor(q (n - 1)), NumPy's method "lower"; nan without rows."""
         if not self.rows:
             return Bounded(math.nan, math.nan)
-        i = int(np.searchsorted(np.cumsum(self.count.sum(axis=0)), math.floor(q * (self.rows - 1)), side="right"))
+        i = int(np.searchsorted(np.cumsum(self.held), math.floor(q * (self.rows - 1)), side="right"))
         low, high = float(self.low[i]), float(self.high[i])
         return Bounded(low, high - low if self.several[i] else 0.0)
 
@@ -195,10 +208,9 @@ class Ranking:
         A bin ends with sorted row floor(k (n - 1) / bins) and all rows of the same key, as in scikit-learn's
         `calibration_curve(strategy="quantile")`; bins that many equal keys would fill stay empty.
         """
-        rows = self.count.sum(axis=0)
         ends = np.arange(1, bins) * (self.rows - 1) // bins
-        home: Integers = np.searchsorted(ends, np.cumsum(rows) - rows, side="left")
-        return home
+        first = np.searchsorted(np.cumsum(self.held) - self.held, ends, side="right")  # cells of the bins that follow
+        return np.repeat(np.arange(bins), np.diff(first, prepend=0, append=len(self.held)))
 
     def auroc(self) -> Bounded:
         """Area under the ROC curve: how often a positive has a higher key than a negative, equal keys counting half.

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from lossless._diagnose.rules import looks_normalised
 
 from .accumulators import Count, Factories, Itself
-from .hashing import mixed
 from .rows import Floats, Integers, ScoredRows
 from .sums import ExactSum
 
@@ -38,7 +37,8 @@ class Constant(Itself):
             return
         if self.row is None:
             self.row = rows.logits[0].astype(np.float64)
-        self.varies = bool((rows.logits != self.row).any())
+        # The last row differs in most files; only where it does not, all are looked at.
+        self.varies = any(bool((x != self.row).any()) for x in (rows.logits[-1], rows.logits))
 
     def merge(self, other: Constant) -> None:
         if self.row is None:
@@ -95,8 +95,7 @@ class Normalised(Itself):
         self.row: Floats | None = None  # the first one
 
     def update(self, rows: ScoredRows) -> None:
-        top = rows.logits[np.arange(len(rows)), rows.predicted]
-        near = np.flatnonzero((top > 0.0) & (top <= 1.0 + 1e-6))
+        near = np.flatnonzero((rows.peak > 0.0) & (rows.peak <= 1.0 + 1e-6))
         x = rows.logits[near].astype(np.float64)
         alike = looks_normalised(x, rows.logits.dtype.name)
         if self.row is None and alike.any():
@@ -156,7 +155,7 @@ class Repeats(Itself):
     """How often distinct rows (scores and label) occur, of a fair sample of them: those of the smallest hashes.
 
     A hash among the smallest of all rows is among the smallest of any part of them, so each count is exact whatever
-    the cuts, and the memory is bounded. The hash is of the label, entropy and first, last and largest score of a row.
+    the cuts, and the memory is bounded.
     """
 
     def __init__(self, size: int = REPEATS_SIZE) -> None:
@@ -176,9 +175,8 @@ class Repeats(Itself):
         return len(self.hashes) if self.complete else (self.size - 1) / (float(self.hashes[-1]) / 2.0**64)
 
     def update(self, rows: ScoredRows) -> None:
-        hashes = _hashes(rows)
-        near = slice(None) if self.complete else np.flatnonzero(hashes <= self.hashes[-1])
-        hashes, row = hashes[near], rows.row[near]
+        near = slice(None) if self.complete else np.flatnonzero(rows.hash <= self.hashes[-1])
+        hashes, row = rows.hash[near], rows.row[near]
         if not len(hashes):
             return
         unique, first, count = np.unique(hashes, return_index=True, return_counts=True)
@@ -199,16 +197,6 @@ class Repeats(Itself):
         self.hashes, self.count = self.hashes[: self.size], total[: self.size]
         self.file = np.concatenate([self.file, file])[first[: self.size]]
         self.row = np.concatenate([self.row, row])[first[: self.size]]
-
-
-def _hashes(rows: ScoredRows) -> Hashes:
-    """(n,) hashes of the numbers that tell most rows apart."""
-    x = rows.logits
-    parts = (rows.label, x[:, 0], x[:, -1], x[np.arange(len(rows)), rows.predicted], rows.entropy)
-    h = np.zeros(len(rows), np.uint64)
-    for part in parts:
-        h = mixed(h ^ part.astype(np.float64).view(np.uint64))
-    return h
 
 
 def signs() -> Factories:
