@@ -302,13 +302,20 @@ class Largest:
         self.kept: dict[str, NDArray[Any]] = {}
 
     def update(self, rows: Any) -> None:
-        batch = {name: attrgetter(name)(rows) for name in self.fields}
-        key = batch[self.by]
-        if len(rows) > self.size:  # sort few rows, not the batch; every row that ties with the last one stays
-            bound = np.partition(key, len(rows) - self.size)[len(rows) - self.size] if self.size else np.inf
-            batch = {name: values[key >= bound] for name, values in batch.items()}
-        batch["file"] = np.full(len(batch["row"]), rows.file)
-        self._keep(batch)
+        key = attrgetter(self.by)(rows)
+        near = np.flatnonzero(key >= self._bound(key))  # sort few rows, not the batch
+        if len(near):
+            batch = {name: attrgetter(name)(rows)[near] for name in self.fields}
+            self._keep({**batch, "file": np.full(len(near), rows.file)})
+
+    def _bound(self, key: NDArray[Any]) -> float:
+        """What a number must reach to be among the largest; every row that ties with the last one may."""
+        if not self.size:
+            return math.inf
+        if self.kept and len(self.kept["row"]) == self.size:
+            return float(self.kept[self.by][-1])
+        rest = len(key) - self.size
+        return float(np.partition(key, rest)[rest]) if rest > 0 else -math.inf
 
     def merge(self, other: Largest) -> None:
         if other.kept:

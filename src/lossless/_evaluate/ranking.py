@@ -72,15 +72,15 @@ class RankSketch:
         else:
             self._waiting += [(bits[group == g], g) for g in range(self.groups)]
         self._rows_waiting += len(keys)
-        if self._rows_waiting >= 2 * self.limit:  # so that joining the cells is shared by many rows
-            self._settled()
+        self._settle_many()
 
     def merge(self, other: RankSketch) -> None:
         """Count the rows of `other`, a sketch of as many groups and the same limit."""
         self._level = max(self._level, other._level)
-        self._parts += other._parts + other._sorted_waiting(self._level)
-        if len(self._parts) >= _PARTS or sum(len(part.key) for part in self._parts) >= 3 * self.limit:
-            self._settled()
+        self._parts += other._parts
+        self._waiting += other._waiting
+        self._rows_waiting += other._rows_waiting
+        self._settle_many()
 
     def ranked(self) -> Ranking:
         """The cells in ascending order of their keys."""
@@ -99,12 +99,18 @@ class RankSketch:
         vars(self).update(state)
         self._parts = [part._replace(counts=part.counts.astype(np.int64)) for part in self._parts]
 
-    def _sorted_waiting(self, level: int) -> list[Cells]:
-        """The waiting keys in cells of a level, for each group."""
+    def _settle_many(self) -> None:
+        """Settle what has come together, if that is so much that joining the cells is shared by many rows."""
+        cells = sum(len(part.key) for part in self._parts)
+        if self._rows_waiting >= 2 * self.limit or len(self._parts) >= _PARTS or cells >= 3 * self.limit:
+            self._settled()
+
+    def _sorted_waiting(self) -> list[Cells]:
+        """The waiting keys in cells, for each group."""
         parts = []
         for g in range(self.groups if self._waiting else 0):
             keys = np.sort(np.concatenate([np.zeros(0, np.uint64), *(k for k, home in self._waiting if home == g)]))
-            start, last = _runs(keys, level)
+            start, last = _runs(keys, self._level)
             count = np.zeros((self.groups, len(start)), np.int64)
             count[g] = last - start + 1
             parts.append(Cells(keys[start], keys[start] != keys[last], count))
@@ -112,7 +118,7 @@ class RankSketch:
 
     def _settled(self) -> Cells:
         """Join all parts, at the least level that is enough."""
-        self._parts += self._sorted_waiting(self._level)
+        self._parts += self._sorted_waiting()
         self._waiting, self._rows_waiting = [], 0
         if len(self._parts) != 1 or len(self._parts[0].key) > self.limit:
             empty = Cells(np.zeros(0, np.uint64), np.zeros(0, bool), np.zeros((self.groups, 0), np.int64))

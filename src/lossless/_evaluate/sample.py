@@ -12,7 +12,7 @@ from lossless._numpy.hashing import mixed
 
 _FILE_SHIFT = np.uint64(40)  # row numbers stay below 2^40
 _ALL = np.uint64(2**64 - 1)
-_SPARE = 16  # times as many rows as the sample holds
+_SPARE = 8  # times as many rows as the sample holds
 
 
 class RowSample:

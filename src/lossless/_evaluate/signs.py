@@ -56,8 +56,9 @@ class Uniform(Itself):
     def update(self, rows: ScoredRows) -> None:
         classes = rows.logits.shape[1]
         near = np.flatnonzero(rows.confidence <= (1.0 + 1e-9) / classes)
-        x = rows.logits[near]
-        self.found.add(rows.file, rows.row[near[(x == x[:, :1]).all(axis=1)]])
+        if len(near):
+            x = rows.logits[near]
+            self.found.add(rows.file, rows.row[near[(x == x[:, :1]).all(axis=1)]])
 
     def merge(self, other: Uniform) -> None:
         self.found.merge(other.found)
@@ -96,6 +97,8 @@ class Normalised(Itself):
 
     def update(self, rows: ScoredRows) -> None:
         near = np.flatnonzero((rows.peak > 0.0) & (rows.peak <= 1.0 + 1e-6))
+        if not len(near):
+            return
         x = rows.logits[near].astype(np.float64)
         alike = looks_normalised(x, rows.logits.dtype.name)
         if self.row is None and alike.any():
@@ -175,11 +178,12 @@ class Repeats(Itself):
         return len(self.hashes) if self.complete else (self.size - 1) / (float(self.hashes[-1]) / 2.0**64)
 
     def update(self, rows: ScoredRows) -> None:
-        near = slice(None) if self.complete else np.flatnonzero(rows.hash <= self.hashes[-1])
-        hashes, row = rows.hash[near], rows.row[near]
-        if not len(hashes):
+        distinct = np.unique(rows.hash) if self.complete else self.hashes
+        near = np.flatnonzero(rows.hash <= distinct[: self.size][-1]) if len(distinct) else ()
+        if not len(near):
             return
-        unique, first, count = np.unique(hashes, return_index=True, return_counts=True)
+        row = rows.row[near]
+        unique, first, count = np.unique(rows.hash[near], return_index=True, return_counts=True)
         self._keep(unique, count, np.full(len(unique), rows.file), row[first])
 
     def merge(self, other: Repeats) -> None:
