@@ -178,13 +178,14 @@ class Repeats(Itself):
         return len(self.hashes) if self.complete else (self.size - 1) / (float(self.hashes[-1]) / 2.0**64)
 
     def update(self, rows: ScoredRows) -> None:
-        distinct = np.unique(rows.hash) if self.complete else self.hashes
-        near = np.flatnonzero(rows.hash <= distinct[: self.size][-1]) if len(distinct) else ()
+        if not len(rows):
+            return
+        bound = _smallest(rows.hash, self.size) if self.complete else self.hashes[-1]
+        near = np.flatnonzero(rows.hash <= bound)
         if not len(near):
             return
-        row = rows.row[near]
         unique, first, count = np.unique(rows.hash[near], return_index=True, return_counts=True)
-        self._keep(unique, count, np.full(len(unique), rows.file), row[first])
+        self._keep(unique, count, np.full(len(unique), rows.file), rows.row[near[first]])
 
     def merge(self, other: Repeats) -> None:
         self._keep(other.hashes, other.count, other.file, other.row)
@@ -201,6 +202,14 @@ class Repeats(Itself):
         self.hashes, self.count = self.hashes[: self.size], total[: self.size]
         self.file = np.concatenate([self.file, file])[first[: self.size]]
         self.row = np.concatenate([self.row, row])[first[: self.size]]
+
+
+def _smallest(hashes: Hashes, size: int) -> np.uint64:
+    """The last of the `size` smallest different ones; of fewer, the largest."""
+    ordered = np.sort(hashes)
+    ends = np.flatnonzero(ordered[1:] != ordered[:-1])
+    last: np.uint64 = ordered[ends[size - 1] if len(ends) >= size else -1]
+    return last
 
 
 def signs() -> Factories:
