@@ -115,15 +115,16 @@ def adaptive_calibration_error(ranking: Ranking) -> Bounded:
     if not n:
         return Bounded(math.nan, math.nan)
     rows, right = ranking.held, ranking.count[1]
-    low = np.exp(ranking.low)
-    high = low.copy()
-    high[ranking.several] = np.exp(ranking.high[ranking.several])
-    home = ranking.equal_mass(CALIBRATION_BINS)
-    gap = np.bincount(home, right - rows * (low + high) / 2, minlength=CALIBRATION_BINS)
-    unsure = float(np.sum(rows * (high - low))) / 2
+    confidence = np.exp(ranking.low)
+    wide = np.flatnonzero(ranking.several)
+    width = np.exp(ranking.high[wide]) - confidence[wide]
+    middle = confidence.copy()
+    middle[wide] += width / 2
+    gap = np.bincount(ranking.equal_mass(CALIBRATION_BINS), right - rows * middle, minlength=CALIBRATION_BINS)
+    unsure = float(np.sum(rows[wide] * width)) / 2
     last = _cells_of_ends(ranking, CALIBRATION_BINS)
-    split = last[ranking.several[last]]
-    moved = np.maximum(right[split] * (1.0 - low[split]), (rows - right)[split] * high[split])
+    last = last[ranking.several[last]]
+    moved = np.maximum(right[last] * (1.0 - confidence[last]), (rows - right)[last] * np.exp(ranking.high[last]))
     return Bounded(float(np.sum(np.abs(gap))) / n, (unsure + 2.0 * float(np.sum(moved))) / n)
 
 

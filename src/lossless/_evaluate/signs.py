@@ -8,6 +8,8 @@ for rows that come after others.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,7 +156,32 @@ def most_confident(classes: int) -> float:
     return math.e / (math.e + classes - 1)
 
 
-class Repeats(Itself):
+class _Distinct(NamedTuple):
+    """Rows by their hash."""
+
+    hash: Hashes
+    times: Integers
+    file: Integers  # of the first row that has it
+    row: Integers
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Distinct rows, by ascending hash."""
+
+    hashes: Hashes
+    count: Integers
+    file: Integers  # of the first row that has it
+    row: Integers
+    complete: bool  # these are all distinct rows
+
+    def distinct(self) -> float:
+        """The number of distinct rows: exact if complete, else by how dense the smallest hashes lie."""
+        seen = len(self.hashes)
+        return seen if self.complete else (seen - 1) / (float(self.hashes[-1]) / 2.0**64)
+
+
+class Repeats:
     """How often distinct rows (scores and label) occur, of a fair sample of them: those of the smallest hashes.
 
     A hash among the smallest of all rows is among the smallest of any part of them, so each count is exact whatever
@@ -163,45 +190,48 @@ class Repeats(Itself):
 
     def __init__(self, size: int = REPEATS_SIZE) -> None:
         self.size = size
-        self.hashes: Hashes = np.zeros(0, np.uint64)  # ascending
-        self.count = np.zeros(0, np.int64)
-        self.file = np.zeros(0, np.int64)  # of the first row that has it
-        self.row = np.zeros(0, np.int64)
-
-    @property
-    def complete(self) -> bool:
-        """Whether these are all distinct rows."""
-        return len(self.hashes) < self.size
-
-    def distinct(self) -> float:
-        """The number of distinct rows: exact if complete, else by how dense the smallest hashes lie."""
-        return len(self.hashes) if self.complete else (self.size - 1) / (float(self.hashes[-1]) / 2.0**64)
+        none = np.zeros(0, np.int64)
+        self._kept = _Distinct(none.astype(np.uint64), none, none, none)
+        self._waiting: list[_Distinct] = []  # rows that follow, not yet joined
+        self._rows_waiting = 0
 
     def update(self, rows: ScoredRows) -> None:
-        if not len(rows):
-            return
-        bound = _smallest(rows.hash, self.size) if self.complete else self.hashes[-1]
-        near = np.flatnonzero(rows.hash <= bound)
-        if not len(near):
-            return
-        unique, first, count = np.unique(rows.hash[near], return_index=True, return_counts=True)
-        self._keep(unique, count, np.full(len(unique), rows.file), rows.row[near[first]])
+        known = self._kept.hash
+        near = np.flatnonzero(rows.hash <= known[-1]) if len(known) == self.size else np.arange(len(rows))
+        file, once = np.full(len(near), rows.file), np.ones(len(near), np.int64)
+        self._wait([_Distinct(rows.hash[near], once, file, rows.row[near])])
 
     def merge(self, other: Repeats) -> None:
-        self._keep(other.hashes, other.count, other.file, other.row)
+        self._wait([other._kept, *other._waiting])
 
     def shift(self, rows: int) -> None:
-        self.row = self.row + rows
+        self._kept, *self._waiting = (part._replace(row=part.row + rows) for part in (self._kept, *self._waiting))
 
-    def _keep(self, hashes: Hashes, count: Integers, file: Integers, row: Integers) -> None:
-        """Join rows that follow."""
-        every = np.concatenate([self.hashes, hashes])
-        self.hashes, first, home = np.unique(every, return_index=True, return_inverse=True)
-        total = np.zeros(len(self.hashes), np.int64)
-        np.add.at(total, home, np.concatenate([self.count, count]))
-        self.hashes, self.count = self.hashes[: self.size], total[: self.size]
-        self.file = np.concatenate([self.file, file])[first[: self.size]]
-        self.row = np.concatenate([self.row, row])[first[: self.size]]
+    def result(self) -> Repeated:
+        self._settle()
+        return Repeated(*self._kept, complete=len(self._kept.hash) < self.size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._settle()
+        return vars(self)
+
+    def _wait(self, parts: list[_Distinct]) -> None:
+        self._waiting += parts
+        self._rows_waiting += sum(len(part.hash) for part in parts)
+        if self._rows_waiting >= 4 * self.size:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Join all rows, of which the first of a hash is where it was seen."""
+        hashes, count, file, row = map(np.concatenate, zip(self._kept, *self._waiting, strict=True))
+        self._waiting, self._rows_waiting = [], 0
+        if not len(hashes):
+            return
+        near = np.flatnonzero(hashes <= _smallest(hashes, self.size))
+        distinct, first, home = np.unique(hashes[near], return_index=True, return_inverse=True)
+        total = np.zeros(len(distinct), np.int64)
+        np.add.at(total, home, count[near])
+        self._kept = _Distinct(distinct, total, file[near[first]], row[near[first]])
 
 
 def _smallest(hashes: Hashes, size: int) -> np.uint64:
