@@ -14,7 +14,7 @@ _LIMB = 2.0**_LIMB_BITS
 _LARGE = 2.0**31  # from here on integer parts leave the int64 limbs and go to Python integers
 _BLOCK = 1 << 21  # 2^21 limbs below 2^31 add up to at most 2^52: exact in float64
 _FEW = 1 << 10  # numbers that are added here where the kernel stops
-_LEVELS = 6  # limbs to begin with: enough for numbers down to 1e-30, at which the kernel need not stop
+_LEVELS, _ROOM = 6, 1 << 10  # limbs to begin with, for numbers down to 1e-30; and of all groups together
 
 
 class ExactSum:
@@ -29,7 +29,7 @@ class ExactSum:
 
     def __init__(self, groups: int = 1) -> None:
         self.groups = groups
-        self._limbs = np.zeros((_LEVELS if groups <= _FEW else 1, groups), np.int64)
+        self._limbs = np.zeros((max(min(_LEVELS, _ROOM // groups), 1), groups), np.int64)
         self._large: dict[int, int] = {}
         self.infinite = np.zeros(groups, np.int64)
 
