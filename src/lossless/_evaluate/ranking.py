@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -121,13 +122,25 @@ class RankSketch:
         self._parts += self._sorted_waiting()
         self._waiting, self._rows_waiting = [], 0
         if len(self._parts) != 1 or len(self._parts[0].key) > self.limit:
-            empty = Cells(np.zeros(0, np.uint64), np.zeros(0, bool), np.zeros((self.groups, 0), np.int64))
-            key, several, count = (np.concatenate(arrays, axis=-1) for arrays in zip(empty, *self._parts, strict=True))
-            order = np.argsort(key, kind="stable")  # the parts are sorted already: a merge
-            key = key[order]
-            self._level = max(self._level, _level(key, self.limit))
-            self._parts = [_joined(Cells(key, several[order], count[:, order]), self._level)]
+            self._parts = [self._joined(self._parts)]
         return self._parts[0]
+
+    def _joined(self, parts: list[Cells]) -> Cells:
+        """All cells in one ascending order, those of a key together."""
+        key = np.concatenate([np.zeros(0, np.uint64), *(part.key for part in parts)])
+        order = np.argsort(key, kind="stable")  # the parts are sorted already: a merge
+        key = key[order]
+        self._level = max(self._level, _level(key, self.limit))
+        start, last = _runs(key, self._level)
+
+        def together(arrays: Iterable[NDArray[Any]]) -> Integers:
+            """Sums over each cell: as differences of running sums, for `reduceat` is ten times slower."""
+            every = np.concatenate([np.zeros(0, np.int64), *arrays])[order]
+            return every if len(start) == len(key) else np.diff(np.cumsum(every)[last], prepend=0)
+
+        several = (together(part.several for part in parts) > 0) | (key[start] != key[last])
+        counts = [together(part.counts[g] for part in parts) for g in range(self.groups)]
+        return Cells(key[start], several, np.stack(counts))
 
 
 def _ordered(values: Floats) -> Keys:
@@ -139,19 +152,6 @@ def _ordered(values: Floats) -> Keys:
 def _number(keys: Keys) -> Floats:
     """The inverse of `_ordered`."""
     return np.where(keys & _SIGN, keys ^ _SIGN, ~keys).view(np.float64)
-
-
-def _joined(cells: Cells, level: int) -> Cells:
-    """Join sorted cells whose keys differ in their lowest `level` bits alone."""
-    key, several, count = cells
-    if not len(key):
-        return cells
-    start, last = _runs(key, level)
-    if len(start) == len(key):
-        return cells
-    # Differences of running sums: `reduceat` over as many cells is ten times slower.
-    mixed = (np.diff(np.cumsum(several)[last], prepend=0) > 0) | (key[start] != key[last])
-    return Cells(key[start], mixed, np.diff(np.cumsum(count, axis=1)[:, last], axis=1, prepend=0))
 
 
 def _runs(key: Keys, level: int) -> tuple[Integers, Integers]:
