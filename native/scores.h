@@ -101,6 +101,7 @@ template <class D> int64_t numbers(WideRows forward, const RowProblem& p, int64_
     return -1;
 }
 
+// See Tempered. What underflows has no mass.
 inline void temper(const lossless::Tempered& p, int64_t begin, int64_t end) {
     const Pack<double> zero = broadcast(0.0), beta = broadcast(p.beta), least = broadcast(-1000.0); // e^-1000 is 0
     const auto plus = [](auto a, auto b) __attribute__((always_inline)) { return a + b; };

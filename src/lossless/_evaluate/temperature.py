@@ -92,7 +92,9 @@ class _Curve:
         usable = np.isfinite(own)
         if not usable.all():
             below, own, right = below[usable], own[usable], right[usable]
-        least = np.where(below > -np.inf, below, 0.0).min(initial=0.0)
+        least = below.min(initial=0.0)
+        if least == -np.inf:
+            least = below.min(initial=0.0, where=below > -np.inf)
         unit = 2.0 ** (math.frexp(-least)[1] - 1)
         below /= unit
         return cls(below, own / unit, right, unit)
