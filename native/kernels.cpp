@@ -4,6 +4,7 @@
 #include "pointwise.h"
 #include "rows.h"
 #include "scores.h"
+#include "sums.h"
 
 namespace {
 
@@ -728,5 +729,6 @@ void pointwise_any(const lossless::PointwiseProblem& p, int64_t chunk, int64_t b
 } // namespace
 
 extern "C" const lossless::Kernels LOSSLESS_ISA_SYMBOL;
-const lossless::Kernels LOSSLESS_ISA_SYMBOL = {LOSSLESS_ISA_NAME, weigh_any,       forward_any,          backward_any,
-                                               softmax_any,       log_softmax_any, softmax_backward_any, pointwise_any};
+const lossless::Kernels LOSSLESS_ISA_SYMBOL = {
+    LOSSLESS_ISA_NAME,    weigh_any,     forward_any, backward_any, softmax_any, log_softmax_any,
+    softmax_backward_any, pointwise_any, temper,      add_exactly};

@@ -50,12 +50,15 @@ struct RowProblem {
     uint8_t* correct = nullptr; // (rows)
     // What an evaluation asks, in f64 of any data without a target, where nll is then -log p of the largest class: the
     // sum of all other p^2, and the first class of the largest x (-1 where there is a NaN). Of a label: by how much the
-    // largest x exceeds its own, and how many classes come before it, of larger x or of equal x and smaller number.
+    // largest x exceeds its own, and how many classes come before it, of larger x or of equal x and smaller number. And
+    // the largest x itself, and a hash of the row.
     double* squares = nullptr;      // (rows)
     int64_t* largest = nullptr;     // (rows)
     const int64_t* label = nullptr; // (rows)
     double* lead = nullptr;         // (rows)
     int64_t* rank = nullptr;        // (rows)
+    double* peak = nullptr;         // (rows)
+    uint64_t* hash = nullptr;       // (rows)
     // (STATE_ROWS, rows): the maximum m; with exponentials relative to the power of two next to e^m: their sum S, the
     // sum T without the target (without the maximum where there is no index), the sum without the maximum, the mean D
     // of m - x (of a loss: its slope over nll), and of a loss its slope over lse.
@@ -89,17 +92,38 @@ struct PointwiseProblem {
     void* dx = nullptr;     // null: no gradient
 };
 
+// Exact sums of groups of numbers: limbs[level * groups + group] counts units of 2^(-32 level).
+struct Limbs {
+    int64_t* limbs;
+    int64_t levels, groups;
+};
+
+// Rows of differences d <= 0 to their largest logit, at an inverse temperature: with e = exp(beta d) the sum of e, and
+// the means of d and d^2 under p = e / sum e. Where d = -inf there is no mass at any temperature.
+struct Tempered {
+    const double* d; // (rows, classes)
+    int64_t rows, classes;
+    double beta;
+    double *total, *mean, *square; // (rows)
+};
+
 // A kernel does the rows [begin, end) of a problem and returns the first row with an index out of range, or -1.
 // NO_MEMORY: its scratch could not be allocated.
 constexpr int64_t NO_MEMORY = -2;
 using RowKernel = int64_t (*)(const RowProblem&, int64_t chunk, int64_t begin, int64_t end);
+using TemperKernel = void (*)(const Tempered&, int64_t begin, int64_t end);
 using PointwiseKernel = void (*)(const PointwiseProblem&, int64_t chunk, int64_t begin, int64_t end);
+// Returns how many of the numbers it added: up to one that is not in [0, 2^31) or needs more levels. Without groups all
+// are of the first; -1 where one is out of range.
+using SumKernel = int64_t (*)(const Limbs&, const double* values, const int64_t* group, int64_t count);
 
 // The kernels of one instruction set.
 struct Kernels {
     const char* isa;
     RowKernel weigh, forward, backward, softmax, log_softmax, softmax_backward;
     PointwiseKernel pointwise;
+    TemperKernel temper;
+    SumKernel add_exactly;
 };
 
 } // namespace lossless

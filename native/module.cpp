@@ -224,26 +224,60 @@ int64_t row_statistics(nb::handle x_, int64_t outer, int64_t classes, int64_t in
 }
 
 // What an evaluation asks of a row of logits, in f64: -log p of the largest class, lse, entropy, the sum of all other
-// p^2, and the class; the lead of its logit over that of the label, and the label's rank.
+// p^2, and the class; the lead of its logit over that of the label, the label's rank, the logit, and a hash of the row.
 void row_numbers(nb::handle x_, int64_t rows_, int64_t classes, nb::handle label_, nb::handle surprise_,
                  nb::handle lse_, nb::handle entropy_, nb::handle squares_, nb::handle largest_, nb::handle lead_,
-                 nb::handle rank_) {
+                 nb::handle rank_, nb::handle peak_, nb::handle hash_) {
     Rows rows(x_, rows_, classes, 1);
     RowProblem& p = rows.p;
     Array surprise(surprise_, "surprise", true), lse(lse_, "lse", true), entropy(entropy_, "entropy", true),
         squares(squares_, "squares", true), largest(largest_, "largest", true), lead(lead_, "lead", true),
-        rank(rank_, "rank", true), label(label_, "label");
+        rank(rank_, "rank", true), peak(peak_, "peak", true), hash(hash_, "hash", true), label(label_, "label");
     const auto column = [&](Array& a) { return a.required().expect(Element::f64, rows_).as<double>(); };
     p.nll = column(surprise);
     p.lse = column(lse);
     p.entropy = column(entropy);
     p.squares = column(squares);
     p.lead = column(lead);
+    p.peak = column(peak);
     p.largest = largest.required().expect(Element::i64, rows_).as<int64_t>();
     p.rank = rank.required().expect(Element::i64, rows_).as<int64_t>();
+    p.hash = hash.required().expect(Element::i64, rows_).as<uint64_t>();
     p.label = label.required().expect(Element::i64, rows_).as<int64_t>();
     p.wide = true;
     if (run_rows(kernels().forward, p) >= 0) throw nb::value_error("label: not in [0, classes)");
+}
+
+// See Tempered.
+void temper(nb::handle d_, int64_t rows_, int64_t classes, double beta, nb::handle total_, nb::handle mean_,
+            nb::handle square_) {
+    Rows rows(d_, rows_, classes, 1);
+    Array total(total_, "total", true), mean(mean_, "mean", true), square(square_, "square", true);
+    const auto column = [&](Array& a) { return a.required().expect(Element::f64, rows_).as<double>(); };
+    const Tempered p = {rows.x.expect(Element::f64, rows_ * classes).as<double>(),
+                        rows_,
+                        classes,
+                        beta,
+                        column(total),
+                        column(mean),
+                        column(square)};
+    const int64_t step = row_step(rows.p);
+    in_parallel(rows_ * classes, chunks_of(rows_, step),
+                [&](int64_t chunk) { kernels().temper(p, chunk * step, std::min(chunk * step + step, rows_)); });
+}
+
+// How many of the values were added: see SumKernel.
+int64_t add_exactly(nb::handle limbs_, int64_t groups, nb::handle values_, nb::handle group_) {
+    Array limbs(limbs_, "limbs", true), values(values_, "values"), group(group_, "group");
+    if (groups < 1) throw nb::value_error("groups >= 1 expected");
+    const int64_t levels = limbs.required().size / groups, count = values.required().size;
+    const Limbs to = {limbs.expect(Element::i64, levels * groups).as<int64_t>(), levels, groups};
+    const double* from = values.expect(Element::f64, count).as<double>();
+    const int64_t* sum = group.expect(Element::i64, count).as<int64_t>();
+    int64_t added = 0;
+    in_parallel(count * levels, 1, [&](int64_t) { added = kernels().add_exactly(to, from, sum, count); });
+    if (added < 0) throw nb::value_error("group: not in [0, groups)");
+    return added;
 }
 
 void row_statistics_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_,
@@ -581,7 +615,10 @@ NB_MODULE(_native, m) {
           arg("entropy").none(), arg("prior_cost").none(), arg("correct").none(), arg("state").none(),
           arg("temperature") = 1.0);
     m.def("row_numbers", row_numbers, arg("x"), arg("rows"), arg("classes"), arg("label"), arg("surprise"), arg("lse"),
-          arg("entropy"), arg("squares"), arg("largest"), arg("lead"), arg("rank"));
+          arg("entropy"), arg("squares"), arg("largest"), arg("lead"), arg("rank"), arg("peak"), arg("hash"));
+    m.def("temper", temper, arg("d"), arg("rows"), arg("classes"), arg("beta"), arg("total"), arg("mean"),
+          arg("square"));
+    m.def("add_exactly", add_exactly, arg("limbs"), arg("groups"), arg("values"), arg("group").none());
     m.def("row_statistics_backward", row_statistics_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"),
           arg("target").none(), arg("weight").none(), arg("prior").none(), arg("ignore_index").none(), arg("state"),
           arg("d_nll").none(), arg("d_lse").none(), arg("d_entropy").none(), arg("d_prior").none(), arg("dx"),

@@ -1,6 +1,6 @@
 // What an evaluation asks of rows of scores and their labels, in one pass: `forward` in f64 on a few rows at a time,
-// which are widened into scratch that stays in cache, and how the label's score compares with the others while they are
-// there.
+// which are widened into scratch that stays in cache, and while they are there how the label's score compares with the
+// others, and a hash of the row.
 #pragma once
 
 #include "buffer.h"
@@ -31,18 +31,38 @@ template <class D> void widen(double* to, const D* from, int64_t count) {
     for (; i < count; i++) to[i] = to_compute(from[i]);
 }
 
-// Of f64 rows whose other numbers are there: the lead and the rank. The first row whose label is no class, or -1.
+// splitmix64 (Steele et al. 2014), as in hashing.py.
+inline uint64_t mixed(uint64_t h) {
+    h *= 0x9E3779B97F4A7C15u;
+    h = (h ^ (h >> 30)) * 0xBF58476D1CE4E5B9u;
+    h = (h ^ (h >> 27)) * 0x94D049BB133111EBu;
+    return h ^ (h >> 31);
+}
+
+template <int N> uint64_t hash_of(const double (&numbers)[N]) {
+    uint64_t h = 0, bits;
+    for (double number : numbers) {
+        memcpy(&bits, &number, sizeof(bits));
+        h = mixed(h ^ bits);
+    }
+    return h;
+}
+
+// Of f64 rows whose other numbers are there: lead, rank, peak and hash. The first row whose label is no class, or -1.
 inline int64_t place_labels(const RowProblem& p, int64_t begin, int64_t end) {
+    const double* const entropy = static_cast<const double*>(p.entropy);
     for (int64_t r = begin; r < end; r++) {
         const double* x = static_cast<const double*>(p.x) + r * p.classes;
         const int64_t label = p.label[r];
         if (label < 0 || label >= p.classes) return r;
         const int64_t top = p.largest[r];
         const bool first = label == top || top < 0;
-        p.lead[r] = first ? 0.0 : x[top] - x[label]; // not inf - inf
+        p.peak[r] = top < 0 ? x[0] : x[top];
+        p.lead[r] = first ? 0.0 : p.peak[r] - x[label]; // not inf - inf
         p.rank[r] =
             first ? 0
                   : count_above<true>(x, label, x[label]) + count_above<false>(x + label, p.classes - label, x[label]);
+        p.hash[r] = hash_of({double(label), x[0], x[p.classes - 1], p.peak[r], entropy[r]});
     }
     return -1;
 }
@@ -73,10 +93,36 @@ template <class D> int64_t numbers(WideRows forward, const RowProblem& p, int64_
         part.label += at;
         part.lead += at;
         part.rank += at;
+        part.peak += at;
+        part.hash += at;
         if (forward(part, chunk, 0, part.outer) == NO_MEMORY) return NO_MEMORY;
         if (const int64_t bad = place_labels(part, 0, part.outer); bad >= 0) return at + bad;
     }
     return -1;
+}
+
+// See Tempered. What underflows has no mass.
+inline void temper(const lossless::Tempered& p, int64_t begin, int64_t end) {
+    const Pack<double> zero = broadcast(0.0), beta = broadcast(p.beta), least = broadcast(-1000.0); // e^-1000 is 0
+    const auto plus = [](auto a, auto b) __attribute__((always_inline)) { return a + b; };
+    for (int64_t r = begin; r < end; r++) {
+        const double* row = p.d + r * p.classes;
+        Pack<double> total = zero, first = zero, second = zero;
+        const auto add = [&](Pack<double> d) __attribute__((always_inline)) {
+            const auto e = exponential(max(least, beta * d));
+            const Pack<double> scale = power_of_two(e.exponent), w = fma(scale, e.fraction, scale);
+            const Pack<double> moment = select(w == zero, zero, w * d);
+            total = total + w;
+            first = first + moment;
+            second = second + select(w == zero, zero, moment * d);
+        };
+        int64_t j = 0;
+        for (; j + LANES <= p.classes; j += LANES) add(load(row + j));
+        if (j < p.classes) add(load_part(row + j, int(p.classes - j), -INF));
+        p.total[r] = fold(total, plus);
+        p.mean[r] = fold(first, plus) / p.total[r];
+        p.square[r] = fold(second, plus) / p.total[r];
+    }
 }
 
 } // namespace

@@ -66,19 +66,23 @@ template <> struct Sum<double> {
 LOSSLESS_INLINE double sum_lanes(const Sum<float>& sum) {
     return fold(sum.high, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
-LOSSLESS_INLINE double sum_lanes(const Sum<double>& sum) {
-    double high[LANES], low[LANES];
-    store(high, sum.high);
-    store(low, sum.low);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) {
-            const double a = high[i], b = high[i + half], s = a + b, back = s - a;
-            low[i] = low[i] + ((a - (s - back)) + (b - back));
-            low[i] = low[i] + low[i + half];
-            high[i] = s;
-        }
-    return low[0] == low[0] ? high[0] + low[0] : high[0];
+template <class V> LOSSLESS_INLINE double sum_lanes(V high, V low) {
+    const auto both = [](auto a, auto b, auto low_a, auto low_b) __attribute__((always_inline)) {
+        const auto sum = a + b, back = sum - a;
+        return sum_lanes(sum, (low_a + ((a - (sum - back)) + (b - back))) + low_b);
+    };
+    if constexpr (requires { high.lo; })
+        return both(high.lo, high.hi, low.lo, low.hi);
+    else if constexpr (requires { high.v; })
+        return sum_lanes(high.v, low.v);
+    else if constexpr (sizeof(V) > 2 * sizeof(double))
+        return both(lower(high), upper(high), lower(low), upper(low));
+    else if constexpr (sizeof(V) > sizeof(double))
+        return both(high[0], high[1], low[0], low[1]);
+    else
+        return low == low ? high + low : high;
 }
+LOSSLESS_INLINE double sum_lanes(const Sum<double>& sum) { return sum_lanes(sum.high, sum.low); }
 
 // The largest of a row's numbers, and the first class that has it.
 template <class View> struct Largest {

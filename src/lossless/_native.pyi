@@ -33,7 +33,11 @@ def row_numbers(
     largest: Any,
     lead: Any,
     rank: Any,
+    peak: Any,
+    hash: Any,
 ) -> None: ...
+def temper(d: Any, rows: int, classes: int, beta: float, total: Any, mean: Any, square: Any) -> None: ...
+def add_exactly(limbs: Any, groups: int, values: Any, group: Any) -> int: ...
 def row_statistics_backward(
     x: Any,
     outer: int,

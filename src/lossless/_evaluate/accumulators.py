@@ -205,7 +205,7 @@ class Calibration:
 
     EDGES = np.arange(CALIBRATION_BINS + 1) / CALIBRATION_BINS
     # What equals an edge but for rounding, as shares of votes often do, lies in the bin below it.
-    _ENDS = EDGES[1:-1] * (1.0 + 2.0**-40)
+    _SCALE = CALIBRATION_BINS * (1.0 - 2.0**-40)
 
     def __init__(self) -> None:
         self.count = np.zeros(CALIBRATION_BINS, np.int64)
@@ -217,10 +217,11 @@ class Calibration:
 
     def add(self, confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> None:
         """Count (n,) predictions."""
-        # The inner edges alone decide, so a confidence that rounds to just above 1 stays in the last bin.
-        home = np.searchsorted(self._ENDS, confidence, side="left")
-        self.count += np.bincount(home, minlength=CALIBRATION_BINS)
-        self.correct += np.bincount(home[right], minlength=CALIBRATION_BINS)
+        # A confidence of 0 lies in the first bin, and one that rounds to just above 1 in the last.
+        home = np.clip(np.ceil(self._SCALE * confidence), 1, CALIBRATION_BINS).astype(np.int64) - 1
+        wrong, correct = np.bincount(home + CALIBRATION_BINS * right, minlength=2 * CALIBRATION_BINS).reshape(2, -1)
+        self.count += wrong + correct
+        self.correct += correct
         self.confidence.add(confidence, home)
 
     def merge(self, other: Calibration) -> None:
@@ -340,13 +341,20 @@ class Largest:
         self.kept: dict[str, NDArray[Any]] = {}
 
     def update(self, rows: Any) -> None:
-        batch = {name: attrgetter(name)(rows) for name in self.fields}
-        key = batch[self.by]
-        if len(rows) > self.size:  # sort few rows, not the batch; every row that ties with the last one stays
-            bound = np.partition(key, len(rows) - self.size)[len(rows) - self.size] if self.size else np.inf
-            batch = {name: values[key >= bound] for name, values in batch.items()}
-        batch["file"] = np.full(len(batch["row"]), rows.file)
-        self._keep(batch)
+        key = attrgetter(self.by)(rows)
+        near = np.flatnonzero(key >= self._bound(key))  # sort few rows, not the batch
+        if len(near):
+            batch = {name: attrgetter(name)(rows)[near] for name in self.fields}
+            self._keep({**batch, "file": np.full(len(near), rows.file)})
+
+    def _bound(self, key: NDArray[Any]) -> float:
+        """What a number must reach to be among the largest; every row that ties with the last one may."""
+        if not self.size:
+            return math.inf
+        if self.kept and len(self.kept["row"]) == self.size:
+            return float(self.kept[self.by][-1])
+        rest = len(key) - self.size
+        return float(np.partition(key, rest)[rest]) if rest > 0 else -math.inf
 
     def merge(self, other: Largest) -> None:
         if other.kept:

@@ -62,9 +62,9 @@ def risk_coverage(ranking: Ranking) -> Points:
         return ()
     wrong, right = np.cumsum(ranking.count[:, ::-1], axis=1)
     covered = wrong + right
-    coverage, risk = covered / ranking.rows, wrong / covered
+    coverage = covered / ranking.rows
     keep = thinned(coverage, CURVE_POINTS)
-    return tuple(zip(coverage[keep].tolist(), risk[keep].tolist(), strict=True))
+    return tuple(zip(coverage[keep].tolist(), (wrong[keep] / covered[keep]).tolist(), strict=True))
 
 
 def aurc(ranking: Ranking) -> Bounded:
@@ -81,10 +81,14 @@ def aurc(ranking: Ranking) -> Bounded:
     wrong, right = ranking.count[:, ::-1].astype(np.float64)
     rows = wrong + right
     above, errors = np.cumsum(rows) - rows, np.cumsum(wrong) - wrong
-    harmonic = _harmonic(above, above + rows)
+    harmonic = 1.0 / (above + 1.0)
+    shared = np.flatnonzero(rows > 1.0)
+    harmonic[shared] = _harmonic(above[shared], (above + rows)[shared])
     area = np.sum(wrong + (errors - wrong * above / rows) * harmonic)
+    unsure = ranking.several[::-1]
+    wrong, right, rows, above, harmonic = (a[unsure] for a in (wrong, right, rows, above, harmonic))
     worst = wrong * right * np.minimum(harmonic / rows, 0.5 / (above + 1))
-    return Bounded(float(area) / ranking.rows, float(np.sum(worst[ranking.several[::-1]])) / ranking.rows)
+    return Bounded(float(area) / ranking.rows, float(np.sum(worst)) / ranking.rows)
 
 
 def _harmonic(start: Floats, stop: Floats) -> Floats:
@@ -110,18 +114,22 @@ def adaptive_calibration_error(ranking: Ranking) -> Bounded:
     n = ranking.rows
     if not n:
         return Bounded(math.nan, math.nan)
-    rows, right = ranking.count.sum(axis=0), ranking.count[1]
-    low, high = np.exp(ranking.low), np.exp(ranking.high)
-    home = ranking.equal_mass(CALIBRATION_BINS)
-    gap = np.bincount(home, right - rows * (low + high) / 2, minlength=CALIBRATION_BINS)
-    unsure = float(np.sum(rows * (high - low))) / 2
+    rows, right = ranking.held, ranking.count[1]
+    confidence = np.exp(ranking.low)
+    wide = np.flatnonzero(ranking.several)
+    width = np.exp(ranking.high[wide]) - confidence[wide]
+    middle = confidence.copy()
+    middle[wide] += width / 2
+    gap = np.bincount(ranking.equal_mass(CALIBRATION_BINS), right - rows * middle, minlength=CALIBRATION_BINS)
+    unsure = float(np.sum(rows[wide] * width)) / 2
     last = _cells_of_ends(ranking, CALIBRATION_BINS)
-    moved = np.maximum(right * (1.0 - low), (rows - right) * high)[last[ranking.several[last]]]
+    last = last[ranking.several[last]]
+    moved = np.maximum(right[last] * (1.0 - confidence[last]), (rows - right)[last] * np.exp(ranking.high[last]))
     return Bounded(float(np.sum(np.abs(gap))) / n, (unsure + 2.0 * float(np.sum(moved))) / n)
 
 
 def _cells_of_ends(ranking: Ranking, bins: int) -> Integers:
     """The cells in which bins of equal mass end, each once."""
     ends = np.arange(1, bins) * (ranking.rows - 1) // bins
-    found: Integers = np.searchsorted(np.cumsum(ranking.count.sum(axis=0)), ends, side="right")
+    found: Integers = np.searchsorted(np.cumsum(ranking.held), ends, side="right")
     return np.unique(found)

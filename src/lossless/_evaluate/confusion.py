@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from .hashing import mixed
+from lossless._numpy.hashing import mixed
+
 from .rows import Integers, ScoredRows
 
 MOST_PAIRS = 1 << 20  # pairs that are told apart, 16 MB: all of 1024 classes
 MATRIX_CLASSES = 100  # the full matrix is a result up to here
 LISTED = 100  # of the most confused pairs
-_WAITING = 1 << 16
+_WAITING = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -68,26 +70,33 @@ class Confusion:
         self._rows_waiting = 0
 
     def update(self, rows: ScoredRows) -> None:
-        self._waiting.append(rows.label * self.classes + rows.predicted)
-        self._rows_waiting += len(rows)
+        self._wait([rows.label * self.classes + rows.predicted])
+
+    def merge(self, other: Confusion) -> None:
+        if len(other._pair) or other._level:
+            self._level = max(self._level, other._level)
+            self._join(other._pair, other._count)
+        self._wait(other._waiting)
+
+    def _wait(self, pairs: list[Integers]) -> None:
+        """Count pairs together with many others."""
+        self._waiting += pairs
+        self._rows_waiting += sum(map(len, pairs))
         if self._rows_waiting >= max(_WAITING, len(self._pair)):
             self._settle()
 
-    def merge(self, other: Confusion) -> None:
+    def __getstate__(self) -> dict[str, Any]:
         self._settle()
-        other._settle()
-        self._level = max(self._level, other._level)
-        self._join(other._pair, other._count)
+        return vars(self)
 
     def _settle(self) -> None:
         if self._waiting:
-            pairs = np.sort(np.concatenate(self._waiting))
+            waiting = np.concatenate(self._waiting)
             self._waiting, self._rows_waiting = [], 0
-            self._join(pairs, np.ones(len(pairs), np.int64))
+            self._join(*np.unique(waiting, return_counts=True))
 
     def _join(self, pair: Integers, count: Integers) -> None:
-        """Add counts of sorted pairs, and sample them further if there are too many."""
-        pair, count = _added(pair, count)
+        """Add counts of different pairs in order, and sample them further if there are too many."""
         pair, count = np.concatenate([self._pair, pair]), np.concatenate([self._count, count])
         order = np.argsort(pair, kind="stable")  # both are sorted: a merge
         self._pair, self._count = self._sampled(*_added(pair[order], count[order]))

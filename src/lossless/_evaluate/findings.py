@@ -23,7 +23,7 @@ from .accumulators import ClassFigures, Count, MeanResult
 from .confusion import ConfusionResult
 from .results import why_not_scored
 from .rows import Integers, Kind
-from .signs import SATURATED, Constant, Normalised, Repeats, Saturated, Unsoftened, most_confident
+from .signs import SATURATED, Constant, Normalised, Repeated, Saturated, Unsoftened, most_confident
 from .text import shown
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def uniform(whole: Whole) -> Seen:
 @rule
 def repeats(whole: Whole) -> Seen:
     """Chance does not make every row occur an even number of times; few distinct rows that occur often are common."""
-    repeats: Repeats = whole.results["repeats"]
+    repeats: Repeated = whole.results["repeats"]
     count = repeats.count
     if len(count) < MANY:
         return

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lossless._numpy.backend import label_rank, row_numbers
+from lossless._numpy.backend import RowNumbers, label_rank, row_numbers
 from lossless.errors import EvaluationError
 
 from .text import shown
@@ -21,7 +21,6 @@ Values = NDArray[Any] | list[Any]  # numbers, or texts and None
 
 SUM_TOLERANCE = 1e-3  # half-precision probabilities of a thousand classes still sum to 1 within this
 _BLOCK_SCORES = 1 << 20  # scores of a block of rows, which all metrics read before the next
-_CACHE_SCORES = 1 << 16  # scores computed at once: 512 KB in float64 stay in cache with their probabilities
 
 
 class Kind(StrEnum):
@@ -93,6 +92,8 @@ class ScoredRows(Rows):
     confidence: Floats  # (n,) probability of the predicted class
     brier: Floats  # (n,) sum_j (p_j - [j = y])^2, in [0, 2]
     off_sum: Floats  # (n,) |log sum_j p_j| of stored probabilities; 0 for logits
+    peak: Floats  # (n,) the largest logit
+    hash: NDArray[np.uint64]  # (n,) of the label, the entropy and the first, last and largest logit
 
     @property
     def loss(self) -> Floats:
@@ -123,48 +124,44 @@ def block_rows(classes: int) -> int:
     return max(1, _BLOCK_SCORES // classes)
 
 
-def cache_rows(classes: int) -> int:
-    """How many rows stay in cache while several numbers are computed of them."""
-    return max(1, _CACHE_SCORES // classes)
-
-
 def score_rows(file: int, row: Integers, scores: NDArray[Any], label: Integers, kind: Kind) -> ScoredRows:
     """Row numbers of (n, C) scores with labels in [0, C); rows without a distribution get nll = nan."""
     logits = _log(scores, row) if kind is Kind.PROBS else scores
-    predicted, rank, nll, surprise, entropy, brier, lse = _numbers(scores, logits, label, kind)
-    off_sum = np.zeros(len(label)) if kind is Kind.LOGITS else np.abs(lse)
-    confidence = np.exp(-surprise)
+    numbers = row_numbers(logits, label)
+    predicted, rank, surprise = numbers.largest, numbers.rank, numbers.surprise
+    if kind is Kind.PROBS:  # those that differ may have the same logarithm
+        predicted, rank = np.argmax(scores, axis=1), label_rank(scores, label)
+    right = predicted == label
+    nll, brier = _losses(numbers, ~right)
     return ScoredRows(
         file,
         row,
         label,
         logits,
         predicted,
-        predicted == label,
+        right,
         rank,
         nll,
         surprise,
-        entropy,
-        confidence,
-        brier,
-        off_sum,
+        numbers.entropy,
+        confidence=np.exp(-surprise),
+        brier=brier,
+        off_sum=np.zeros(len(label)) if kind is Kind.LOGITS else np.abs(numbers.lse),
+        peak=numbers.peak,
+        hash=numbers.hash,
     )
 
 
-def _numbers(scores: NDArray[Any], logits: NDArray[Any], label: Integers, kind: Kind) -> tuple[NDArray[Any], ...]:
-    """Prediction, rank, nll, surprise, entropy, Brier score and log-sum-exp."""
-    numbers = row_numbers(logits, label)
-    predicted, rank, surprise = numbers.largest, numbers.rank, numbers.surprise
-    if kind is Kind.PROBS:  # those that differ may have the same logarithm
-        predicted, rank = np.argmax(scores, axis=1), label_rank(scores, label)
-    squares = numbers.squares  # made sum of p_j^2 over all classes but the label
-    wrong = np.flatnonzero(predicted != label)
+def _losses(numbers: RowNumbers, is_wrong: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """The nll and the Brier score."""
+    surprise, squares = numbers.surprise, numbers.squares  # made sum of p_j^2 over all classes but the label
+    wrong = np.flatnonzero(is_wrong)
     with np.errstate(invalid="ignore", over="ignore"):  # nan, where there is no distribution
         nll = surprise + numbers.lead  # both >= 0, so the sum does not cancel
         left = np.maximum(squares[wrong] - np.exp(-2.0 * nll[wrong]), 0.0)
         squares[wrong] = left + np.exp(-2.0 * surprise[wrong])
     # sum_j (p_j - t_j)^2 without p_y - 1, which cancels when the model is right: 1 - p_y = -expm1(-nll).
-    return predicted, rank, nll, surprise, numbers.entropy, np.expm1(-nll) ** 2 + squares, numbers.lse
+    return nll, np.expm1(-nll) ** 2 + squares
 
 
 def _log(p: NDArray[Any], row: Integers) -> Floats:

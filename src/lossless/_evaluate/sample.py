@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .hashing import mixed
+from lossless._numpy.hashing import mixed
 
 _FILE_SHIFT = np.uint64(40)  # row numbers stay below 2^40
 _ALL = np.uint64(2**64 - 1)
-_SPARE = 16  # times as many rows as the sample holds
+_SPARE = 8  # times as many rows as the sample holds
 
 
 class RowSample:
@@ -48,26 +48,33 @@ class RowSample:
 
     def rows(self) -> dict[str, NDArray[Any]]:
         """The numbers by name, in the order of the hashes; empty if there were no rows."""
-        self._settle()
-        return self._parts[0] if self._parts else {}
+        self._trim()
+        if not self._parts:
+            return {}
+        every = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+        order = np.argsort(mixed(every["place"]), kind="stable")
+        return {name: values[order] for name, values in every.items()}
 
     def _add(self, part: dict[str, NDArray[Any]]) -> None:
         self._parts.append(part)
         self._rows += len(part["place"])
         if self._rows >= self.size + self.size // 2:
-            self._settle()
+            self._trim()
 
-    def _settle(self) -> None:
-        if not self._parts:
+    def _trim(self) -> None:
+        """Drop the rows that are not among the first `size`; no two have the same hash."""
+        if self._rows < self.size:
             return
-        every = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
-        hashes = mixed(every["place"])
-        order = np.argsort(hashes, kind="stable")[: self.size]
-        self._parts = [{name: values[order] for name, values in every.items()}]
-        self._rows = len(order)
-        if self._rows == self.size:
-            self._bound = hashes[order[-1]]
+        hashes = [mixed(part["place"]) for part in self._parts]
+        self._bound = np.partition(np.concatenate(hashes), self.size - 1)[self.size - 1]
+        kept = [np.flatnonzero(h <= self._bound) for h in hashes]
+        self._parts = [
+            {name: values[keep] for name, values in part.items()}
+            for part, keep in zip(self._parts, kept, strict=True)
+            if len(keep)
+        ]
+        self._rows = self.size
 
     def __getstate__(self) -> dict[str, Any]:
-        self._settle()
+        self._trim()
         return vars(self)

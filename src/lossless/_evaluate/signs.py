@@ -8,6 +8,8 @@ for rows that come after others.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,6 @@ from numpy.typing import NDArray
 from lossless._diagnose.rules import looks_normalised
 
 from .accumulators import Count, Factories, Itself
-from .hashing import mixed
 from .rows import Floats, Integers, ScoredRows
 from .sums import ExactSum
 
@@ -38,7 +39,8 @@ class Constant(Itself):
             return
         if self.row is None:
             self.row = rows.logits[0].astype(np.float64)
-        self.varies = bool((rows.logits != self.row).any())
+        # The last row differs in most files; only where it does not, all are looked at.
+        self.varies = any(bool((x != self.row).any()) for x in (rows.logits[-1], rows.logits))
 
     def merge(self, other: Constant) -> None:
         if self.row is None:
@@ -56,8 +58,9 @@ class Uniform(Itself):
     def update(self, rows: ScoredRows) -> None:
         classes = rows.logits.shape[1]
         near = np.flatnonzero(rows.confidence <= (1.0 + 1e-9) / classes)
-        x = rows.logits[near]
-        self.found.add(rows.file, rows.row[near[(x == x[:, :1]).all(axis=1)]])
+        if len(near):
+            x = rows.logits[near]
+            self.found.add(rows.file, rows.row[near[(x == x[:, :1]).all(axis=1)]])
 
     def merge(self, other: Uniform) -> None:
         self.found.merge(other.found)
@@ -95,8 +98,9 @@ class Normalised(Itself):
         self.row: Floats | None = None  # the first one
 
     def update(self, rows: ScoredRows) -> None:
-        top = rows.logits[np.arange(len(rows)), rows.predicted]
-        near = np.flatnonzero((top > 0.0) & (top <= 1.0 + 1e-6))
+        near = np.flatnonzero((rows.peak > 0.0) & (rows.peak <= 1.0 + 1e-6))
+        if not len(near):
+            return
         x = rows.logits[near].astype(np.float64)
         alike = looks_normalised(x, rows.logits.dtype.name)
         if self.row is None and alike.any():
@@ -152,63 +156,90 @@ def most_confident(classes: int) -> float:
     return math.e / (math.e + classes - 1)
 
 
-class Repeats(Itself):
+class _Distinct(NamedTuple):
+    """Rows by their hash."""
+
+    hash: Hashes
+    times: Integers
+    file: Integers  # of the first row that has it
+    row: Integers
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Distinct rows, by ascending hash."""
+
+    hashes: Hashes
+    count: Integers
+    file: Integers  # of the first row that has it
+    row: Integers
+    complete: bool  # these are all distinct rows
+
+    def distinct(self) -> float:
+        """The number of distinct rows: exact if complete, else by how dense the smallest hashes lie."""
+        seen = len(self.hashes)
+        return seen if self.complete else (seen - 1) / (float(self.hashes[-1]) / 2.0**64)
+
+
+class Repeats:
     """How often distinct rows (scores and label) occur, of a fair sample of them: those of the smallest hashes.
 
     A hash among the smallest of all rows is among the smallest of any part of them, so each count is exact whatever
-    the cuts, and the memory is bounded. The hash is of the label, entropy and first, last and largest score of a row.
+    the cuts, and the memory is bounded.
     """
 
     def __init__(self, size: int = REPEATS_SIZE) -> None:
         self.size = size
-        self.hashes: Hashes = np.zeros(0, np.uint64)  # ascending
-        self.count = np.zeros(0, np.int64)
-        self.file = np.zeros(0, np.int64)  # of the first row that has it
-        self.row = np.zeros(0, np.int64)
-
-    @property
-    def complete(self) -> bool:
-        """Whether these are all distinct rows."""
-        return len(self.hashes) < self.size
-
-    def distinct(self) -> float:
-        """The number of distinct rows: exact if complete, else by how dense the smallest hashes lie."""
-        return len(self.hashes) if self.complete else (self.size - 1) / (float(self.hashes[-1]) / 2.0**64)
+        none = np.zeros(0, np.int64)
+        self._kept = _Distinct(none.astype(np.uint64), none, none, none)
+        self._waiting: list[_Distinct] = []  # rows that follow, not yet joined
+        self._rows_waiting = 0
 
     def update(self, rows: ScoredRows) -> None:
-        hashes = _hashes(rows)
-        near = slice(None) if self.complete else np.flatnonzero(hashes <= self.hashes[-1])
-        hashes, row = hashes[near], rows.row[near]
-        if not len(hashes):
-            return
-        unique, first, count = np.unique(hashes, return_index=True, return_counts=True)
-        self._keep(unique, count, np.full(len(unique), rows.file), row[first])
+        known = self._kept.hash
+        near = np.flatnonzero(rows.hash <= known[-1]) if len(known) == self.size else np.arange(len(rows))
+        file, once = np.full(len(near), rows.file), np.ones(len(near), np.int64)
+        self._wait([_Distinct(rows.hash[near], once, file, rows.row[near])])
 
     def merge(self, other: Repeats) -> None:
-        self._keep(other.hashes, other.count, other.file, other.row)
+        self._wait([other._kept, *other._waiting])
 
     def shift(self, rows: int) -> None:
-        self.row = self.row + rows
+        self._kept, *self._waiting = (part._replace(row=part.row + rows) for part in (self._kept, *self._waiting))
 
-    def _keep(self, hashes: Hashes, count: Integers, file: Integers, row: Integers) -> None:
-        """Join rows that follow."""
-        every = np.concatenate([self.hashes, hashes])
-        self.hashes, first, home = np.unique(every, return_index=True, return_inverse=True)
-        total = np.zeros(len(self.hashes), np.int64)
-        np.add.at(total, home, np.concatenate([self.count, count]))
-        self.hashes, self.count = self.hashes[: self.size], total[: self.size]
-        self.file = np.concatenate([self.file, file])[first[: self.size]]
-        self.row = np.concatenate([self.row, row])[first[: self.size]]
+    def result(self) -> Repeated:
+        self._settle()
+        return Repeated(*self._kept, complete=len(self._kept.hash) < self.size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._settle()
+        return vars(self)
+
+    def _wait(self, parts: list[_Distinct]) -> None:
+        self._waiting += parts
+        self._rows_waiting += sum(len(part.hash) for part in parts)
+        if self._rows_waiting >= 4 * self.size:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Join all rows, of which the first of a hash is where it was seen."""
+        hashes, count, file, row = map(np.concatenate, zip(self._kept, *self._waiting, strict=True))
+        self._waiting, self._rows_waiting = [], 0
+        if not len(hashes):
+            return
+        near = np.flatnonzero(hashes <= _smallest(hashes, self.size))
+        distinct, first, home = np.unique(hashes[near], return_index=True, return_inverse=True)
+        total = np.zeros(len(distinct), np.int64)
+        np.add.at(total, home, count[near])
+        self._kept = _Distinct(distinct, total, file[near[first]], row[near[first]])
 
 
-def _hashes(rows: ScoredRows) -> Hashes:
-    """(n,) hashes of the numbers that tell most rows apart."""
-    x = rows.logits
-    parts = (rows.label, x[:, 0], x[:, -1], x[np.arange(len(rows)), rows.predicted], rows.entropy)
-    h = np.zeros(len(rows), np.uint64)
-    for part in parts:
-        h = mixed(h ^ part.astype(np.float64).view(np.uint64))
-    return h
+def _smallest(hashes: Hashes, size: int) -> np.uint64:
+    """The last of the `size` smallest different ones; of fewer, the largest."""
+    ordered = np.sort(hashes)
+    ends = np.flatnonzero(ordered[1:] != ordered[:-1])
+    last: np.uint64 = ordered[ends[size - 1] if len(ends) >= size else -1]
+    return last
 
 
 def signs() -> Factories:

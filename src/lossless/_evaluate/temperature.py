@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lossless._numpy.backend import tempered
+
 from .accumulators import Calibration
 from .intervals import UNDEFINED, Interval, Z
 from .ranking import Floats
-from .rows import cache_rows
 from .sample import RowSample
 from .sums import SignedSum
 
@@ -84,15 +85,19 @@ class _Curve:
 
     @classmethod
     def of(cls, logits: NDArray[Any], label: NDArray[np.int64], right: NDArray[np.bool_]) -> _Curve:
-        x = logits.astype(np.float64)
-        most = x.max(axis=1, initial=-np.inf)
+        below = logits.astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
-            below = x - most[:, None]
-        own = below[np.arange(len(x)), label]
+            below -= logits.max(axis=1, initial=-np.inf)[:, None]
+        own = below[np.arange(len(below)), label]
         usable = np.isfinite(own)
-        below, own = below[usable], own[usable]
-        unit = 2.0 ** (math.frexp(-below.min(initial=0.0, where=np.isfinite(below)))[1] - 1)
-        return cls(below / unit, own / unit, right[usable], unit)
+        if not usable.all():
+            below, own, right = below[usable], own[usable], right[usable]
+        least = below.min(initial=0.0)
+        if least == -np.inf:
+            least = below.min(initial=0.0, where=below > -np.inf)
+        unit = 2.0 ** (math.frexp(-least)[1] - 1)
+        below /= unit
+        return cls(below, own / unit, right, unit)
 
     def least(self) -> float:
         """The inverse temperature of least mean nll; 0, inf or nan (see BestTemperature) if there is none."""
@@ -107,8 +112,8 @@ class _Curve:
             first, second = self._slopes(beta)
             low, high = (beta, high) if first < 0.0 else (low, beta)
             step = beta - first / second if second > 0.0 else math.inf
-            if abs(step - beta) <= 1e-12 * beta:
-                break
+            if abs(step - beta) <= 1e-9 * beta:  # what is left to go is about the square of a step
+                return step
             beta = step if low < step < high else math.sqrt(low * high)
         return beta
 
@@ -123,18 +128,8 @@ class _Curve:
 
     def row_slopes(self, beta: float) -> tuple[Floats, Floats]:
         """The first two derivatives of every row's nll."""
-        first, second = np.empty_like(self.label), np.empty_like(self.label)
-        for block in self._blocks():
-            d = self.below[block]
-            e = np.exp(beta * d)
-            total = e.sum(axis=1)
-            if np.isneginf(d).any():
-                d = np.where(np.isneginf(d), 0.0, d)  # their weight is 0
-            mean = np.vecdot(e, d) / total
-            e *= d
-            first[block] = mean - self.label[block]
-            second[block] = np.maximum(np.vecdot(e, d) / total - mean * mean, 0.0)
-        return first, second
+        _, mean, square = tempered(self.below, beta)
+        return mean - self.label, np.maximum(square - mean * mean, 0.0)
 
     def interval(self, beta: float) -> Interval:
         """Of the temperature, by the sandwich variance of 1 / T: sum f'_i^2 / (sum f''_i)^2 (Huber 1967)."""
@@ -151,15 +146,11 @@ class _Curve:
         """Mean nll and expected calibration error."""
         if not len(self.label):
             return math.nan, math.nan
-        total = np.concatenate([_total(self.below[block], beta) for block in self._blocks()])
+        total = _total(self.below, beta)
         lost = np.where(self.label, beta, 0.0) * self.label  # not inf * 0
         calibration = Calibration()
         calibration.add(1.0 / total, self.right)
         return _mean(np.log(total) - lost), calibration.result().error
-
-    def _blocks(self) -> list[slice]:
-        step = cache_rows(self.below.shape[1])
-        return [slice(i, i + step) for i in range(0, len(self.label), step)]
 
 
 def _mean(values: Floats) -> float:
@@ -173,11 +164,8 @@ def _mean(values: Floats) -> float:
 
 def _total(below: Floats, beta: float) -> Floats:
     """sum_j exp(beta d_j), whose largest term is 1; at the ends of the range of beta its limits."""
-    if math.isinf(beta):
-        terms = below == 0.0
-    elif beta == 0.0:
-        terms = below > -np.inf
-    else:
-        terms = np.exp(beta * below)
+    if 0.0 < beta < math.inf:
+        return tempered(below, beta).total
+    terms = below > -np.inf if beta == 0.0 else below == 0.0
     total: Floats = terms.sum(axis=1, dtype=np.float64)
     return total

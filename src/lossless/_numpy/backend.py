@@ -11,6 +11,7 @@ from lossless import _check, reference
 from lossless._diagnose import watch
 from lossless._kernels import native
 from lossless._numpy.gradients import answer, asking
+from lossless._numpy.hashing import mixed
 from lossless._numpy.sight import bad_rows as bad_rows
 from lossless._numpy.sight import is_compiling as is_compiling
 from lossless._numpy.sight import is_traced as is_traced
@@ -167,23 +168,52 @@ class RowNumbers(NamedTuple):
     lse: Array  # (n,)
     lead: Array  # (n,) by how much that logit exceeds the label's
     rank: Array  # (n,) see `label_rank`
+    peak: Array  # (n,) that logit
+    hash: Array  # (n,) 64 bits, of the numbers that tell most rows apart
 
 
 @silent
 def row_numbers(x: Array, label: Array) -> RowNumbers:
     """Numbers of (n, C) logits of any dtype, in one pass; a row without a distribution has the surprise NaN."""
     if native is not None:
-        largest, rank = (np.empty(len(x), np.int64) for _ in range(2))
-        surprise, entropy, squares, lse, lead = (np.empty(len(x)) for _ in range(5))
-        native.row_numbers(_memory(x), *x.shape, _memory(label), surprise, lse, entropy, squares, largest, lead, rank)
-        return RowNumbers(np.maximum(largest, 0), surprise, entropy, squares, lse, lead, rank)
+        largest, rank, bits = (np.empty(len(x), np.int64) for _ in range(3))
+        surprise, entropy, squares, lse, lead, peak = (np.empty(len(x)) for _ in range(6))
+        native.row_numbers(
+            _memory(x), *x.shape, _memory(label), surprise, lse, entropy, squares, largest, lead, rank, peak, bits
+        )
+        largest = np.maximum(largest, 0)
+        return RowNumbers(largest, surprise, entropy, squares, lse, lead, rank, peak, bits.view(np.uint64))
     x = x.astype(np.float64, copy=False)
     every, largest = np.arange(len(x)), np.argmax(x, axis=1)
     s = reference.row_statistics(x, largest, None, None, 1.0)
     p = reference.softmax(x, 1.0)
     p[every, largest] = 0.0
-    lead = np.where(largest == label, 0.0, x[every, largest] - x[every, label])  # not inf - inf
-    return RowNumbers(largest, s.nll, s.entropy, np.vecdot(p, p), s.lse, lead, label_rank(x, label))
+    peak = x[every, largest]
+    lead = np.where(largest == label, 0.0, peak - x[every, label])  # not inf - inf
+    h = np.zeros(len(x), np.uint64)
+    for number in (label, x[:, 0], x[:, -1], peak, s.entropy):
+        h = mixed(h ^ number.astype(np.float64).view(np.uint64))
+    return RowNumbers(largest, s.nll, s.entropy, np.vecdot(p, p), s.lse, lead, label_rank(x, label), peak, h)
+
+
+class Tempered(NamedTuple):
+    """Means over the classes of rows, under p = e / sum e with e = exp(beta d)."""
+
+    total: Array  # (n,) sum of e
+    mean: Array  # (n,) of d
+    square: Array  # (n,) of d^2
+
+
+@silent
+def tempered(d: Array, beta: float) -> Tempered:
+    """For (n, C) float64 differences d <= 0 to the largest logit of a row; where d = -inf there is no mass."""
+    if native is not None:
+        total, mean, square = (np.empty(len(d)) for _ in range(3))
+        native.temper(_memory(d), *d.shape, beta, total, mean, square)
+        return Tempered(total, mean, square)
+    e = np.exp(beta * d)
+    total, d = e.sum(axis=1), np.where(e == 0.0, 0.0, d)
+    return Tempered(total, np.vecdot(e, d) / total, np.vecdot(e, d * d) / total)
 
 
 def label_rank(scores: Array, label: Array) -> Array:
