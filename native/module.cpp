@@ -474,10 +474,18 @@ void pointwise_backward(const std::string& kind, nb::handle x, nb::handle target
 
 // ---------------------------------------------------------------------------------------------- ordinary tensors
 
-std::vector<PyObject*> plain_types;
+std::vector<PyObject*> plain_types, followers;
 
-void set_plain_types(nb::args types) {
+// The types of tensors that are no subclasses; and functions that tell whether something follows PyTorch's operations.
+void set_torch(nb::tuple types, nb::tuple functions) {
     for (nb::handle type : types) plain_types.push_back(type.inc_ref().ptr());
+    for (nb::handle function : functions) followers.push_back(function.inc_ref().ptr());
+}
+
+bool followed() {
+    for (PyObject* follower : followers)
+        if (PyObject_IsTrue(nb::handle(follower)().ptr())) return true;
+    return false;
 }
 
 nb::handle interned(const char* name) { return PyUnicode_InternFromString(name); }
@@ -502,8 +510,9 @@ std::optional<Element> ordinary_element(nb::handle t, bool first) {
     }
 }
 
-// Whether the kernels may read these tensors (or None) as they lie.
+// Whether the kernels may read these tensors (or None) as they lie, now.
 bool ordinary(nb::args tensors) {
+    if (followed()) return false;
     for (size_t i = 0; i < tensors.size(); i++)
         if (!tensors[i].is_none() && !ordinary_element(tensors[i], i == 0)) return false;
     return true;
@@ -556,8 +565,10 @@ nb::object call_form(nb::tuple args, nb::dict kwargs, size_t tensors) {
     return nb::make_tuple(nb::tuple(forms), nb::tuple(names));
 }
 
-// Of (form of a call, what was found) the second, for the first form that this call has; or None.
+// Of (form of a call, what was found) the second, for the first form that this call has; or None, also where something
+// follows the operations.
 nb::object find_call(nb::list calls, nb::tuple args, nb::dict kwargs) {
+    if (followed()) return nb::none();
     const auto alike = [&](nb::handle forms, nb::handle names) {
         const size_t positional = args.size();
         if (nb::len(forms) != positional + kwargs.size() || nb::len(names) != kwargs.size()) return false;
@@ -663,7 +674,7 @@ NB_MODULE(_native, m) {
             use_torch_threads(reinterpret_cast<void*>(parallel), reinterpret_cast<void*>(number));
         },
         arg("parallel_for"), arg("get_num_threads"));
-    m.def("set_plain_types", set_plain_types);
+    m.def("set_torch", set_torch, arg("types"), arg("followers"));
     m.def("ordinary", ordinary);
     m.def("call_form", call_form, arg("args"), arg("kwargs"), arg("tensors"));
     m.def("find_call", find_call, arg("calls"), arg("args"), arg("kwargs"));

@@ -33,7 +33,7 @@ _call = _Call()
 
 
 def found(way: Callable[..., Any], *arrays: Any) -> None:
-    """Said by a backend: `way` is all there is to do, with these arrays. It gives None where it may not be taken."""
+    """Said by a backend: `way` is all there is to do, with these arrays."""
     if _call.found is not None:
         _call.found.append((way, arrays))
 
@@ -45,14 +45,14 @@ def straight(function: Callable[P, T]) -> Callable[P, T]:
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         torch, native = sys.modules.get("torch"), _kernels.native
-        if torch is None or native is None or torch.compiler.is_compiling() or torch._C._len_torch_function_stack():
+        if torch is None or native is None or torch.compiler.is_compiling():
             return function(*args, **kwargs)
         way = native.find_call(ways, args, kwargs)
         if way is None:
             return _long_way(function, ways, args, kwargs)
         if not looked_at or watch.passed_over(sys._getframe(1)):
-            result: T | None = way(*args)
-            if result is not None and not (looked_at and watch.alarm):
+            result: T = way(*args)
+            if not (looked_at and watch.alarm):
                 return result
         return function(*args, **kwargs)
 

@@ -18,7 +18,7 @@ from lossless import reference
 from lossless._layout import Rows
 from lossless._plan import ElementPlan, RowPlan
 from lossless._torch import by_formula, kernels
-from lossless._torch.modes import all_in_memory, batched, followed, in_memory, needs_grad, watched
+from lossless._torch.modes import all_in_memory, batched, in_memory, needs_grad, watched
 from lossless.reference import Statistics
 
 
@@ -40,19 +40,11 @@ class _KernelFunction(Function):
 
     @classmethod
     def way(cls, arrays: int, *rest: Any) -> Callable[..., Any]:
-        """`call`, of so many first arguments and `rest`; None where something follows the operations."""
+        """`call`, of so many first arguments and `rest`."""
         recorded, forward, enabled = cls.recorded, cls.forward, torch.is_grad_enabled
         if arrays == 1:
-            return lambda x, *_: (
-                None if followed() else recorded(x, *rest) if x.requires_grad and enabled() else forward(None, x, *rest)
-            )
-        return lambda x, t, *_: (
-            None
-            if followed()
-            else recorded(x, t, *rest)
-            if x.requires_grad and enabled()
-            else forward(None, x, t, *rest)
-        )
+            return lambda x, *_: recorded(x, *rest) if x.requires_grad and enabled() else forward(None, x, *rest)
+        return lambda x, t, *_: recorded(x, t, *rest) if x.requires_grad and enabled() else forward(None, x, t, *rest)
 
     @classmethod
     def backward(cls, ctx: Any, *g: Tensor | None) -> Any:

@@ -33,11 +33,9 @@ def watched() -> bool:
     return bool(is_compiling() or _transforms_active() or _dispatch_modes() or _tracing_state() is not None)
 
 
-def followed() -> bool:
-    """`watched`, but for compilers, or that tensors carry tangents."""
-    return bool(
-        _transforms_active() or _dispatch_modes() or _tracing_state() is not None or forward_ad._current_level >= 0
-    )
+def _tangents() -> bool:
+    """Whether tensors may carry tangents, of forward mode."""
+    return bool(forward_ad._current_level >= 0)
 
 
 def tracing() -> bool:
@@ -52,12 +50,12 @@ def seen_by_modes() -> bool:
 
 def ordinary(*tensors: Tensor | None) -> bool:
     """Whether the kernels may read these tensors now, as they lie, and none but the first requires a gradient."""
-    return not (native is None or watched() or forward_ad._current_level >= 0) and native.ordinary(*tensors)
+    return native is not None and not is_compiling() and native.ordinary(*tensors)
 
 
 def kernels_serve(*tensors: Tensor | None) -> bool:
     """Whether the kernels may compute with these tensors now, once they are in memory."""
-    return not (native is None or watched() or forward_ad._current_level >= 0) and _plain(tensors)
+    return not (native is None or watched() or _tangents()) and _plain(tensors)
 
 
 def operators_serve(*tensors: Tensor | None) -> bool:
@@ -169,5 +167,6 @@ def share_threads() -> None:
 
 
 if native is not None:
-    native.set_plain_types(*PLAIN)
+    functions = _C._len_torch_function_stack, _transforms_active, _dispatch_modes, _tracing_state, _tangents
+    native.set_torch(tuple(PLAIN), functions)
     share_threads()
