@@ -171,8 +171,8 @@ template <class T> struct KLDivergence {
         const Pack<double> zero = broadcast(0.0), one = broadcast(1.0), nan = broadcast(__builtin_nan(""));
         const Mask<double> below = share < one;
         const Pack<double> log = log1p(select(below, (one - share) / share, share - one)); // of t or of 1 / t
-        const Pack<double> gap = select(share < zero, nan, select(below, zero - log, log)) - to_f64(x);
-        return {if_any(share, share * gap), zero - share * factor};
+        const Pack<double> at = to_f64(x), gap = select(share < zero, nan, select(below, zero - log, log)) - at;
+        return {select((share == zero) & (at == at), zero, share * gap), zero - share * factor};
     }
 };
 

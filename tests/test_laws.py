@@ -54,6 +54,25 @@ def same_bits(a, b) -> bool:
     return np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
+@reproducible
+@given(batches(), st.integers(-20, 20))
+def test_a_power_of_two_as_temperature(batch, exponent):
+    """Where it divides without rounding, it changes no bit but the exponent of a gradient."""
+    x, y = batch
+    temperature = 2.0**exponent
+    assume(np.array_equal(x, x * x.dtype.type(temperature) / x.dtype.type(temperature)))
+    scaled = x * x.dtype.type(temperature)
+    for function in (lossless.softmax, lossless.log_softmax):
+        assert same_bits(function(scaled, 1, temperature=temperature), function(x, 1))
+    of, plain = lossless.row_statistics(scaled, y, temperature=temperature), lossless.row_statistics(x, y)
+    assert all(same_bits(a, b) for a, b in zip(of, plain, strict=True) if b is not None)
+    tiny = np.finfo(x.dtype).tiny * 2.0**40
+    one, other = gradient(scaled, y, temperature=temperature), gradient(x, y)
+    np.testing.assert_array_equal(
+        np.where(np.abs(other) > tiny, one * x.dtype.type(temperature), 0), np.where(np.abs(other) > tiny, other, 0)
+    )
+
+
 # Quarters up to 64 can be moved by any quarter up to 1024 without rounding, in float32 and float64.
 QUARTERS = st.integers(-256, 256).map(lambda n: n / 4)
 

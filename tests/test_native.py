@@ -118,11 +118,17 @@ def test_weights_of_any_size_pass_through():
     assert np.isfinite(native.pointwise("bce_with_logits", x, t, w, None, no, value, 1.0, 1.0, None))
 
 
-def test_refuses_a_focal_loss_that_it_does_not_know():
+@pytest.mark.parametrize("kind", ["sigmoid_focal", "kl_divergence"])
+def test_refuses_what_a_kernel_does_not_know(kind):
     x, w = np.zeros(3, np.float32), np.ones(3, np.float32)
-    for arrays in ((x.astype(np.float64), x.astype(np.float64), None), (x, x, w)):
-        with pytest.raises(ValueError, match="sigmoid_focal"):
-            native.pointwise("sigmoid_focal", *arrays, None, (0.25, 2.0), None, 1.0, 1.0, None)
+    for arrays in ((x.astype(np.float64), x.astype(np.float64), None), (x, x, w), (x, None, None)):
+        with pytest.raises(ValueError, match=kind):
+            native.pointwise(kind, *arrays, None, (0.25, 2.0), None, 1.0, 1.0, None)
+    with pytest.raises(ValueError, match="sigmoid"):
+        native.pointwise("sigmoid", x, x, None, None, (0.25, 2.0), None, 1.0, 1.0, None)
+    for temperature in (0.0, -1.0, 2.0**-21, 2.0**21, np.inf, np.nan):
+        with pytest.raises(ValueError, match="temperature"):
+            native.softmax(x, 1, 3, 1, x.copy(), temperature)
 
 
 def test_refuses_tensors_without_data():
