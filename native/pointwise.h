@@ -9,6 +9,7 @@ namespace {
 
 using lossless::Pointwise;
 using lossless::PointwiseProblem;
+using lossless::Upstream;
 
 // A value and a slope, in the type in which values are added up. The functors are inlined: what is not asked for is not
 // computed.
@@ -204,6 +205,15 @@ template <class D> LOSSLESS_INLINE void store_some(void* to, int64_t i, int n, P
     n == LANES ? store_data(target, value) : store_part(target, n, value);
 }
 
+template <class D, class Term> LOSSLESS_INLINE Pack<Term> load_upstream(const Upstream& g, int64_t i, int n) {
+    if (g.is_f64) return narrow<Term>(load_some<double>(g.values, i, n, 0.0));
+    const Pack<Compute<D>> some = load_some<D>(g.values, i, n, 0);
+    if constexpr (sizeof(Term) == 4)
+        return some;
+    else
+        return to_f64(some);
+}
+
 // Asks the memory for the 16 numbers that are 2 KB ahead: it is slower than the arithmetic, and begins no sooner than
 // asked.
 template <class D> LOSSLESS_INLINE void fetch_ahead(const void* numbers, int64_t i) {
@@ -229,11 +239,7 @@ void each_point(const PointwiseProblem& problem, int64_t chunk, int64_t begin, i
         const Pack<T> pos_weight = weighted ? load_some<D>(p.pos_weight, i, n, 1) : broadcast(T(1));
         const Loss<T> loss(p, load_some<D>(p.target, i, n, 0), weight, pos_weight);
         Pack<Term> factor = common;
-        if (slopes && !values && p.g.per_row) {
-            Column g = {};
-            for (int k = 0; k < n; k++) g[k] = number<D>(p.g, i + k);
-            factor = factor * narrow<Term>(load(g));
-        }
+        if (slopes && !values && p.g.per_row) factor = factor * load_upstream<D, Term>(p.g, i, n);
         Point<Term> point = loss(load_some<D>(p.x, i, n, 0), factor);
         if constexpr (values) {
             if (p.value) store_some<D>(p.value, i, n, narrow<T>(point.value));
