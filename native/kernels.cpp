@@ -531,11 +531,15 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
             slopes_of_loss<D>(p, g, s);
         } else {
             restore(4, s.mean_below);
-            const double divisor = divisor_of_gradient(p); // the entropy's slope is made of distances: once more
+            // The slope of the entropy is made of distances, which the temperature divides too: a power of two of it
+            // at once, so that the narrow ones are as normal as the result.
+            s.unit = __builtin_ldexp(1.0, -__builtin_ilogb(p.temperature));
+            const double divisor = divisor_of_gradient(p), of_entropy = divisor * p.temperature * s.unit;
             by_sixteens(g, [&](int r) __attribute__((always_inline)) {
                 store(s.a + r, read<D>(p.d_nll, divisor, g, r));
                 store(s.b + r, read<D>(p.d_lse, divisor, g, r));
-                store(s.c + r, read<D>(p.d_entropy, divisor * p.temperature, g, r));
+                store(s.c + r, read<D>(p.d_entropy, of_entropy, g, r));
+                store(s.mean_below + r, load(s.mean_below + r) * broadcast(s.unit));
                 store(s.d + r, read<D>(p.d_prior, divisor, g, r) * broadcast(p.prior_unit));
             });
         }
@@ -603,8 +607,9 @@ template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t beg
             view.each([&](Block b) __attribute__((always_inline)) {
                 const Pack<T> d = view.load(data.x, b, 0) - m;
                 Pack<T> log_p = d - log_sum;
-                if (!sharpness.is_one)
-                    log_p = select(abs(d) < broadcast(T(INF)), fma(d, high, fma(d, low, broadcast(T(0)) - log_sum)), d);
+                if (!sharpness.is_one) // not inf * 0
+                    log_p = select(abs(d) < broadcast(T(INF)), fma(d, high, fma(d, low, broadcast(T(0)) - log_sum)),
+                                   log_p);
                 view.store(data.out, b, log_p);
             });
         });

@@ -18,7 +18,7 @@ template <class Term> struct Point {
 };
 
 // Losses of a sigmoid are made of z = e^-|x|, log(1 + z) and 1 / (1 + z). From this |x| on, in any dtype, the logarithm
-// is z and the quotient 1; and only there is anything infinite, denormal or, since NaN counts as far, not a number.
+// is z and the quotient 1; and only there is x infinite, z denormal or, since NaN counts as far, either not a number.
 constexpr double FAR = 41.0;
 template <class T> LOSSLESS_INLINE Mask<T> is_far(Pack<T> size) { return ~(size < broadcast(T(FAR))); }
 
@@ -31,7 +31,7 @@ LOSSLESS_INLINE Pack<double> log1p_of(Pack<double> z) { return log1p(z); }
 template <class T> struct Far {
     Pack<T> lifted;
     explicit LOSSLESS_INLINE_MEMBER Far(Pack<T> size) {
-        const Pack<T> least = broadcast(T(1 - 64) - Float<T>::bias) * broadcast(Float<T>::ln2_hi);
+        const Pack<T> least = broadcast(T(-64) - Float<T>::bias) * broadcast(Float<T>::ln2_hi); // there it is 0
         lifted = scaled(exponential(max(least, broadcast(T(0)) - size)), 64);
     }
     LOSSLESS_INLINE_MEMBER Pack<T> times(Pack<T> factor) const {

@@ -353,6 +353,7 @@ struct Slopes {
     Column target_value; // plain
     // general
     Column q_top, q_target, mean_below, rest_total, rest_largest;
+    double unit; // of mean_below and the distances beside it
     // plain: 2^lift inside the exponentials; both: 2^final at the end
     Column lift, final;
     bool lifted; // some row is
@@ -458,7 +459,7 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, E e
     const OneNan<T> nan(factor);
     const Pack<T> a = view.get(s.a), b_ = view.get(s.b), c = view.get(s.c), d = view.get(s.d);
     const Pack<T> q_top = view.get(s.q_top), q_target = view.get(s.q_target);
-    const Pack<T> mean_below = entropy ? view.get(s.mean_below) : zero;
+    const Pack<T> mean_below = entropy ? view.get(s.mean_below) : zero, unit = broadcast(T(s.unit));
     const Pack<T> rest_total = view.get(s.rest_total), rest_largest = view.get(s.rest_largest);
     const Scale<T> scale(view, s.final);
     const auto y = view.get_class(g.target);
@@ -470,6 +471,7 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, E e
         Pack<T> Q = select(x == m, q_top, whole - P); // q 2^64
         Pack<T> t = zero;                             // t 2^32
         Pack<T> slope = b_;                           // b + tau - t + c (m - x - D)
+        Pack<T> missed = zero;                        // t q 2^64
         if constexpr (target == Target::index) {
             const Mask<T> is_target = y.in(b);
             Q = select(is_target, q_target, Q);
@@ -485,8 +487,9 @@ sweep_general(const RowProblem& p, const View& view, const Data<View>& data, E e
             t = fma(d * up, view.load_class(prior, b), t);
             slope = fma(d, view.load_class(prior_others, b), slope);
         }
-        if (entropy) slope = fma(c, select(P == zero, zero, m - x - mean_below), slope);
-        const Pack<T> dx = fma(slope, high, fma(slope, low, zero - t * (Q * down)));
+        if (entropy) slope = fma(c, select(P == zero, zero, fma(m - x, unit, zero - mean_below)), slope);
+        if (target != Target::none || prior) missed = t * (Q * down);
+        const Pack<T> dx = fma(slope, high, fma(slope, low, zero - missed));
         view.store(data.out, b, nan(scale(dx)));
     });
 }

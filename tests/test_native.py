@@ -189,9 +189,10 @@ def test_calls_from_many_threads_at_once():
     assert results == [True] * 8
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
 @pytest.mark.parametrize("classes", [3, 70])  # both views
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_special_rows_are_those_of_the_reference(classes, dtype):
+def test_special_rows_are_those_of_the_reference(classes, dtype, temperature):
     from lossless import reference
 
     inf, nan = np.inf, np.nan
@@ -211,12 +212,50 @@ def test_special_rows_are_those_of_the_reference(classes, dtype):
         y = np.full(len(heads), label)
         nll, lse, entropy = (np.empty(len(heads), dtype) for _ in range(3))
         correct = np.empty(len(heads), bool)
-        native.row_statistics(x, *x.shape, 1, y, None, None, None, nll, lse, entropy, None, correct, None)
-        expected = reference.row_statistics(x, y)
+        of = x, *x.shape, 1, y, None, None, None
+        native.row_statistics(*of, nll, lse, entropy, None, correct, None, temperature)
+        expected = reference.row_statistics(x, y, temperature=temperature)
         np.testing.assert_array_equal(correct, expected.correct)
         np.testing.assert_allclose(lse, expected.lse.astype(dtype), rtol=1e-6)
         np.testing.assert_allclose(nll, expected.nll.astype(dtype), rtol=1e-6)
         np.testing.assert_allclose(entropy, expected.entropy.astype(dtype), rtol=1e-6)
+    for kernel, formula in (
+        (native.softmax, reference.softmax),
+        (native.log_softmax, reference.log_softmax),
+    ):
+        out = np.empty_like(x)
+        kernel(x, *x.shape, 1, out, temperature)
+        np.testing.assert_allclose(out, formula(x, temperature).astype(dtype), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "log_sigmoid", "bce_with_logits"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_factors_make_nothing_of_zero(kind, dtype):
+    """Far to the right a sigmoid is 1 and its slope 0, whatever multiplies it."""
+    x = np.array([np.inf, 1e4, 900.0], dtype)
+    if kind == "sigmoid":
+        x = np.concatenate([x, -x])
+    one = None if kind != "bce_with_logits" else np.ones_like(x)
+    weight = None if one is None else np.full_like(x, 1e37)
+    g, dx = np.full_like(x, 1e38 if weight is None else 1), np.empty_like(x)
+    native.pointwise_backward(kind, x, one, weight, None, (-1.0, 0.0), g, 1.0, dx)
+    np.testing.assert_array_equal(dx, 0)
+    if one is not None:
+        value = np.empty_like(x)
+        native.pointwise(kind, x, one, weight, None, (-1.0, 0.0), value, 1.0, 1.0, None)
+        np.testing.assert_array_equal(value, 0)
+
+
+@pytest.mark.parametrize("gap", [20, 60, 85])
+@pytest.mark.parametrize("temperature", [2.0**-20, 1e-3, 0.3, 3.0, 2.0**20])
+def test_the_gradient_of_a_tempered_entropy_sums_to_zero(temperature, gap):
+    x = np.array([[0.0, -gap * temperature]], np.float32)
+    state, g, dx = np.empty((native.STATE_ROWS, 1)), np.ones(1, np.float32), np.empty_like(x)
+    of = x, 1, 2, 1, None, None, None, None
+    native.row_statistics(*of, None, None, np.empty(1, np.float32), None, None, state, temperature)
+    native.row_statistics_backward(*of, state, None, None, g, None, dx, temperature)
+    assert dx[0, 1] > 0
+    np.testing.assert_allclose(dx[0, 0], -dx[0, 1], rtol=5e-7)
 
 
 FORK = """

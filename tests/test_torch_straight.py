@@ -14,6 +14,7 @@ import lossless
 from lossless import losses
 from lossless._diagnose import watch
 from lossless._kernels import native, why
+from lossless._torch import kernels
 
 if native is None:
     pytest.skip(f"no kernels were built, and nothing goes straight to them: {why}", allow_module_level=True)
@@ -161,6 +162,34 @@ def test_a_loss_that_is_not_finite_is_looked_at(monkeypatch):
             lossless.cross_entropy(x, Y)
     assert len(caught) == 1
     assert caught[0].filename == __file__
+
+
+def test_a_loss_that_is_never_finite_is_computed_again_a_few_times_only(monkeypatch):
+    monkeypatch.setattr(watch, "level", "cheap")
+    watch.forget()
+    runs = []
+    loss = kernels.class_loss
+    monkeypatch.setattr(kernels, "class_loss", lambda *args: runs.append(1) or loss(*args))
+    x = X.clone()
+    x[0] = torch.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(200):
+            lossless.cross_entropy(x, Y)
+    assert len(runs) < 240
+
+
+def test_an_alarm_of_another_thread_stops_nobody(monkeypatch, no_plans):
+    monkeypatch.setattr(watch, "level", "cheap")
+    watch.forget()
+    calls = [lambda: lossless.cross_entropy(X, Y)] * 2
+    for call in calls:
+        call()
+    for site in watch._sites.values():
+        site.left = 100
+    monkeypatch.setattr(watch, "alarm", -1)
+    no_plans()
+    calls[0]()
 
 
 def test_who_follows_the_operations_sees_them():

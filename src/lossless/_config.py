@@ -18,7 +18,7 @@ def config() -> dict[str, str]:
         **dict(sorted(versions.items())),
         "platform": f"{sys.platform} {platform.machine()}",
         "cpu path": f"reference ({_kernels.why})" if native is None else f"compiled kernels, {native.isa()}",
-        "cpu reference": "soft focal, losses of probabilities, most divergences; torch.func",
+        "cpu reference": "soft focal, losses of probabilities, logit, most divergences; torch.func",
         "other devices": "reference",
         "available": ", ".join(["reference", *([] if native is None else native.available_isas())]),
         "threads": str(get_num_threads()),

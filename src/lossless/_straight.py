@@ -52,7 +52,7 @@ def straight(function: Callable[P, T]) -> Callable[P, T]:
             return _long_way(function, ways, args, kwargs)
         if not looked_at or watch.passed_over(sys._getframe(1)):
             result: T = way(*args)
-            if not (looked_at and watch.alarm):
+            if not (looked_at and watch.heard(sys._getframe(1))):
                 return result
         return function(*args, **kwargs)
 

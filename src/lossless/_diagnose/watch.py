@@ -166,10 +166,21 @@ def passed_over(frame: FrameType) -> bool:
     site = _sites.get(id(frame.f_code) + frame.f_lasti)
     if site is not None and site.steps:
         site = _site(frame)[1]
-    if site is None or not site.left or level != "cheap" or alarm or _collectors:
+    if site is None or not site.left or level != "cheap" or _collectors or (alarm and alarm == get_ident()):
         return False
     site.left -= 1
     return True
+
+
+def heard(frame: FrameType) -> bool:
+    """Whether the call from there that was just made is to be looked at, because its loss was not finite."""
+    global alarm
+    if not alarm or alarm != get_ident():
+        return False
+    site = _site(frame)[1]
+    if site is not None and site.alarms >= ALARMS:
+        alarm = 0
+    return alarm != 0
 
 
 def _site(frame: FrameType) -> tuple[FrameType, Site | None]:

@@ -367,7 +367,7 @@ def pointwise(
     squared, mean, shape = isinstance(plan.loss, reference.SquaredError), plan.reduction == "mean", x.shape
     dtype = _promote(x, target, weight if squared else None)
     if native is not None and sample_weight is None and plan.has_kernel(dtype, weight is not None):
-        return _pointwise_kernel(plan, x, target, weight, pos_weight, dtype)
+        return _pointwise_kernel(plan, x, target, weight, pos_weight, dtype, divisor)
     a, t = np.broadcast_arrays(x, target)
     kept = None
     if plan.ignore_index is not None:
@@ -395,12 +395,12 @@ def pointwise(
 
 
 def _pointwise_kernel(
-    plan: ElementPlan, x: Array, target: Array, weight: Array | None, pos_weight: Array | None, dtype: Any
+    plan: ElementPlan, x: Array, target: Array, weight: Array | None, pos_weight: Array | None, dtype: Any, divisor: Any
 ) -> Any:
     whole = _check.is_whole(x.dtype) or _check.is_whole(target.dtype)
     inner = np.dtype(np.float64) if whole else _promote(x, target, weight, pos_weight)
     shape = np.broadcast_shapes(x.shape, target.shape)
-    count: float = prod(shape)
+    count = float(prod(shape) if divisor is None else divisor)
     if weight is not None and isinstance(plan.loss, reference.SquaredError):  # as given, before it is expanded
         count = float(weight.sum(dtype=np.float64))
     arrays = [

@@ -306,7 +306,8 @@ def pointwise(
     squared = isinstance(plan.loss, reference.SquaredError)
     dtype = _promote(x, target, weight if squared else None)
     kernels = None
-    if sample_weight is None and plan.has_kernel(dtype, weight is not None):
+    of_a_number = divisor is None or isinstance(divisor, float)
+    if sample_weight is None and of_a_number and plan.has_kernel(dtype, weight is not None):
         kernels = _kernels_for(x, target, weight, pos_weight)
     if kernels is operators and ((squared and weight is not None) or plan.loss.kernel not in operators.FUNCTORS):
         kernels = None  # the sum of weights, and parameters, are not known to the compiler
@@ -316,7 +317,9 @@ def pointwise(
         shape = x.shape if target.shape == x.shape else torch.broadcast_shapes(x.shape, target.shape)
         x, target = _as(x, inner, shape), _as(target, inner, shape)
         by_weight = squared and weight is not None  # the weight as given, before it is expanded
-        count = weight.sum(dtype=torch.float64).item() if by_weight else prod(shape)  # type: ignore[union-attr]
+        count = divisor
+        if count is None:
+            count = weight.sum(dtype=torch.float64).item() if by_weight else prod(shape)  # type: ignore[union-attr]
         weight = None if weight is None else _as(weight, inner, shape)
         pos_weight = None if pos_weight is None else _as(pos_weight, inner, shape)
         loss = kernels.pointwise(x, target, weight, pos_weight, plan, count)
