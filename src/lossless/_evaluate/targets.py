@@ -54,6 +54,12 @@ class Labels:
         at = np.minimum(np.searchsorted(self.numbers, keys), len(self.numbers) - 1)
         return np.where((self.numbers[at] == keys) & ~undefined, self.order[at], -1)
 
+    def key_of(self, row: int) -> object:
+        """The key of a row; its number, if there are no others."""
+        if self.texts is not None:
+            return next(key for key, at in self.texts.items() if at == row)
+        return int(self.numbers[self.order == row][0])
+
     def by_of(self, rows: Integers) -> list[NDArray[Any]]:
         """The values of slices at these rows, None at -1."""
         return [values[rows] for values in self.by]
@@ -149,6 +155,10 @@ def labelled(batches: Iterable[RawBatch], columns: Columns) -> Iterator[Batch]:
             label, *by = beside
             labels, undefined = truth(label.values, columns, batch.first_row)
             missing = missing | label.null | undefined
+            rows = None
+            if columns.key is not None:
+                key, *by = by
+                rows, _ = label_indices(np.asarray(key.values), columns.key.name, batch.first_row, "key")
         else:
             if columns.key is None:
                 by = list(beside)
@@ -169,7 +179,8 @@ def labelled(batches: Iterable[RawBatch], columns: Columns) -> Iterator[Batch]:
             labels,
             missing,
             unmatched,
-            _by(columns, own, [] if known is None else known.by_of(rows)),
+            _by(columns, own, [] if known is None or rows is None else known.by_of(rows)),
+            rows,
         )
 
 
