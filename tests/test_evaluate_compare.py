@@ -172,6 +172,21 @@ def test_other_orders_of_the_classes(files, tmp_path):
     assert [(r.label, r.predicted_b) for r in c.different] == [(r.label, r.predicted_b) for r in plain.different]
 
 
+def test_classes_that_are_numbers_in_another_order(files, tmp_path):
+    """As scikit-learn's models have them: each label is a value of `classes`."""
+    order = [3, 0, 4, 1, 2]
+    a = save(tmp_path / "numbers.npz", A, LABELS, classes=np.arange(CLASSES))
+    b = save(tmp_path / "permuted.npz", B[:, order], LABELS, classes=np.array(order))
+    plain = lossless.compare(*files)
+    for one, other in ((a, b), (files[0], b)):
+        c, back = lossless.compare(one, other), lossless.compare(other, one)
+        for name in ("nll", "accuracy"):
+            assert c.figures[name].difference == pytest.approx(plain.figures[name].difference, rel=1e-12)
+            assert back.figures[name].difference == -c.figures[name].difference
+        assert [(r.label, r.predicted_b) for r in c.different] == [(r.label, r.predicted_b) for r in plain.different]
+        assert [order[r.label] for r in back.different] == [r.label for r in plain.different]
+
+
 def test_labels_in_a_file_of_their_own(files, tmp_path):
     key = RANDOM.permutation(ROWS)
     np.savez(tmp_path / "truth.npz", label=LABELS, id=key)

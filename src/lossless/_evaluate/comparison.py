@@ -137,8 +137,9 @@ def _names(plan: Plan) -> tuple[str, ...] | None:
 
 def _order(a: Plan, b: Plan) -> Integers | None:
     """The class of A that each class of B is; None if they are in the same order."""
-    ours, theirs = _names(a), _names(b)
-    if ours is None or theirs is None or ours == theirs:
+    numbers = tuple(map(str, range(a.classes)))
+    ours, theirs = _names(a) or numbers, _names(b) or numbers
+    if ours == theirs or set(ours) != set(theirs):  # one of them has no names
         return None
     place = {name: index for index, name in enumerate(ours)}
     return np.array([place[name] for name in theirs])

@@ -100,14 +100,20 @@ def _parted(link: str) -> tuple[str, str, str]:
     return f"{scheme}://{'…@' if '/' in user else ''}{bare}", user, query
 
 
+def _sought(path: str) -> str:
+    """What of a path of a store may be a pattern: of a web address neither host nor query."""
+    return _WEB_QUERY.split(path)[0].split("/", 3)[-1] if _WEB.match(path) else path
+
+
 def _secrets(url: str) -> list[str]:
     """What a message may not hold, in all ways in which it may be written; the longest first."""
     found = set()
     for _, user, query in map(_parted, _links(url)):
         values = [part.partition("=")[2] or part for part in re.split("[?&#]", query)]
         found |= {user, query, *values}
-        found |= {part for text in (user, *values) for part in re.split(r"[/:@=\s]+", text) if len(part) > 2}
-    written = {way for text in found if text for way in (text, repr(text)[1:-1], quote(text))}
+        found |= {part for text in (user, *values) for part in re.split(r"[/:@=\s]+", text)}
+    # Shorter ones are in many words.
+    written = {way for text in found if len(text) > 2 for way in (text, repr(text)[1:-1], quote(text))}
     return sorted(written, key=len, reverse=True)
 
 
@@ -132,10 +138,8 @@ class Place:
         self._archive = "".join(f"::{named(link)}" for link in links[at + 1 :])
         # Web servers know files alone, and show a directory by the slash.
         kind = None if self._info is None else "directory" if self._path.endswith("/") else self._info["type"]
-        sought = (
-            _WEB_QUERY.split(_WEB.sub("", self._path))[0].partition("/")[2] if _WEB.match(self._path) else self._path
-        )
-        self.is_directory, self.is_pattern = kind == "directory", kind is None and has_magic(sought)
+        self.is_directory = kind == "directory"
+        self.is_pattern = kind is None and has_magic(_sought(self._path))
 
     def _look(self) -> dict[str, Any] | None:
         """What the store says about it; None if it is not there."""
