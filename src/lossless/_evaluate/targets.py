@@ -168,9 +168,12 @@ def labelled(batches: Iterable[RawBatch], columns: Columns) -> Iterator[Batch]:
                 missing = missing | key.null
                 rows = known.rows_of(key.values, columns.key.name, batch.first_row)
             unmatched = (rows < 0) & ~missing
-            labels = known.labels[rows] if len(known.labels) else np.zeros(len(rows), np.int64)
+            if len(known.labels):
+                labels = known.labels[rows]
+                missing = missing | (known.missing[rows] & (rows >= 0))
+            else:
+                labels = np.zeros((len(rows), *known.labels.shape[1:]), known.labels.dtype)
             labels[rows < 0] = 0
-            missing = missing | (known.missing[rows] & (rows >= 0) if len(known.missing) else unmatched)
         own = [slice_values(cells, column, batch.first_row) for cells, column in zip(by, columns.own_by, strict=True)]
         yield Batch(
             batch.file,
