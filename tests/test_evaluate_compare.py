@@ -244,7 +244,9 @@ def test_options_are_checked(files):
         lossless.compare(*files, task="ranking")
     with pytest.raises(EvaluationError, match="--by names 'group', expected a column"):
         lossless.compare(*files, by="group")
-    with pytest.raises(TypeError, match="labels"):
+    with pytest.raises(ParameterError, match="ignore_index got 'x', expected a whole number or None"):
+        lossless.compare(*files, ignore_index="x")
+    with pytest.raises(TypeError, match=r"^compare\(\) got an unexpected keyword argument 'labels'"):
         lossless.compare(*files, labels="label")
 
 

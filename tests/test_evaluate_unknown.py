@@ -286,6 +286,15 @@ def test_one_mark_a_row_is_no_one_hot_label_where_others_are_unknown(tmp_path):
         lossless.evaluate(saved(tmp_path / "p.npz", np.full((40, 4), -100), ODDS[:40]), task="multilabel")
 
 
+@pytest.mark.parametrize("mark", [1.5, "x", np.float64(-1)])
+def test_a_mark_is_a_whole_number(tmp_path, mark):
+    with pytest.raises(ParameterError, match=r"^Evaluator: ignore_index got .*, expected a whole number or None"):
+        lossless.Evaluator(ignore_index=mark)
+    with pytest.raises(ParameterError, match=r"^evaluate: ignore_index got .*, expected a whole number or None"):
+        lossless.evaluate(saved(tmp_path / "p.npz", AS_INTEGERS), ignore_index=mark)
+    lossless.evaluate(tmp_path / "p.npz", ignore_index=np.int64(-100))
+
+
 @pytest.mark.parametrize("value", [np.nan, -1.0])
 def test_one_hot_labels_of_which_one_is_unknown_are_no_marks(tmp_path, value):
     labels = np.eye(4)[np.arange(40) % 4]

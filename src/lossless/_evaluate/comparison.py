@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from lossless.errors import EvaluationError
 
 from .errors import about
-from .evaluation import Paths, evaluate_plan, plan_of
+from .evaluation import Paths, evaluate, evaluate_plan, plan_of
 from .paired import Pairs
 from .plan import Plan
 from .readers import open_reader
@@ -55,8 +56,8 @@ def compare(
             `surprising` is also how many of the rows are kept whose losses differ most.
 
     Returns:
-        Comparison: with a `ClassEvaluation` of each, of all its rows. Every mean and its difference is exact before its
-        one rounding.
+        Comparison: a `ClassComparison`, a `MultilabelComparison` or a `RegressionComparison`, by the task; `a` and `b`
+        are the evaluations of each, of all its rows. Every mean and its difference is exact before its one rounding.
 
     Raises:
         EvaluationError: a ValueError; inputs that cannot be evaluated, of other tasks, of different numbers of rows or
@@ -81,6 +82,10 @@ def compare(
         >>> c.only_a, c.only_b, round(c.figures["nll"].difference, 6)
         (0, 1, -0.421558)
     """
+    allowed = signature(evaluate).parameters
+    for name in options:
+        if name not in allowed or name == "files":
+            raise TypeError(f"compare() got an unexpected keyword argument '{name}'")
     with copies:
         plans = plan_of(a, **options), plan_of(b, **options)
         _check_alike(*plans)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lossless.errors import EvaluationError
+from lossless.errors import EvaluationError, ParameterError
 
 from .rows import SUM_TOLERANCE, Kind, Values
 from .stores import FilePath
@@ -200,6 +200,14 @@ class Columns:
         """What is read of a file of scores besides them: its own label, the key, if there is one, and the slices."""
         own = [self.label] if self.targets is None else []
         return (*own, *([] if self.key is None else [self.key]), *self.own_by)
+
+
+def check_ignore_index(function: str, ignore_index: object) -> None:
+    """Raise if no label could be that mark."""
+    if ignore_index is not None and not hasattr(ignore_index, "__index__"):
+        raise ParameterError(
+            f"{function}: ignore_index got {shown(repr(ignore_index))}, expected a whole number or None"
+        )
 
 
 # ---------------------------------------------------------------- scores
