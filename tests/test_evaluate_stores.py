@@ -387,6 +387,7 @@ def test_file_urls_are_local_paths(tmp_path, monkeypatch):
         ("s3://AKIA:abc/hush@bucket/key.npz", "s3://…@bucket/key.npz"),
         ("s3://AKIA:hu::sh@bucket/key.npz", "s3://bucket/key.npz"),
         ("s3://AKIA:hu?sh=x@bucket/key.npz", "s3://…"),
+        ("ftp://me:hush::s3://hush@host/x", "ftp://…@host/x"),
         ("ftp://u:p/hush@host/x", "ftp://…@host/x"),
         ("ftp://me:hush@host/a:b@c/x.csv", "ftp://…@c/x.csv"),
         ("http://u:p@ss/hush@host/x", "http://…@host/x"),

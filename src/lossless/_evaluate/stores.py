@@ -73,7 +73,8 @@ def _links(url: str) -> list[str]:
     """The URLs of a chain: a file of an archive, and the archive. Others may have two colons in them."""
     for colons in re.finditer("::", url):
         head, tail = url[: colons.start()], url[colons.end() :]
-        if _HOLDER.match(head) or (_URL.match(tail) and not _WEB.match(head)):
+        inside = _WEB.match(head) or ":" in head.partition("://")[2]  # a query or a password
+        if _HOLDER.match(head) or (_URL.match(tail) and not inside):
             return [head, *_links(tail)]
     return [url]
 
