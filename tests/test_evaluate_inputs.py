@@ -55,6 +55,13 @@ def test_a_file_and_its_packed_copy(tmp_path):
         find_files([tmp_path])
 
 
+def test_paths_without_a_name(tmp_path):
+    np.save(tmp_path / "p.npy", SCORES)
+    for path, message in (("", "No such file"), (f"{tmp_path}/p.npy/", "Not a directory")):
+        with pytest.raises(EvaluationError, match=message):
+            evaluate(path)
+
+
 def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(EvaluationError, match="is no file but a pipe or a device"):

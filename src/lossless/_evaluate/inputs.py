@@ -126,8 +126,8 @@ def _is_order(file: FilePath, known: Collection[str]) -> bool:
 
 def _sibling(file: FilePath, name: str) -> str:
     """What a file of another name in the same directory would be called."""
-    before, _, after = str(file).rpartition(base(file))
-    return before + name + after
+    whole, archive = (file, "") if isinstance(file, str) else (file.name, file.archive)
+    return whole.removesuffix(base(file)) + name + archive
 
 
 def _by_number(name: str) -> list[tuple[int, int, str]]:
