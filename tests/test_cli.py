@@ -16,6 +16,7 @@ from lossless._files import write_text
 from lossless._report import interval_text
 from lossless.cli import COMMANDS, main
 from lossless.cli._console import figure
+from lossless.errors import ParameterError
 
 RNG = np.random.default_rng(3)
 SCORES = RNG.normal(size=(200, 4)).astype(np.float32)
@@ -130,6 +131,22 @@ def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
     assert path.read_text() == "new"
     assert {p.name for p in tmp_path.iterdir()} == {"e.json", "link"}
     write_text("/dev/null", "what cannot be replaced is written")
+
+
+def test_results_that_cannot_be_written_are_told_of(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "e.json", tmp_path / ("n" * 300), tmp_path / "none" / "e.json"):
+        with pytest.raises(OSError, match=r"Not a directory|File name too long|No such file") as error:
+            write_text(path, "text")
+        assert error.value.filename == str(path)
+        assert error.value.__context__ is None or error.value.__suppress_context__
+    long = tmp_path / ("ü" * 120 + ".json")  # 245 bytes
+    write_text(long, "text")
+    write_text(os.fsencode(tmp_path / "bytes"), "text")
+    assert long.read_text() == (tmp_path / "bytes").read_text() == "text"
+    for path in (None, 3):
+        with pytest.raises(ParameterError, match=f"got {path} for a file to write, expected a path"):
+            write_text(path, "text")
 
 
 def test_numbers_that_json_lacks(tmp_path, capsys):

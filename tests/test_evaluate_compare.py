@@ -172,6 +172,21 @@ def test_other_orders_of_the_classes(files, tmp_path):
     assert [(r.label, r.predicted_b) for r in c.different] == [(r.label, r.predicted_b) for r in plain.different]
 
 
+def test_classes_that_are_numbers_in_another_order(files, tmp_path):
+    """As scikit-learn's models have them: each label is a value of `classes`."""
+    order = [3, 0, 4, 1, 2]
+    a = save(tmp_path / "numbers.npz", A, LABELS, classes=np.arange(CLASSES))
+    b = save(tmp_path / "permuted.npz", B[:, order], LABELS, classes=np.array(order))
+    plain = lossless.compare(*files)
+    for one, other in ((a, b), (files[0], b)):
+        c, back = lossless.compare(one, other), lossless.compare(other, one)
+        for name in ("nll", "accuracy"):
+            assert c.figures[name].difference == pytest.approx(plain.figures[name].difference, rel=1e-12)
+            assert back.figures[name].difference == -c.figures[name].difference
+        assert [(r.label, r.predicted_b) for r in c.different] == [(r.label, r.predicted_b) for r in plain.different]
+        assert [order[r.label] for r in back.different] == [r.label for r in plain.different]
+
+
 def test_labels_in_a_file_of_their_own(files, tmp_path):
     key = RANDOM.permutation(ROWS)
     np.savez(tmp_path / "truth.npz", label=LABELS, id=key)
@@ -180,6 +195,44 @@ def test_labels_in_a_file_of_their_own(files, tmp_path):
     scores = [tmp_path / f"{name}-scores.npz" for name in "ab"]
     c = lossless.compare(*scores, targets=tmp_path / "truth.npz", on="id")
     assert repr(c.scalars()) == repr(lossless.compare(*files).scalars())
+
+
+def test_rows_in_another_order_are_never_paired(files, tmp_path):
+    """All labels are the same, so that nothing but the key tells one row from another."""
+    np.savez(tmp_path / "truth.npz", label=np.zeros(ROWS, int), id=np.arange(ROWS) + 5)
+    truth = {"label": np.array(["0"]).repeat(ROWS), "id": np.array([f"r{i}" for i in range(ROWS)])}
+    pq.write_table(pa.table(truth), tmp_path / "texts.parquet")
+    order = np.arange(ROWS)
+    order[[7, 9]] = 9, 7
+    for name, scores, rows in (("a", A, np.arange(ROWS)), ("b", B, order)):
+        np.savez(tmp_path / f"{name}.npz", logits=scores[rows], id=rows + 5)
+        pq.write_table(pa.table({"logits": list(scores[rows]), "id": truth["id"][rows]}), tmp_path / f"{name}.parquet")
+    message = r"b\.{}: row 7 has the 'id' '{}', and row 7 of .*a\.{} has the 'id' '{}': expected the same rows in the"
+    with pytest.raises(EvaluationError, match=message.format("npz", 14, "npz", 12) + ".* Sort both by 'id'"):
+        lossless.compare(tmp_path / "a.npz", tmp_path / "b.npz", targets=tmp_path / "truth.npz", on="id")
+    options = {"targets": tmp_path / "texts.parquet", "on": "id", "class_names": list("01234")}
+    with pytest.raises(EvaluationError, match=message.format("parquet", "r9", "parquet", "r7")):
+        lossless.compare(tmp_path / "a.parquet", tmp_path / "b.parquet", **options)
+    same = lossless.compare(tmp_path / "b.parquet", tmp_path / "b.parquet", **options)
+    assert same.figures["nll"].difference == 0.0
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_rows_of_other_numbers_of_processes(tmp_path, own):
+    torch = pytest.importorskip("torch")
+    np.save(tmp_path / "labels.npy", np.zeros(8, int))
+    for world in (1, 2):
+        (tmp_path / str(world)).mkdir()
+        for rank in range(world):
+            rows = np.arange(rank, 8, world)
+            batch = {"logits": torch.tensor(A[rows]), **({"label": torch.zeros(len(rows)).long()} if own else {})}
+            torch.save([batch], tmp_path / str(world) / f"predictions_{rank}.pt")
+            torch.save([[rows.tolist()]], tmp_path / str(world) / f"batch_indices_{rank}.pt")
+    options = {} if own else {"targets": tmp_path / "labels.npy", "logits": "logits"}
+    message = r"predictions_0\.pt: row 1 is row 2 of the data set, and row 1 of .* is row 1 of the data"
+    with pytest.raises(EvaluationError, match=message + ".* Save both with the same number of processes"):
+        lossless.compare(tmp_path / "1", tmp_path / "2", **options)
+    assert lossless.compare(tmp_path / "2", tmp_path / "2", **options).rows == 8
 
 
 def test_options_are_checked(files):
@@ -191,7 +244,9 @@ def test_options_are_checked(files):
         lossless.compare(*files, task="ranking")
     with pytest.raises(EvaluationError, match="--by names 'group', expected a column"):
         lossless.compare(*files, by="group")
-    with pytest.raises(TypeError, match="labels"):
+    with pytest.raises(ParameterError, match="ignore_index got 'x', expected a whole number or None"):
+        lossless.compare(*files, ignore_index="x")
+    with pytest.raises(TypeError, match=r"^compare\(\) got an unexpected keyword argument 'labels'"):
         lossless.compare(*files, labels="label")
 
 

@@ -157,6 +157,15 @@ def test_probabilities_and_log_probabilities_say_what_logits_say(tmp_path, digit
         assert other.calibration_error == pytest.approx(from_logits.calibration_error, abs=tolerance)
 
 
+def test_no_row_has_a_finite_loss(tmp_path):
+    np.savez(tmp_path / "p.npz", probs=[[1.0, 0.0], [0.0, 1.0]], label=[1, 0])
+    (finding,) = (f for f in evaluate(tmp_path / "p.npz").findings if f.name == "zero-probability")
+    assert finding.evidence.endswith("; no row has a finite one")
+    np.savez(tmp_path / "m.npz", probs=[[1.0, 0.0], [0.0, 1.0]], labels=[[0, 1], [1, 0]])
+    notes = evaluate(tmp_path / "m.npz", task="multilabel").notes
+    assert any(note.endswith("; no row has a finite one") for note in notes)
+
+
 def test_probability_zero_for_the_label_is_an_infinite_loss_and_said(tmp_path):
     p = np.array([[1.0, 0.0], [0.5, 0.5], [1.0, 0.0]])
     e = evaluate(write(tmp_path / "p.parquet", p, [1, 0, 0], name="probs"))

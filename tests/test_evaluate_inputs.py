@@ -55,6 +55,13 @@ def test_a_file_and_its_packed_copy(tmp_path):
         find_files([tmp_path])
 
 
+def test_paths_without_a_name(tmp_path):
+    np.save(tmp_path / "p.npy", SCORES)
+    for path, message in (("", "No such file"), (f"{tmp_path}/p.npy/", "Not a directory")):
+        with pytest.raises(EvaluationError, match=message):
+            evaluate(path)
+
+
 def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(EvaluationError, match="is no file but a pipe or a device"):
@@ -66,6 +73,37 @@ def test_a_key_of_nan_is_no_key(tmp_path):
     np.savez(tmp_path / "t.npz", label=LABELS[:3], id=[0, 1, 2])
     e = evaluate(tmp_path / "k.npz", targets=tmp_path / "t.npz", on="id")
     assert e.rows == 2
+
+
+def test_targets_without_a_label_have_scores(tmp_path):
+    np.savez(tmp_path / "s.npz", logits=SCORES[:5], id=np.arange(5))
+    pq.write_table(pa.table({"label": [0, None, 2, None, 1], "id": range(5)}), tmp_path / "t.parquet")
+    notes = evaluate(tmp_path / "s.npz", targets=tmp_path / "t.parquet", on="id").notes
+    assert not any("targets have no scores" in note for note in notes)
+    pq.write_table(pa.table({"label": [0, None, 2, None, 1, 1], "id": range(6)}), tmp_path / "t.parquet")
+    notes = evaluate(tmp_path / "s.npz", targets=tmp_path / "t.parquet", on="id").notes
+    assert "at least 1 of the 6 targets have no scores" in notes
+
+
+def test_no_targets_at_all(tmp_path):
+    np.savez(tmp_path / "s.npz", logits=SCORES[:5], id=np.arange(5))
+    pq.write_table(
+        pa.table({"label": pa.array([], pa.int64()), "id": pa.array([], pa.int64())}), tmp_path / "t.parquet"
+    )
+    with pytest.raises(EvaluationError, match=r"scored: 5 rows have a key that is not among the targets and w[^;]*$"):
+        evaluate(tmp_path / "s.npz", targets=tmp_path / "t.parquet", on="id")
+
+
+def test_messages_name_the_file_of_the_targets(tmp_path):
+    np.savez(tmp_path / "s.npz", logits=SCORES[:5], id=np.arange(5))
+    (tmp_path / "twice.csv").write_text("id,label,g,g\n" + "".join(f"{i},0,1,2\n" for i in range(5)))
+    np.savez(tmp_path / "odd.npz", label=LABELS[:5], id=np.arange(5), g=np.arange(5) + 0.5)
+    np.savez(tmp_path / "bad.npz", label=LABELS[:5] + 0.5, id=np.arange(5), g=np.arange(5))
+    for name, by in (("twice.csv", "g"), ("odd.npz", "g"), ("bad.npz", ())):
+        with pytest.raises(EvaluationError) as error:
+            evaluate(tmp_path / "s.npz", targets=tmp_path / name, on="id", by=by)
+        assert str(error.value).startswith(f"{tmp_path / name}: ")
+        assert "s.npz" not in str(error.value)
 
 
 def table(path, names, **columns):

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -356,7 +357,14 @@ def test_file_urls_are_local_paths(tmp_path, monkeypatch):
     found = evaluate((folder / "p 1.npz").as_uri())
     assert found.to_dict() == evaluate(folder / "p 1.npz").to_dict()
     monkeypatch.chdir(folder)
-    for asked in (f"{folder.as_uri()}/*.npz", f"file://{folder}/p ?.npz", "file://p 1.npz"):
+    local = folder.as_uri().removeprefix("file://")
+    for asked in (
+        f"FILE://{local}/*.npz",
+        f"file://localhost{local}/*.npz",
+        f"{folder.as_uri()}/*.npz",
+        f"file://{folder}/p ?.npz",
+        "file://p 1.npz",
+    ):
         assert [os.path.abspath(file) for file in find_files([asked])[0]] == [str(folder / "p 1.npz")]
 
 
@@ -371,9 +379,29 @@ def test_file_urls_are_local_paths(tmp_path, monkeypatch):
         ("https://host/x.csv?X-Amz-Signature=hush&y=1", "https://host/x.csv"),
         ("https://host/x.csv?hush", "https://host/x.csv"),
         ("https://host/x.csv#hush", "https://host/x.csv"),
-        ("HTTPS://hush@host:8080/x@y.csv", "HTTPS://host:8080/x@y.csv"),
+        ("HTTPS://hush@host:8080/x.csv", "HTTPS://host:8080/x.csv"),
+        ("https://host/npm/pkg@1.0/x.csv", "https://host/npm/pkg@1.0/x.csv"),
         ("http://me:hu@sh@host/x.csv", "http://host/x.csv"),
-        ("ftp://me:hush@host/a:b@c/x.csv", "ftp://host/a:b@c/x.csv"),
+        ("ftp://me:hush@host/a:b/x.csv", "ftp://host/a:b/x.csv"),
+        # Where a password may go on behind a slash, a part of the path is hidden rather than one of the password shown.
+        ("s3://AKIA:abc/hush@bucket/key.npz", "s3://…@bucket/key.npz"),
+        ("s3://AKIA:hu::sh@bucket/key.npz", "s3://bucket/key.npz"),
+        ("s3://AKIA:hu?sh=x@bucket/key.npz", "s3://…"),
+        ("ftp://me:hush::s3://hush@host/x", "ftp://…@host/x"),
+        ("ftp://u:p/hush@host/x", "ftp://…@host/x"),
+        ("ftp://me:hush@host/a:b@c/x.csv", "ftp://…@c/x.csv"),
+        ("http://u:p@ss/hush@host/x", "http://…@host/x"),
+        ("http://hush@host:8080/x@y.csv", "http://…@y.csv"),
+        ("http://u:p?hush@host/x", "http://…"),
+        ("http://[::1]:8000/x.csv?token=hush", "http://[::1]:8000/x.csv"),
+        ("https://h/x.csv?sig=a::hush", "https://h/x.csv"),
+        ("https://h/x.csv?sig=a b 'hush", "https://h/x.csv"),
+        ("memory://x.csv?sig=a b hush", "memory://x.csv"),
+        ("zip://in/a.npz::memory://u:hush@x/z.zip", "zip://in/a.npz::memory://x/z.zip"),
+        ("zip://in/a.npz::s3://u:hu/sh@x/z.zip", "zip://in/a.npz::s3://…@x/z.zip"),
+        ("zip://in/a::b.npz::z.zip", "zip://in/a::b.npz::z.zip"),
+        ("s3://bucket/t=10:30/run@2/x.csv", "s3://bucket/t=10:30/run@2/x.csv"),
+        ("memory://r/run-?-lr=0.1/*.npz", "memory://r/run-?-lr=0.1/*.npz"),
         ("abfs://container@account.dfs.core.windows.net/x.csv", "abfs://container@account.dfs.core.windows.net/x.csv"),
         ("abfs://c@account/x.csv?sv=1&sig=hush", "abfs://c@account/x.csv"),
         (
@@ -403,6 +431,63 @@ def test_secrets_are_shown_nowhere(tmp_path, capsys, shop):
     for wrong in ("none.npz?sig=hush", "*.csv?sig=hush", "forbidden?sig=hush", "broken", "refused"):
         assert main(["evaluate", f"shop://me:hush@host/{wrong}"]) == 2
         assert "hush" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("shop://AKIA:abc/hush@bucket/broken.npz", "Invalid bucket name 'AKIA:abc', and key hush@bucket/broken.npz"),
+        ("shop://me:hush@host/broken.npz", "login of me with hush failed"),
+        ("shop://host/broken.npz?sig=a b hush", "shop://host/broken.npz?sig=a b hush failed"),
+        ("shop://host/broken.npz?sig=a'\"hush", "'shop://host/broken.npz?sig=a\\'\"hush' failed"),
+        ("shop://host/broken.npz?sig=a::hush", "Protocol not known: hush"),
+    ],
+)
+def test_stores_tell_no_secrets_in_their_own_way(shop, given, told, capsys, monkeypatch):
+    monkeypatch.setitem(REFUSED, "broken", RuntimeError(told))
+    assert main(["evaluate", given]) == 2
+    said = capsys.readouterr().err
+    assert "RuntimeError: " in said or "Protocol" in told
+    assert not any(word in said for word in ("hush", "AKIA", "abc"))
+
+
+def test_results_go_to_no_store(tmp_path, capsys):
+    FORMATS["p.npz"](tmp_path / "p.npz")
+    for flag in ("--json", "--out"):
+        assert main(["evaluate", str(tmp_path / "p.npz"), flag, "s3://me:hush@bucket/results"]) == 2
+        said = capsys.readouterr().err
+        assert f"{flag} got s3://bucket/results, expected a path of this machine" in said
+
+
+def test_a_wildcard_before_an_equals_sign(store, tmp_path):
+    FORMATS["p.npz"](tmp_path / "p.npz")
+    for run in "ab":
+        put(store, tmp_path / "p.npz", f"r/run-{run}-lr=0.1/p.npz")
+    for asked in ("r/run-?-lr=0.1/*.npz", "r/run-?-lr=0.1/p.npz"):
+        assert evaluate(url(store, asked)).source.files == (
+            url(store, "r/run-a-lr=0.1/p.npz"),
+            url(store, "r/run-b-lr=0.1/p.npz"),
+        )
+
+
+def test_files_of_archives_are_called_after_them(store, tmp_path):
+    FORMATS["p.npz"](tmp_path / "p.npz")
+    np.save(tmp_path / "p.npy", SCORES)
+    np.save(tmp_path / "labels.npy", np.tile(LABELS, 2))
+    for archive in ("z", "z2"):
+        with zipfile.ZipFile(tmp_path / f"{archive}.zip", "w") as packed:
+            packed.write(tmp_path / "p.npz", "in/a.npz")
+            packed.write(tmp_path / "p.npy", "logits_0.npy")
+            packed.write(tmp_path / "p.npy", "_SUCCESS.npy")
+        put(store, tmp_path / f"{archive}.zip", f"b/{archive}.zip")
+    for root in (url(store, "b"), str(tmp_path)):
+        files = [f"zip://in/*.npz::{root}/z.zip", f"zip://in/a.npz::{root}/z2.zip"]
+        e = evaluate(files)
+        assert e.source.files == (f"zip://in/a.npz::{root}/z.zip", files[1])
+        e = evaluate([f"zip://*.npy::{root}/{archive}.zip" for archive in ("z", "z2")], targets=tmp_path / "labels.npy")
+        assert (e.rows, e.source.scores) == (2 * ROWS, "logits")
+    with pytest.raises(EvaluationError, match=r"^zip://none\.npz::.*z2\.zip: No such file"):
+        evaluate(f"zip://none.npz::{url(store, 'b/z2.zip')}")
 
 
 # ---------------------------------------------------------------- errors

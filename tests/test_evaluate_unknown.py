@@ -286,6 +286,40 @@ def test_one_mark_a_row_is_no_one_hot_label_where_others_are_unknown(tmp_path):
         lossless.evaluate(saved(tmp_path / "p.npz", np.full((40, 4), -100), ODDS[:40]), task="multilabel")
 
 
+@pytest.mark.parametrize("mark", [1.5, "x", np.float64(-1)])
+def test_a_mark_is_a_whole_number(tmp_path, mark):
+    with pytest.raises(ParameterError, match=r"^Evaluator: ignore_index got .*, expected a whole number or None"):
+        lossless.Evaluator(ignore_index=mark)
+    with pytest.raises(ParameterError, match=r"^evaluate: ignore_index got .*, expected a whole number or None"):
+        lossless.evaluate(saved(tmp_path / "p.npz", AS_INTEGERS), ignore_index=mark)
+    lossless.evaluate(tmp_path / "p.npz", ignore_index=np.int64(-100))
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0])
+def test_one_hot_labels_of_which_one_is_unknown_are_no_marks(tmp_path, value):
+    labels = np.eye(4)[np.arange(40) % 4]
+    labels[7, 2] = value
+    with pytest.raises(EvaluationError, match="each row of 'labels' marks one class, as one-hot labels do"):
+        lossless.evaluate(saved(tmp_path / "p.npz", labels, ODDS[:40]), ignore_index=-1)
+    labels[7, :2] = 1
+    assert lossless.evaluate(saved(tmp_path / "p.npz", labels, ODDS[:40]), ignore_index=-1).unknown == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.full((40, 4), np.nan), "nothing is known of the first rows of 'labels': they hold null, NaN or the number"),
+        (np.full((40, 4), -100), "Say what it holds by --task multilabel or --task regression, or check --ignore-i"),
+        (np.where(KNOWN, MARKS, -1)[:40], "'labels' holds -1 beside 0 and 1. If that says .*, pass --ignore-index=-1"),
+        (np.where(KNOWN, MARKS, 255)[:40], "'labels' holds 255 beside 0 and 1. If that says .*, pass --ignore-index=2"),
+        (np.where(KNOWN, MARKS, 2)[:40], "but 'labels' holds other numbers than 0 and 1. Expected one label per row"),
+    ],
+)
+def test_marks_that_are_not_known_are_not_taken_for_quantities(tmp_path, labels, message):
+    with pytest.raises(EvaluationError, match=message):
+        lossless.evaluate(saved(tmp_path / "p.npz", labels, ODDS[:40]))
+
+
 def test_what_a_user_reads(found):
     (table,) = (t for t in build_tables(found, classes=9, few=3) if t.title == "Classes")
     at = table.columns.index("known")

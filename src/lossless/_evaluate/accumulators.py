@@ -1,8 +1,8 @@
 """Mergeable metrics: `update(rows)` reads a batch, `merge(other)` joins the next partition, `result()` gives figures.
 
 Counts are integers and sums are exact, so a result is a function of the rows alone: the same bits for any batch size,
-partition plan and number of workers. A metric is added by writing one of these classes and naming it in
-`metrics.standard`.
+partition plan and number of workers. A metric is added by writing one of these classes and naming it in the `metrics`
+of its task.
 """
 
 from __future__ import annotations
@@ -61,6 +61,14 @@ class MeanResult:
     value: float
     finite: float
     interval: Interval
+
+    def rest(self) -> str:
+        """What is to be said of the rows whose number is finite, where the mean is not."""
+        return (
+            "no row has a finite one"
+            if math.isnan(self.finite)
+            else f"the mean over the other rows is {self.finite:.6g}"
+        )
 
 
 class Mean:

@@ -6,15 +6,17 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossless.errors import EvaluationError
 
 from .errors import about
-from .evaluation import Paths, evaluate_plan, plan_of
+from .evaluation import Paths, evaluate, evaluate_plan, plan_of
 from .paired import Pairs
 from .plan import Plan
 from .readers import open_reader
@@ -23,7 +25,7 @@ from .rows import Integers
 from .screening import Screening
 from .side_by_side import Both, Comparison
 from .stores import copies
-from .targets import labelled
+from .targets import labelled, load_labels
 from .tasks import BY_TASK
 from .text import quoted, shown
 
@@ -54,13 +56,13 @@ def compare(
             `surprising` is also how many of the rows are kept whose losses differ most.
 
     Returns:
-        Comparison: with a `ClassEvaluation` of each, of all its rows. Every mean and its difference is exact before its
-        one rounding.
+        Comparison: a `ClassComparison`, a `MultilabelComparison` or a `RegressionComparison`, by the task; `a` and `b`
+        are the evaluations of each, of all its rows. Every mean and its difference is exact before its one rounding.
 
     Raises:
         EvaluationError: a ValueError; inputs that cannot be evaluated, of other tasks, of different numbers of rows or
-            other classes, or whose labels or targets differ, where the first such row is named. Targets may differ by
-            the rounding of float32: one part in a million.
+            other classes, or whose keys, labels or targets differ, where the first such row is named. Targets may
+            differ by the rounding of float32: one part in a million.
         ParameterError: a ValueError, as in `evaluate`.
 
     Edges:
@@ -80,6 +82,10 @@ def compare(
         >>> c.only_a, c.only_b, round(c.figures["nll"].difference, 6)
         (0, 1, -0.421558)
     """
+    allowed = signature(evaluate).parameters
+    for name in options:
+        if name not in allowed or name == "files":
+            raise TypeError(f"compare() got an unexpected keyword argument '{name}'")
     with copies:
         plans = plan_of(a, **options), plan_of(b, **options)
         _check_alike(*plans)
@@ -136,50 +142,98 @@ def _names(plan: Plan) -> tuple[str, ...] | None:
 
 def _order(a: Plan, b: Plan) -> Integers | None:
     """The class of A that each class of B is; None if they are in the same order."""
-    ours, theirs = _names(a), _names(b)
-    if ours is None or theirs is None or ours == theirs:
+    numbers = tuple(map(str, range(a.classes)))
+    ours, theirs = _names(a) or numbers, _names(b) or numbers
+    if ours == theirs or set(ours) != set(theirs):  # one of them has no names
         return None
     place = {name: index for index, name in enumerate(ours)}
     return np.array([place[name] for name in theirs])
 
 
-def _scored(plan: Plan) -> Iterator[tuple[int, Any]]:
+@dataclass(frozen=True)
+class _Block:
+    """Rows that can be scored, and which row of the targets or the data set each is, if something says so."""
+
+    rows: Any
+    place: Integers | None
+
+    def take(self, which: NDArray[Any]) -> _Block:
+        """The rows where `which` is true, or of these numbers."""
+        return _Block(self.rows.take(which), None if self.place is None else self.place[which])
+
+
+def _scored(plan: Plan) -> Iterator[tuple[int, _Block]]:
     """The rows of all files that can be scored, numbered through, in blocks; and where each block ends."""
     screening, starts, task = Screening(), _starts(plan), BY_TASK[plan.columns.task]
-    columns = replace(plan.columns, by=())
     for partition in plan.partitions:
         reader = open_reader(partition.path, partition.file)
         with about(partition.path):
+            columns = replace(plan.columns, by=(), key=plan.columns.key or reader.table.row_number)
             for batch in labelled(reader.batches(partition.part, columns, plan.width), columns):
                 for scored in task.rows_of(plan, screening, batch):
                     if len(scored):
+                        place = None if batch.place is None else batch.place[scored.row - batch.first_row]
                         row = scored.row + starts[batch.file]
-                        yield int(row[-1]) + 1, replace(scored, row=row)
+                        yield int(row[-1]) + 1, _Block(replace(scored, row=row), place)
 
 
-def _in_step(a: Plan, b: Plan) -> Iterator[tuple[int, Any, Any]]:
+def _in_step(a: Plan, b: Plan) -> Iterator[tuple[int, _Block, _Block]]:
     """Both inputs cut where either has a block that ends: the row they are cut at, and the rows up to there."""
     streams = _scored(a), _scored(b)
     none = math.inf, None
-    (stop_a, rows_a), (stop_b, rows_b) = (next(stream, none) for stream in streams)
-    while rows_a is not None and rows_b is not None:
+    (stop_a, block_a), (stop_b, block_b) = (next(stream, none) for stream in streams)
+    while block_a is not None and block_b is not None:
         stop = int(min(stop_a, stop_b))
-        yield stop, rows_a.take(rows_a.row < stop), rows_b.take(rows_b.row < stop)
-        rows_a, rows_b = rows_a.take(rows_a.row >= stop), rows_b.take(rows_b.row >= stop)
+        in_a, in_b = (block.rows.row < stop for block in (block_a, block_b))
+        yield stop, block_a.take(in_a), block_b.take(in_b)
+        block_a, block_b = block_a.take(~in_a), block_b.take(~in_b)
         if stop_a == stop:
-            stop_a, rows_a = next(streams[0], none)
+            stop_a, block_a = next(streams[0], none)
         if stop_b == stop:
-            stop_b, rows_b = next(streams[1], none)
+            stop_b, block_b = next(streams[1], none)
 
 
 def _pairs(both: Both) -> Iterator[tuple[int, Pairs]]:
     """The rows that both inputs have, with the same truth."""
     order = _order(both.a, both.b)
     for stop, ours, theirs in _in_step(both.a, both.b):
-        _, here, there = np.intersect1d(ours.row, theirs.row, assume_unique=True, return_indices=True)
-        pairs = Pairs(ours.take(here), theirs.take(there) if order is None else theirs.take(there).reordered(order))
+        _, here, there = np.intersect1d(ours.rows.row, theirs.rows.row, assume_unique=True, return_indices=True)
+        ours, theirs = ours.take(here), theirs.take(there)
+        _check_places(both, ours, theirs)
+        pairs = Pairs(ours.rows, theirs.rows if order is None else theirs.rows.reordered(order))
         _check_truth(both, pairs)
         yield stop, pairs
+
+
+def _check_places(both: Both, ours: _Block, theirs: _Block) -> None:
+    """Raise at the first row that has another key, or another place in the data set."""
+    if ours.place is None or theirs.place is None:
+        return
+    differ = np.flatnonzero(ours.place != theirs.place)
+    if not len(differ):
+        return
+    i = int(differ[0])
+    here, there = (
+        (block.rows.row[i] - starts[block.rows.file], _place(plan, int(block.place[i])))
+        for plan, block, starts in ((both.a, ours, both.starts_a), (both.b, theirs, both.starts_b))
+        if block.place is not None
+    )
+    targets = both.a.columns.targets
+    on = None if targets is None or targets.key is None else f"'{shown(targets.key.name)}'"
+    fix = "Save both with the same number of processes" if on is None else f"Sort both by {on}"
+    with about(both.b.paths[theirs.rows.file]):
+        raise EvaluationError(
+            f"row {there[0]} {there[1]}, and row {here[0]} of {shown(both.a.paths[ours.rows.file])} {here[1]}: "
+            f"expected the same rows in the same order in both. {fix}"
+        )
+
+
+def _place(plan: Plan, row: int) -> str:
+    """Which row of the targets, or of the data set, a row is, in words."""
+    targets = plan.columns.targets
+    if targets is None or targets.key is None:
+        return f"is row {row} of the data set"
+    return f"has the '{shown(targets.key.name)}' '{shown(load_labels(plan.columns).key_of(row))}'"
 
 
 def _check_truth(both: Both, pairs: Pairs) -> None:

@@ -14,7 +14,7 @@ from .accumulators import Factories
 from .engine import run
 from .plan import Plan, make_plan
 from .results import Evaluation
-from .roles import Request, Task, TaskName
+from .roles import Request, Task, TaskName, check_ignore_index
 from .stores import copies
 from .text import quoted
 
@@ -92,8 +92,8 @@ def evaluate(
     Raises:
         EvaluationError: a ValueError; columns, labels or values that cannot be evaluated as they are, or more than
             2^24 classes.
-        ParameterError: a ValueError; an unknown `task`, `surprising` below 0, `workers` below 1, or an `executor` that
-            is none.
+        ParameterError: a ValueError; an unknown `task`, an `ignore_index` that is no whole number, `surprising` below
+            0, `workers` below 1, or an `executor` that is none.
         MissingExtraError: an ImportError; the package that reads the format, or the store, is not installed.
 
     Edges:
@@ -142,6 +142,7 @@ def plan_of(files: Paths, *, task: str | None = None, by: str | Sequence[str] = 
     """The plan that arguments of `evaluate` ask for."""
     if task is not None and task not in get_args(TaskName):
         raise ParameterError(f"evaluate: task got {task!r}, expected one of {quoted(get_args(TaskName))}")
+    check_ignore_index("evaluate", options.get("ignore_index"))
     columns = {field.name: options.pop(field.name) for field in fields(Request) if field.name in options}
     return make_plan(
         [files] if isinstance(files, str | os.PathLike) else list(files),

@@ -19,7 +19,7 @@ from lossless.errors import EvaluationError, ParameterError, ShapeError, TargetD
 from .engine import Partial, begin, on_native_threads
 from .plan import Plan
 from .results import Evaluation
-from .roles import Columns, Holds, Task, TaskName, ValueColumn, WideColumn, truth
+from .roles import Columns, Holds, Task, TaskName, ValueColumn, WideColumn, check_ignore_index, truth
 from .rows import Batch, Kind, block_rows
 from .screening import check_labels
 from .text import quoted, safe, shown
@@ -97,7 +97,7 @@ class Evaluator:
 
     Raises:
         ParameterError: a ValueError; an unknown kind or task, too few classes, names that are not one for each class,
-            an `ignore_index` that is a mark of several labels, or `surprising` below 0.
+            an `ignore_index` that is no whole number, or a mark of several labels, or `surprising` below 0.
 
     Edges:
         There are no slices: make an evaluator for each. Of a row left out or of large loss, `file` is "updates" and
@@ -131,6 +131,7 @@ class Evaluator:
             raise ParameterError(f"Evaluator: kind got {kind!r}, expected {expected}")
         if surprising < 0:
             raise ParameterError(f"Evaluator: surprising got {surprising}, expected 0 or more")
+        check_ignore_index("Evaluator", ignore_index)
         names = None if class_names is None else tuple(safe(name) for name in class_names)
         if classes is None:
             classes = 2 if task == "binary" else None if names is None else len(names)

@@ -192,7 +192,7 @@ def infinite(whole: Whole) -> Seen:
         yield (
             "zero-probability" if whole.plan.kind is Kind.PROBS else "impossible-label",
             f"the loss is infinite because {nothing.rows} rows give their label probability 0 (first: "
-            f"{whole.place(nothing)}); the mean over the other rows is {whole.results['nll'].finite:.6g}",
+            f"{whole.place(nothing)}); {whole.results['nll'].rest()}",
         )
 
 

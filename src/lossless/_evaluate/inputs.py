@@ -13,7 +13,7 @@ from lossless.errors import EvaluationError
 
 from .errors import about
 from .readers import INDICES, PREDICTIONS
-from .stores import FilePath, Place, RemoteFile, is_url, named, plain
+from .stores import FilePath, Place, RemoteFile, base, is_url, named, plain
 from .text import quoted
 
 _FORMATS = {
@@ -52,13 +52,11 @@ def find_files(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[FilePath],
     if len(once) < len(files):
         notes.append(f"{len(files) - len(once)} of {len(files)} files were named before, and are read once")
     known = set(map(str, once))
-    once = [file for file in once if not _is_order(str(file), known)]
+    once = [file for file in once if not _is_order(file, known)]
     for file in once:
-        if f"{file}.gz" in known:
+        if _sibling(file, f"{base(file)}.gz") in known:
             with about(file):
-                raise EvaluationError(
-                    f"stands beside {os.path.basename(str(file))}.gz, most likely itself: name one of them"
-                )
+                raise EvaluationError(f"stands beside {base(file)}.gz, most likely itself: name one of them")
     return once, notes
 
 
@@ -119,11 +117,17 @@ def _identity(file: FilePath) -> tuple[object, object]:
     return status.st_dev, status.st_ino
 
 
-def _is_order(path: str, known: Collection[str]) -> bool:
+def _is_order(file: FilePath, known: Collection[str]) -> bool:
     """Whether a file says which rows are those of another one, whose reader looks at it."""
-    folder, name = os.path.split(path)
+    name = base(file)
     is_one = INDICES in name and Path(name.lower()).suffix in _FORMATS["PyTorch"]
-    return is_one and os.path.join(folder, name.replace(INDICES, PREDICTIONS)) in known
+    return is_one and _sibling(file, name.replace(INDICES, PREDICTIONS)) in known
+
+
+def _sibling(file: FilePath, name: str) -> str:
+    """What a file of another name in the same directory would be called."""
+    whole, archive = (file, "") if isinstance(file, str) else (file.name, file.archive)
+    return whole.removesuffix(base(file)) + name + archive
 
 
 def _by_number(name: str) -> list[tuple[int, int, str]]:
@@ -133,7 +137,7 @@ def _by_number(name: str) -> list[tuple[int, int, str]]:
 
 def _matches(matches: Sequence[FilePath]) -> list[FilePath]:
     """Files that match; what tools write beside the data (_SUCCESS, _metadata) begins with an underscore."""
-    found = [match for match in matches if not os.path.basename(str(match)).startswith(("_", "."))]
+    found = [match for match in matches if not base(match).startswith(("_", "."))]
     if not found:
         raise EvaluationError("no file matches")
     return sorted(found, key=lambda match: _by_number(str(match)))

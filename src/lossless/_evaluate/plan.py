@@ -95,8 +95,8 @@ def make_plan(
     label = _label(truth or first, scores, request)
     with about(first.path):
         columns = choose_columns(first.table, scores, label, request, own=truth is None)
-        slicing, of_truth = slice_columns(first.table, by, None if truth is None else truth.table)
-        columns = replace(columns, by=slicing)
+    slicing, of_truth = slice_columns(first, by, truth)
+    columns = replace(columns, by=slicing)
     if truth is not None:
         columns = _joined(first, truth, columns, on, of_truth)
     rows = [_rows(first, reader, columns) for reader in readers]
@@ -143,6 +143,7 @@ def make_plan(
         names = None
     columns = replace(columns, class_names=names)
     if truth is not None:
+        load_labels(columns)  # so that what is wrong with them is told of their file alone
         columns = _by_order(readers, truth, columns, rows) if columns.key is None else columns
         how = "by the order of the rows" if columns.key is None else f"by '{shown(columns.key.name)}'"
         notes = [f"labels are '{shown(columns.label.name)}' of {shown(truth.path)}, joined {how}", *notes]

@@ -222,8 +222,10 @@ def _unused_targets(plan: Plan, screening: Screening) -> list[str]:
     columns = plan.columns
     if columns.targets is None or columns.key is None:
         return []
-    targets = len(load_labels(columns).labels)
-    unused = targets - (plan.rows - screening.no_value.rows - screening.unmatched.rows)
+    known = load_labels(columns)
+    targets, found = len(known.labels), plan.rows - screening.unmatched.rows
+    # Rows without a value lack a score or a key, or they were found and their target has no label.
+    unused = targets - min(found, found - screening.no_value.rows + int(known.missing.sum()))
     return [f"at least {unused} of the {targets} targets have no scores"] if unused > 0 else []
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lossless.errors import EvaluationError
+from lossless.errors import EvaluationError, ParameterError
 
 from .rows import SUM_TOLERANCE, Kind, Values
 from .stores import FilePath
@@ -187,7 +187,7 @@ class Columns:
     task: Task = Task.MULTICLASS
     unknown: int | None = None  # the mark of a class of which it is not known whether it is true; NaN is one, too
     targets: Targets | None = None
-    key: ValueColumn | None = None  # what is read beside the scores to join them to the targets
+    key: ValueColumn | None = None  # what is read beside the scores and says which row each is, as of the targets
     by: tuple[ValueColumn, ...] = ()  # columns whose values cut the rows into slices, of the scores or of the targets
 
     @property
@@ -197,9 +197,17 @@ class Columns:
 
     @property
     def beside(self) -> tuple[Column, ...]:
-        """What is read of a file of scores besides them: the label or the key, if there is one, and the slices."""
-        join = self.label if self.targets is None else self.key
-        return (*([] if join is None else [join]), *self.own_by)
+        """What is read of a file of scores besides them: its own label, the key, if there is one, and the slices."""
+        own = [self.label] if self.targets is None else []
+        return (*own, *([] if self.key is None else [self.key]), *self.own_by)
+
+
+def check_ignore_index(function: str, ignore_index: object) -> None:
+    """Raise if no label could be that mark."""
+    if ignore_index is not None and not hasattr(ignore_index, "__index__"):
+        raise ParameterError(
+            f"{function}: ignore_index got {shown(repr(ignore_index))}, expected a whole number or None"
+        )
 
 
 # ---------------------------------------------------------------- scores

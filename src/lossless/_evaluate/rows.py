@@ -60,6 +60,7 @@ class Batch:
     missing: NDArray[np.bool_]  # (n,) rows without scores or label
     unmatched: NDArray[np.bool_]  # (n,) rows whose key is not among the targets
     by: NDArray[Any] | None = None  # (n, k) values of the columns that cut the rows into slices, None for no value
+    place: Integers | None = None  # (n,) which row of the targets, or of the data set, each is; None if nothing says
 
 
 @dataclass(frozen=True)

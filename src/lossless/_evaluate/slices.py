@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,13 @@ from numpy.typing import NDArray
 from lossless.errors import EvaluationError
 
 from .accumulators import Accumulator, CalibrationResult, Factories, MeanResult
-from .roles import Holds, Table, ValueColumn, label_indices
+from .errors import about
+from .roles import Holds, ValueColumn, label_indices
 from .rows import Cells, Integers
 from .text import safe, shown
+
+if TYPE_CHECKING:
+    from .readers import Reader
 
 MOST_SLICES = 1000
 _WAITING_ROWS = 1 << 17  # rows that are sorted by value at once: some 10 MB, and enough for each of many values
@@ -57,30 +61,32 @@ class Slicing:
 
 
 def slice_columns(
-    table: Table, names: Sequence[str], targets: Table | None = None
+    scores: Reader, names: Sequence[str], targets: Reader | None = None
 ) -> tuple[tuple[ValueColumn, ...], tuple[ValueColumn, ...]]:
     """The columns that cut the rows into slices, and those of them that the targets have and the scores do not."""
     found, theirs = {}, []
     for name in names:
-        column = _usable(table, name)
+        column = _usable(scores, name)
         if column is None and targets is not None:
             column = _usable(targets, name)
             theirs += [] if column is None or name in found else [column]
         if column is None:
-            others = "" if targets is None else f". Of the targets: {targets.describe()}"
-            raise EvaluationError(
-                f"--by names '{shown(name)}', expected a column of texts, whole numbers or booleans beside the scores"
-                f"{'' if targets is None else ' or the targets'}. Columns: {table.describe()}{others}"
-            )
+            others = "" if targets is None else f". Of the targets: {targets.table.describe()}"
+            with about(scores.path):
+                raise EvaluationError(
+                    f"--by names '{shown(name)}', expected a column of texts, whole numbers or booleans beside the "
+                    f"scores{'' if targets is None else ' or the targets'}. Columns: {scores.table.describe()}{others}"
+                )
         found[name] = column
     return tuple(found.values()), tuple(theirs)
 
 
-def _usable(table: Table, name: str) -> ValueColumn | None:
+def _usable(reader: Reader, name: str) -> ValueColumn | None:
     """The column of this name, if it can cut rows into slices."""
-    called = [c for c in table.values if c.name == name]
+    called = [c for c in reader.table.values if c.name == name]
     if len(called) > 1:
-        raise EvaluationError(f"two columns are called '{shown(name)}'; write the file with different names")
+        with about(reader.path):
+            raise EvaluationError(f"two columns are called '{shown(name)}'; write the file with different names")
     return next((c for c in called if c.holds is not Holds.OTHER and not c.listed), None)
 
 

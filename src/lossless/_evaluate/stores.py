@@ -13,11 +13,12 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from glob import has_magic
 from typing import Any
+from urllib.parse import quote
 from urllib.request import url2pathname
 
 from lossless.errors import EvaluationError, MissingExtraError
@@ -26,6 +27,10 @@ from .text import printable
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+::)*[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # C:// is a drive
 _URLS = re.compile(rf"{_URL.pattern}[^\s'\"<>]+", re.IGNORECASE)
+_WEB, _FILE = re.compile("https?://", re.IGNORECASE), re.compile("file://(localhost(?=/))?", re.IGNORECASE)
+# What another URL may follow: a protocol alone, or a path in an archive, a folder or a cache.
+_HOLDER = re.compile(r"[a-z][a-z0-9+.-]*$|(zip|tar|libarchive|dir|cached|(simple|file|block)cache)://", re.IGNORECASE)
+_WEB_QUERY, _QUERY = re.compile("[?#]"), re.compile(r"\?[a-zA-Z0-9%][^/]*=")
 _VALUES = re.compile(r"\?[^/\s]*=\S*")
 
 
@@ -38,9 +43,11 @@ class RemoteFile:
     path: str = field(repr=False)  # as `fs` calls it
     size: int | None  # in bytes, if a listing tells
     found: int = field(repr=False, compare=False)  # when: what is kept of it in memory is of one run
+    archive: str = ""  # with two colons before it, where the file is in one
+    secrets: Sequence[str] = field(default=(), repr=False, compare=False)  # of its URL
 
     def __str__(self) -> str:
-        return self.name
+        return self.name + self.archive
 
 
 FilePath = str | RemoteFile
@@ -53,24 +60,62 @@ def is_url(path: str) -> bool:
 
 def plain(path: str) -> str:
     """A file:// URL as the path of this machine that it is; any other path as it stands."""
-    return url2pathname(path.removeprefix("file://")) if path.startswith("file://") else path
+    start = _FILE.match(path)
+    return path if start is None else url2pathname(path[start.end() :])
 
 
 def named(url: str) -> str:
     """A URL without what may be secret: user and password, and the query of a web address."""
-    return "::".join(map(_named, url.split("::")))
+    return "::".join(shown for shown, _, _ in map(_parted, _links(url)))
 
 
-def _named(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    web = scheme.lower() in ("http", "https")
+def _links(url: str) -> list[str]:
+    """The URLs of a chain: a file of an archive, and the archive. Others may have two colons in them."""
+    for colons in re.finditer("::", url):
+        head, tail = url[: colons.start()], url[colons.end() :]
+        inside = _WEB.match(head) or ":" in head.partition("://")[2]  # a query or a password
+        if _HOLDER.match(head) or (_URL.match(tail) and not inside):
+            return [head, *_links(tail)]
+    return [url]
+
+
+def _parted(link: str) -> tuple[str, str, str]:
+    """What of a URL may be shown, what may be a user and a password, and what may be a query.
+
+    Passwords may hold slashes and question marks, so more is hidden than need be rather than less.
+    """
+    scheme, separator, rest = link.partition("://")
+    if not separator:
+        return link, "", ""
+    web = _WEB.match(link) is not None
     # In other URLs a question mark may stand for any character of a name.
-    rest = re.split(r"[?#]", rest, maxsplit=1)[0] if web else _VALUES.sub("", rest)
-    host, slash, path = rest.partition("/")
-    user, _, bare = host.rpartition("@")
-    if web or ":" in user:  # the container of an Azure account stands there too, and is no secret
-        host = bare
-    return f"{scheme}{separator}{host}{slash}{path}"
+    asked = (_WEB_QUERY if web else _QUERY).search(rest)
+    whole, query = (rest, "") if asked is None else (rest[: asked.start()], rest[asked.start() :])
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    # The container of an Azure account stands before an @ too, and is no secret.
+    if not (":" in authority or (web and "@" in authority)) or "@" not in rest:
+        return f"{scheme}://{whole}", "", query
+    if "@" in query:
+        return f"{scheme}://…", rest.rpartition("@")[0], query
+    user, _, bare = whole.rpartition("@")
+    return f"{scheme}://{'…@' if '/' in user else ''}{bare}", user, query
+
+
+def _sought(path: str) -> str:
+    """What of a path of a store may be a pattern: of a web address neither host nor query."""
+    return _WEB_QUERY.split(path)[0].split("/", 3)[-1] if _WEB.match(path) else path
+
+
+def _secrets(url: str) -> list[str]:
+    """What a message may not hold, in all ways in which it may be written; the longest first."""
+    found = set()
+    for _, user, query in map(_parted, _links(url)):
+        values = [part.partition("=")[2] or part for part in re.split("[?&#]", query)]
+        found |= {user, query, *values}
+        found |= {part for text in (user, *values) for part in re.split(r"[/:@=\s]+", text)}
+    # Shorter ones are in many words.
+    written = {way for text in found if len(text) > 2 for way in (text, repr(text)[1:-1], quote(text))}
+    return sorted(written, key=len, reverse=True)
 
 
 class Place:
@@ -81,15 +126,21 @@ class Place:
             import fsspec
         except ModuleNotFoundError:
             raise MissingExtraError("fsspec", "remote") from None
-        with _told():
+        self._secrets = _secrets(url)
+        with _told(self._secrets):
             self._fs, self._path = fsspec.url_to_fs(url)
             self._fs.invalidate_cache()  # a listing may be of an earlier run
             self._info = self._look()
-        whole, end = url.rstrip("/"), self._path.rstrip("/")
-        self._before = whole.removesuffix(end) if whole.endswith(end) else None
+        links = _links(url)
+        at = next((i for i, link in enumerate(links) if "://" in link), 0)
+        whole, end = links[at].rstrip("/"), self._path.rstrip("/")
+        self._before = "".join(f"{link}::" for link in links[:at])
+        self._start = whole.removesuffix(end) if whole.endswith(end) else None
+        self._archive = "".join(f"::{named(link)}" for link in links[at + 1 :])
         # Web servers know files alone, and show a directory by the slash.
         kind = None if self._info is None else "directory" if self._path.endswith("/") else self._info["type"]
-        self.is_directory, self.is_pattern = kind == "directory", kind is None and has_magic(named(url))
+        self.is_directory = kind == "directory"
+        self.is_pattern = kind is None and has_magic(_sought(self._path))
 
     def _look(self) -> dict[str, Any] | None:
         """What the store says about it; None if it is not there."""
@@ -110,7 +161,7 @@ class Place:
 
     def entries(self) -> list[tuple[str, RemoteFile | None]]:
         """The names in a directory, with their files; None for directories in it."""
-        with _told():
+        with _told(self._secrets):
             found = self._fs.ls(self._path, detail=True)
         entries = []
         for info in found:
@@ -122,7 +173,7 @@ class Place:
 
     def matches(self) -> list[RemoteFile]:
         """The files that match a pattern; like the shell, a wildcard leaves hidden directories out."""
-        with _told():
+        with _told(self._secrets):
             found = self._fs.glob(self._path, detail=True)
         given = set(self._path.split("/"))
         return [
@@ -134,8 +185,8 @@ class Place:
         ]
 
     def _file(self, path: str, info: dict[str, Any]) -> RemoteFile:
-        url = self._fs.unstrip_protocol(path) if self._before is None else self._before + path
-        return RemoteFile(named(url), self._fs, path, info.get("size"), time.time_ns())
+        url = self._before + (self._fs.unstrip_protocol(path) if self._start is None else self._start + path)
+        return RemoteFile(named(url), self._fs, path, info.get("size"), time.time_ns(), self._archive, self._secrets)
 
 
 # ---------------------------------------------------------------- reading
@@ -168,7 +219,7 @@ def size_now(path: FilePath) -> int | None:
     if isinstance(path, str):
         with open(path, "rb") as stream:
             return os.fstat(stream.fileno()).st_size
-    with _told():
+    with _told(path.secrets):
         size: int | None = path.fs.info(path.path)["size"]
     return size
 
@@ -179,9 +230,14 @@ def beside(path: FilePath, name: str) -> FilePath | None:
         other = os.path.join(os.path.dirname(path), name)
         return other if os.path.isfile(other) else None
     other = path.path.rpartition("/")[0] + "/" + name
-    with _told():
+    with _told(path.secrets):
         there = path.fs.isfile(other)
     return replace(path, name=os.path.dirname(path.name) + "/" + name, path=other, size=None) if there else None
+
+
+def base(path: FilePath) -> str:
+    """The name of a file in its directory."""
+    return os.path.basename(path if isinstance(path, str) else path.name)
 
 
 def local(path: FilePath) -> str:
@@ -193,7 +249,8 @@ class _Ranges(io.RawIOBase):
     """A remote file, read without reading ahead: pyarrow asks for as much as it needs."""
 
     def __init__(self, file: RemoteFile) -> None:
-        with _told():
+        self._secrets = file.secrets
+        with _told(self._secrets):
             self._stream = file.fs.open(file.path, "rb", cache_type="none")
 
     def can_seek(self) -> bool:
@@ -211,14 +268,14 @@ class _Ranges(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with _told():
+        with _told(self._secrets):
             return int(self._stream.seek(offset, whence))
 
     def tell(self) -> int:
         return int(self._stream.tell())
 
     def read(self, size: int = -1) -> bytes:
-        with _told():
+        with _told(self._secrets):
             return bytes(self._stream.read(size))
 
     def close(self) -> None:
@@ -272,8 +329,8 @@ copies = _Copies()
 
 def _fetched(file: RemoteFile, folder: str) -> str:
     """The path of a new copy, called like the file: some columns are named after theirs."""
-    with _told():
-        path = os.path.join(tempfile.mkdtemp(dir=folder), os.path.basename(file.name) or "file")
+    with _told(file.secrets):
+        path = os.path.join(tempfile.mkdtemp(dir=folder), base(file) or "file")
         file.fs.get_file(file.path, path)
         size = os.path.getsize(path)
     if file.size not in (None, size):
@@ -285,7 +342,7 @@ def _fetched(file: RemoteFile, folder: str) -> str:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _told(secrets: Sequence[str]) -> Iterator[None]:
     """Whatever a store raises, in one line and without secrets; stores have many libraries, and each its own errors."""
     try:
         yield
@@ -293,9 +350,9 @@ def _told() -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         why = _refusal(error)
-        raise EvaluationError(os.strerror(errno.ENOENT) if why is None else _first_line(why)) from None
+        raise EvaluationError(os.strerror(errno.ENOENT) if why is None else _first_line(why, secrets)) from None
     except Exception as error:
-        raise EvaluationError(_first_line(error)) from None
+        raise EvaluationError(_first_line(error, secrets)) from None
 
 
 def _refusal(error: FileNotFoundError) -> BaseException | None:
@@ -304,7 +361,10 @@ def _refusal(error: FileNotFoundError) -> BaseException | None:
     return why if isinstance(why, OSError) or getattr(why, "status", 404) != 404 else None
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: BaseException, secrets: Sequence[str]) -> str:
     kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "  # Install s3fs to access S3
-    text = _URLS.sub(lambda url: named(url[0]), str(error).partition("\n")[0])
+    text = str(error)
+    for secret in secrets:
+        text = text.replace(secret, "" if secret.startswith("?") else "…")
+    text = _URLS.sub(lambda url: named(url[0]), text.partition("\n")[0])
     return printable(kind + _VALUES.sub("", text))

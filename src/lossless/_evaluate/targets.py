@@ -54,6 +54,12 @@ class Labels:
         at = np.minimum(np.searchsorted(self.numbers, keys), len(self.numbers) - 1)
         return np.where((self.numbers[at] == keys) & ~undefined, self.order[at], -1)
 
+    def key_of(self, row: int) -> object:
+        """The key of a row; its number, if there are no others."""
+        if self.texts is not None:
+            return next(key for key, at in self.texts.items() if at == row)
+        return int(self.numbers[self.order == row][0])
+
     def by_of(self, rows: Integers) -> list[NDArray[Any]]:
         """The values of slices at these rows, None at -1."""
         return [values[rows] for values in self.by]
@@ -149,6 +155,10 @@ def labelled(batches: Iterable[RawBatch], columns: Columns) -> Iterator[Batch]:
             label, *by = beside
             labels, undefined = truth(label.values, columns, batch.first_row)
             missing = missing | label.null | undefined
+            rows = None
+            if columns.key is not None:
+                key, *by = by
+                rows, _ = label_indices(np.asarray(key.values), columns.key.name, batch.first_row, "key")
         else:
             if columns.key is None:
                 by = list(beside)
@@ -158,9 +168,12 @@ def labelled(batches: Iterable[RawBatch], columns: Columns) -> Iterator[Batch]:
                 missing = missing | key.null
                 rows = known.rows_of(key.values, columns.key.name, batch.first_row)
             unmatched = (rows < 0) & ~missing
-            labels = known.labels[rows] if len(known.labels) else np.zeros(len(rows), np.int64)
+            if len(known.labels):
+                labels = known.labels[rows]
+                missing = missing | (known.missing[rows] & (rows >= 0))
+            else:
+                labels = np.zeros((len(rows), *known.labels.shape[1:]), known.labels.dtype)
             labels[rows < 0] = 0
-            missing = missing | (known.missing[rows] & (rows >= 0) if len(known.missing) else unmatched)
         own = [slice_values(cells, column, batch.first_row) for cells, column in zip(by, columns.own_by, strict=True)]
         yield Batch(
             batch.file,
@@ -169,7 +182,8 @@ def labelled(batches: Iterable[RawBatch], columns: Columns) -> Iterator[Batch]:
             labels,
             missing,
             unmatched,
-            _by(columns, own, [] if known is None else known.by_of(rows)),
+            _by(columns, own, [] if known is None or rows is None else known.by_of(rows)),
+            rows,
         )
 
 

@@ -19,6 +19,10 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str]) -> N
     for flag, path in outputs.items():
         if path is None:
             continue
+        if "://" in path:
+            from lossless._evaluate.stores import named  # which hides passwords
+
+            raise UsageError(f"{flag} got {named(path)}, expected a path of this machine, no URL")
         target = Path(path)
         if target.is_dir() or not target.parent.is_dir():
             raise UsageError(f"{flag} got {path}, expected a file in a folder that exists")

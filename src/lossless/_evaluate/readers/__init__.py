@@ -20,7 +20,7 @@ from lossless.errors import EvaluationError, MissingExtraError
 from ..errors import about
 from ..roles import Column, Columns, Table, WideColumn
 from ..rows import Cells, RawBatch
-from ..stores import FilePath, RemoteFile, head
+from ..stores import FilePath, RemoteFile, base, head
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def open_reader(path: FilePath, file: int) -> Reader:
                 return _reader(module, name, path, file)
         if _SAFETENSORS.match(begins):
             return _reader("mapped", "SafetensorsReader", path, file)
-        if Path(str(path).lower().removesuffix(".gz")).suffix in _PICKLES:
+        if Path(base(path).lower().removesuffix(".gz")).suffix in _PICKLES:
             raise EvaluationError(_PICKLE)
         text = _unpacked(begins) if begins.startswith(_GZIP) else begins
         if text and not _NO_TEXT.search(text):

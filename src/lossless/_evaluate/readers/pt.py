@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from lossless.errors import EvaluationError
 
 from ..errors import about
-from ..stores import FilePath, beside, local
+from ..stores import FilePath, base, beside, local
 from ..text import safe, shown
 from . import INDICES, PREDICTIONS
 from .arrays import Member, native
@@ -67,7 +66,7 @@ class PtReader(MappedReader):
 
     def _indices(self) -> NDArray[np.int64] | None:
         """The rows of the data set that the rows here are of, if a file beside this one has them."""
-        name = os.path.basename(str(self.path))
+        name = base(self.path)
         other = name.replace(PREDICTIONS, INDICES)
         order = None if other == name else beside(self.path, other)
         if order is None:

@@ -129,8 +129,13 @@ def _infer_wide(
     columns: Columns, truth: NDArray[Any], scores: Callable[[], Values], request: Request
 ) -> tuple[Task, str]:
     label, unknown = f"'{shown(columns.label.name)}'", np.isnan(truth)
-    marks = bool((np.isin(truth, (0, 1)) | unknown).all()) and truth.size > 0
-    if marks and not unknown.any() and (truth.sum(axis=1) == 1).all():
+    if not truth.size:
+        raise EvaluationError(
+            f"nothing is known of the first rows of {label}: they hold null, NaN or the number of --ignore-index "
+            "alone. Say what it holds by --task multilabel or --task regression, or check --ignore-index"
+        )
+    marks = bool((np.isin(truth, (0, 1)) | unknown).all())
+    if marks and _one_each(truth, unknown):
         raise EvaluationError(
             f"each row of {label} marks one class, as one-hot labels do. A one-hot or soft target is not a label, save "
             "its argmax; if the classes do not exclude one another, pass --task multilabel"
@@ -144,12 +149,24 @@ def _infer_wide(
             "argmax; if they are quantities, pass --task regression"
         )
     if _promises_classes(columns, request):
+        others = np.setdiff1d(truth, (0, 1))
+        if len(others) == 1 and (others[0] < 0 or others[0] == 255) and _whole(others):
+            raise EvaluationError(
+                f"{label} holds {others[0]:g} beside 0 and 1. If that says that it is not known whether a class is "
+                f"true, pass --ignore-index={others[0]:g}; for quantities pass --task regression"
+            )
         raise EvaluationError(
             f"'{shown(columns.scores.name)}' is named like scores of classes, but {label} holds other numbers than 0 "
             "and 1. Expected one label per row, or 0 and 1 for each class; for quantities pass --task regression"
         )
     _check_quantities(columns, truth, np.asarray(scores()))
     return Task.REGRESSION, f"because {label} holds quantities"
+
+
+def _one_each(truth: NDArray[Any], unknown: NDArray[np.bool_]) -> bool:
+    """Whether marks may be one-hot labels: one in each complete row, which most are, and no more in the others."""
+    found, complete = np.nansum(truth, axis=1), ~unknown.any(axis=1)
+    return bool(complete.mean() > 0.5 and (found[complete] == 1).all() and (found <= 1).all())
 
 
 def kind_of(columns: Columns, width: int, sample: NDArray[Any], request: Request) -> tuple[Kind, str]:

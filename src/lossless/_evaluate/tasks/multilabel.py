@@ -512,7 +512,7 @@ def _notes(plan: Plan, counts: MarkCounts, unknown: int, bce: MeanResult, ranked
     if counts.infinite.rows:
         notes.append(
             f"the loss is infinite because {counts.infinite.rows} rows give the truth of a class probability 0 "
-            f"({first_of(plan, counts.infinite)}); the mean over the other rows is {bce.finite:.6g}"
+            f"({first_of(plan, counts.infinite)}); {bce.rest()}"
         )
     if not ranked:
         notes.append(
