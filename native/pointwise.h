@@ -131,8 +131,8 @@ template <class T> struct Sigmoid {
     LOSSLESS_INLINE_MEMBER Point<T> operator()(Pack<T> x, Pack<T> factor) const {
         const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1)), size = abs(x);
         const Mask<T> right = x > zero, far = is_far(size);
-        const Pack<T> z = scaled(exponential(zero - size), 0), u = one + z;
-        Point<T> at = {select(right, one, z) / u, factor * (z / (u * u))};
+        const Pack<T> z = scaled(exponential(zero - size), 0), small = z / (one + z), large = one - small;
+        Point<T> at = {select(right, large, small), factor * (small * large)};
         if (any(far)) {
             const Far<T> tail(size);
             at.value = select(far, select(right, one, tail.times(one)), at.value);

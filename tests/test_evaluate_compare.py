@@ -207,11 +207,11 @@ def test_rows_in_another_order_are_never_paired(files, tmp_path):
     for name, scores, rows in (("a", A, np.arange(ROWS)), ("b", B, order)):
         np.savez(tmp_path / f"{name}.npz", logits=scores[rows], id=rows + 5)
         pq.write_table(pa.table({"logits": list(scores[rows]), "id": truth["id"][rows]}), tmp_path / f"{name}.parquet")
-    message = r"b\.{}: row 7 has the 'id' '{}', and row 7 of .*a\.{} has the 'id' '{}': expected the same rows in the"
-    with pytest.raises(EvaluationError, match=message.format("npz", 14, "npz", 12) + ".* Sort both by 'id'"):
+    message = r"b\.{}: row 7 has the 'id' '{}', and row 7 of .*/.* has the 'id' '{}': expected the same rows in the"
+    with pytest.raises(EvaluationError, match=message.format("npz", 14, 12) + ".* Sort both by 'id'"):
         lossless.compare(tmp_path / "a.npz", tmp_path / "b.npz", targets=tmp_path / "truth.npz", on="id")
     options = {"targets": tmp_path / "texts.parquet", "on": "id", "class_names": list("01234")}
-    with pytest.raises(EvaluationError, match=message.format("parquet", "r9", "parquet", "r7")):
+    with pytest.raises(EvaluationError, match=message.format("parquet", "r9", "r7")):
         lossless.compare(tmp_path / "a.parquet", tmp_path / "b.parquet", **options)
     same = lossless.compare(tmp_path / "b.parquet", tmp_path / "b.parquet", **options)
     assert same.figures["nll"].difference == 0.0
