@@ -13,7 +13,6 @@ def path(request, monkeypatch):
     if request.param == "kernels" and _kernels.native is None:
         pytest.skip(f"no compiled kernels: {_kernels.why}")
     if request.param == "reference":
-        import lossless._torch.backend  # all of it, before it would find no kernels to import
         from lossless._torch import modes
 
         for module in (_kernels, backend, modes):
