@@ -376,8 +376,7 @@ __attribute__((noinline)) void sweep(const RowProblem& p, Group& g, const Slopes
         using View = std::remove_cvref_t<decltype(view)>;
         using T = typename View::T;
         data.limit_again(view, g);
-        const Frame<T> exponentials(view.get(g.shift), view.get(g.exponent) + view.get(s.lift),
-                                     g.temperature);
+        const Frame<T> exponentials(view.get(g.shift), view.get(g.exponent) + view.get(s.lift), g.temperature);
         const auto* const x = data.x;
         const T* const kept_e = data.e;
         const auto e = [=](Block b) __attribute__((always_inline)) {
@@ -608,8 +607,8 @@ template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t beg
                 const Pack<T> d = view.load(data.x, b, 0) - m;
                 Pack<T> log_p = d - log_sum;
                 if (!sharpness.is_one) // not inf * 0
-                    log_p = select(abs(d) < broadcast(T(INF)), fma(d, high, fma(d, low, broadcast(T(0)) - log_sum)),
-                                   log_p);
+                    log_p =
+                        select(abs(d) < broadcast(T(INF)), fma(d, high, fma(d, low, broadcast(T(0)) - log_sum)), log_p);
                 view.store(data.out, b, log_p);
             });
         });

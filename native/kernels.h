@@ -84,7 +84,7 @@ struct PointwiseProblem {
     int64_t size;
     // `size` numbers each, dtype of x; no target of a sigmoid, and weights of the first two alone
     const void *x, *target, *weight = nullptr, *pos_weight = nullptr;
-    double alpha = -1, gamma = 0;                                     // of sigmoid_focal; it and kl_divergence take no f64
+    double alpha = -1, gamma = 0; // of sigmoid_focal; it and kl_divergence take no f64
     void* value = nullptr;
     double* sums = nullptr; // one a chunk; null: no values
     Upstream g;             // per_row here: per element

@@ -92,7 +92,8 @@ template <class T> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x) {
 }
 // Of x + low, low far below the last digit of x.
 template <class T> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x, Pack<T> low) {
-    return exponential(x, [=](Pack<T> r) __attribute__((always_inline)) { return r + low; }, Float<T>::exp_coefficients);
+    return exponential(
+        x, [=](Pack<T> r) __attribute__((always_inline)) { return r + low; }, Float<T>::exp_coefficients);
 }
 
 // e^x 2^lift, for results that are normal numbers, and 0 next below them.

@@ -324,8 +324,8 @@ struct RowLoss {
 std::tuple<int64_t, double, double> row_loss(nb::handle x, int64_t outer, int64_t classes, int64_t inner,
                                              nb::handle target, nb::handle weight, std::optional<int64_t> ignore_index,
                                              std::tuple<double, double, double, double> link, nb::handle loss_,
-                                             nb::handle state_, std::optional<double> divisor, double g,
-                                             nb::handle dx_, double temperature) {
+                                             nb::handle state_, std::optional<double> divisor, double g, nb::handle dx_,
+                                             double temperature) {
     RowLoss of(x, outer, classes, inner, target, weight, ignore_index, link, temperature);
     RowProblem& p = of.rows.p;
     Array loss(loss_, "loss", true), state(state_, "state", true), dx(dx_, "dx", true);
@@ -402,10 +402,12 @@ void log_softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t
 // ---------------------------------------------------------------------------------------------- pointwise
 
 Pointwise kind_of(const std::string& name) {
-    static const std::map<std::string, Pointwise> kinds = {
-        {"bce_with_logits", Pointwise::bce_with_logits}, {"squared_error", Pointwise::squared_error},
-        {"sigmoid_focal", Pointwise::sigmoid_focal},     {"kl_divergence", Pointwise::kl_divergence},
-        {"sigmoid", Pointwise::sigmoid},                 {"log_sigmoid", Pointwise::log_sigmoid}};
+    static const std::map<std::string, Pointwise> kinds = {{"bce_with_logits", Pointwise::bce_with_logits},
+                                                           {"squared_error", Pointwise::squared_error},
+                                                           {"sigmoid_focal", Pointwise::sigmoid_focal},
+                                                           {"kl_divergence", Pointwise::kl_divergence},
+                                                           {"sigmoid", Pointwise::sigmoid},
+                                                           {"log_sigmoid", Pointwise::log_sigmoid}};
     const auto found = kinds.find(name);
     if (found == kinds.end()) throw nb::value_error(("unknown pointwise function: " + name).c_str());
     return found->second;
@@ -648,8 +650,8 @@ NB_MODULE(_native, m) {
           arg("dx"), arg("temperature") = 1.0);
     m.def("log_softmax_backward", log_softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
           arg("dx"), arg("temperature") = 1.0);
-    m.def("pointwise", pointwise, arg("kind"), arg("x"), arg("target").none(), arg("weight").none(), arg("pos_weight").none(),
-          arg("focal"), arg("value").none(), arg("g"), arg("divisor"), arg("dx").none());
+    m.def("pointwise", pointwise, arg("kind"), arg("x"), arg("target").none(), arg("weight").none(),
+          arg("pos_weight").none(), arg("focal"), arg("value").none(), arg("g"), arg("divisor"), arg("dx").none());
     m.def("pointwise_backward", pointwise_backward, arg("kind"), arg("x"), arg("target").none(), arg("weight").none(),
           arg("pos_weight").none(), arg("focal"), arg("g"), arg("divisor"), arg("dx"));
 

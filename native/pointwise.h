@@ -94,7 +94,8 @@ template <class T> struct SigmoidFocal {
             // 0 inf is 0 where nothing of the distance counts, and z |x|, which tends to 0, is not inf in a slope
             const Pack<double> counted = if_any(balance, if_any(side.large, size)), most = broadcast(0x1p200);
             at.value = select(far, side.point(counted, tail, tail, one, factor).value, at.value);
-            at.slope = select(far, side.point(select(counted < most, counted, most), tail, tail, one, factor).slope, at.slope);
+            at.slope =
+                select(far, side.point(select(counted < most, counted, most), tail, tail, one, factor).slope, at.slope);
         }
         return at;
     }
@@ -111,8 +112,8 @@ template <class T> struct SigmoidFocal {
 
         // Of |x|, z, log(1 + z), 1 / (1 + z). The slope is, but for a sign, alpha_t times
         //     q^gamma (large - small z) / (1 + z) + gamma q^(gamma - 1) (large - small) z / (1 + z)^2 ce
-        LOSSLESS_INLINE_MEMBER Point<double>
-        point(Pack<double> size, Pack<double> z, Pack<double> tail, Pack<double> inverse, Pack<double> factor) const {
+        LOSSLESS_INLINE_MEMBER Point<double> point(Pack<double> size, Pack<double> z, Pack<double> tail,
+                                                   Pack<double> inverse, Pack<double> factor) const {
             const Pack<double> zero = broadcast(0.0), q = fma(small, z, large) * inverse;
             const Pack<double> cost = fma(large, size, tail), power = ::power(q, gamma);
             const Pack<double> growth = broadcast(gamma) * (large - small) * (z * inverse) * cost;

@@ -1,5 +1,7 @@
 """Shared by all tests: the two paths that compute on the CPU."""
 
+from importlib import import_module
+
 import pytest
 
 import ratchet
@@ -13,6 +15,7 @@ def path(request, monkeypatch):
     if request.param == "kernels" and _kernels.native is None:
         pytest.skip(f"no compiled kernels: {_kernels.why}")
     if request.param == "reference":
+        import_module("lossless._torch.backend")  # all of it, before it would find no kernels to import
         from lossless._torch import modes
 
         for module in (_kernels, backend, modes):
