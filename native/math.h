@@ -96,11 +96,16 @@ template <class T> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x, Pack<T>
         x, [=](Pack<T> r) __attribute__((always_inline)) { return r + low; }, Float<T>::exp_coefficients);
 }
 
-// e^x 2^lift, for results that are normal numbers, and 0 next below them.
+// e^x 2^lift, for results that are normal numbers.
 template <class T> LOSSLESS_INLINE Pack<T> scaled(const Exponential<T>& e, int lift) {
     const Pack<Bits<T>> offset = bit_cast<Bits<T>>(broadcast(Float<T>::magic + Float<T>::bias + T(lift)));
     const Pack<T> scale = bit_cast<T>(shift_left(e.rounded + offset, Float<T>::mantissa_bits));
     return fma(scale, e.fraction, scale);
+}
+// And 0 instead of smaller ones: at `least` the exponent field is.
+template <class T> LOSSLESS_INLINE Pack<T> scaled_or_zero(Pack<T> x, int lift) {
+    const Pack<T> least = broadcast(T(-lift) - Float<T>::bias) * broadcast(Float<T>::ln2_hi);
+    return scaled(exponential(max(least, x)), lift);
 }
 
 // 2^n for an integral n <= bias; 0 where n <= -bias.

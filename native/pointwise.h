@@ -22,6 +22,14 @@ template <class Term> struct Point {
 constexpr double FAR = 41.0;
 template <class T> LOSSLESS_INLINE Mask<T> is_far(Pack<T> size) { return ~(size < broadcast(T(FAR))); }
 
+template <class T> struct SigmoidParts {
+    const Pack<T> size, z; // |x|; z only where it is not far
+    const Mask<T> right, far;
+    explicit LOSSLESS_INLINE_MEMBER SigmoidParts(Pack<T> x)
+        : size(abs(x)), z(scaled(exponential(broadcast(T(0)) - size), 0)), right(x > broadcast(T(0))),
+          far(is_far(size)) {}
+};
+
 // log(1 + z), z in [0, 1].
 LOSSLESS_INLINE Pack<float> log1p_of(Pack<float> z) { return log1p_for_float(z); }
 LOSSLESS_INLINE Pack<double> log1p_of(Pack<double> z) { return log1p(z); }
@@ -30,10 +38,7 @@ LOSSLESS_INLINE Pack<double> log1p_of(Pack<double> z) { return log1p(z); }
 // that is undone.
 template <class T> struct Far {
     Pack<T> lifted;
-    explicit LOSSLESS_INLINE_MEMBER Far(Pack<T> size) {
-        const Pack<T> least = broadcast(T(-64) - Float<T>::bias) * broadcast(Float<T>::ln2_hi); // there it is 0
-        lifted = scaled(exponential(max(least, broadcast(T(0)) - size)), 64);
-    }
+    explicit LOSSLESS_INLINE_MEMBER Far(Pack<T> size) { lifted = scaled_or_zero(broadcast(T(0)) - size, 64); }
     LOSSLESS_INLINE_MEMBER Pack<T> times(Pack<T> factor) const {
         const Pack<T> one = broadcast(T(1)), down = broadcast(T(0x1p-64));
         const auto large = abs(factor) > one;
@@ -56,12 +61,11 @@ template <class T> struct BinaryCrossEntropy {
         : positive(weight * pos_weight * t), negative(weight * (broadcast(T(1)) - t)) {}
 
     LOSSLESS_INLINE_MEMBER Point<T> operator()(Pack<T> x, Pack<T> factor) const {
-        const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1)), size = abs(x), weight = positive + negative;
-        const Mask<T> right = x > zero, far = is_far(size);
+        const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1)), weight = positive + negative;
+        const auto [size, z, right, far] = SigmoidParts<T>(x);
         const Pack<T> large = select(right, negative, positive);
         const Pack<T> of_one = select(right, negative, zero - positive) * factor,
                       of_z = select(right, zero - positive, negative) * factor;
-        const Pack<T> z = scaled(exponential(zero - size), 0);
         Point<T> at = {fma(large, size, weight * log1p_of(z)), fma(of_z, z, of_one) / (one + z)};
         if (any(far)) {
             const Far<T> tail(size);
@@ -124,16 +128,15 @@ template <class T> struct SigmoidFocal {
     };
 };
 
-// sigma(x) = 1 / (1 + e^-x). Its slope is sigma(x) sigma(-x) = z / (1 + z)^2.
+// sigma(x) = 1 / (1 + e^-x), near 1 from its complement. Its slope is sigma(x) sigma(-x) = z / (1 + z)^2.
 template <class T> struct Sigmoid {
     using Term = T;
     LOSSLESS_INLINE_MEMBER Sigmoid(const PointwiseProblem&, Pack<T>, Pack<T>, Pack<T>) {}
 
     LOSSLESS_INLINE_MEMBER Point<T> operator()(Pack<T> x, Pack<T> factor) const {
-        const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1)), size = abs(x);
-        const Mask<T> right = x > zero, far = is_far(size);
-        const Pack<T> z = scaled(exponential(zero - size), 0), small = z / (one + z), large = one - small;
-        Point<T> at = {select(right, large, small), factor * (small * large)};
+        const auto [size, z, right, far] = SigmoidParts<T>(x);
+        const Pack<T> one = broadcast(T(1)), two = broadcast(T(2)), small = z / (one + z);
+        Point<T> at = {select(right, one - small, small), factor * (z / fma(z, two + z, one))};
         if (any(far)) {
             const Far<T> tail(size);
             at.value = select(far, select(right, one, tail.times(one)), at.value);
@@ -149,9 +152,8 @@ template <class T> struct LogSigmoid {
     LOSSLESS_INLINE_MEMBER LogSigmoid(const PointwiseProblem&, Pack<T>, Pack<T>, Pack<T>) {}
 
     LOSSLESS_INLINE_MEMBER Point<T> operator()(Pack<T> x, Pack<T> factor) const {
-        const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1)), size = abs(x);
-        const Mask<T> right = x > zero, far = is_far(size);
-        const Pack<T> z = scaled(exponential(zero - size), 0);
+        const auto [size, z, right, far] = SigmoidParts<T>(x);
+        const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
         Point<T> at = {select(right, zero, x) - log1p_of(z), factor * (select(right, z, one) / (one + z))};
         if (any(far)) {
             const Far<T> tail(size);

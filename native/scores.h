@@ -22,7 +22,7 @@ template <bool or_equal> int64_t count_above(const double* x, int64_t n, double 
     int64_t j = 0;
     for (; j + LANES <= n; j += LANES) add(load(x + j));
     if (j < n) add(load_part(x + j, int(n - j), __builtin_nan("")));
-    return fold(count, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
+    return sum_of(count);
 }
 
 template <class D> void widen(double* to, const D* from, int64_t count) {
@@ -103,15 +103,12 @@ template <class D> int64_t numbers(WideRows forward, const RowProblem& p, int64_
 
 // See Tempered. What underflows has no mass.
 inline void temper(const lossless::Tempered& p, int64_t begin, int64_t end) {
-    const Pack<double> zero = broadcast(0.0), beta = broadcast(p.beta), least = broadcast(-1000.0); // e^-1000 is 0
-    const auto plus = [](auto a, auto b) __attribute__((always_inline)) { return a + b; };
+    const Pack<double> zero = broadcast(0.0), beta = broadcast(p.beta);
     for (int64_t r = begin; r < end; r++) {
         const double* row = p.d + r * p.classes;
         Pack<double> total = zero, first = zero, second = zero;
         const auto add = [&](Pack<double> d) __attribute__((always_inline)) {
-            const auto e = exponential(max(least, beta * d));
-            const Pack<double> scale = power_of_two(e.exponent), w = fma(scale, e.fraction, scale);
-            const Pack<double> moment = select(w == zero, zero, w * d);
+            const Pack<double> w = scaled_or_zero(beta * d, 0), moment = select(w == zero, zero, w * d);
             total = total + w;
             first = first + moment;
             second = second + select(w == zero, zero, moment * d);
@@ -119,9 +116,9 @@ inline void temper(const lossless::Tempered& p, int64_t begin, int64_t end) {
         int64_t j = 0;
         for (; j + LANES <= p.classes; j += LANES) add(load(row + j));
         if (j < p.classes) add(load_part(row + j, int(p.classes - j), -INF));
-        p.total[r] = fold(total, plus);
-        p.mean[r] = fold(first, plus) / p.total[r];
-        p.square[r] = fold(second, plus) / p.total[r];
+        p.total[r] = sum_of(total);
+        p.mean[r] = sum_of(first) / p.total[r];
+        p.square[r] = sum_of(second) / p.total[r];
     }
 }
 

@@ -245,6 +245,10 @@ template <class T, int W, class F> LOSSLESS_INLINE T fold(Pack<T, W> a, F f) {
         return fold(combine(a.lo, a.hi, f), f);
 }
 
+template <class T, int W> LOSSLESS_INLINE T sum_of(Pack<T, W> a) {
+    return fold(a, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
+}
+
 template <class T, int W> LOSSLESS_INLINE T lane(Pack<T, W> a, int i) {
     T lanes[W];
     store(lanes, a);

@@ -42,9 +42,7 @@ inline int64_t add_exactly(const Limbs& p, const double* values, const int64_t* 
             for (int64_t level = 0; level < used; level++) p.limbs[level * p.groups + g] += limb[level][lane];
         }
     }
-    for (int64_t level = 0; !group && level < levels; level++)
-        p.limbs[level * p.groups] +=
-            fold(total[level], [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
+    for (int64_t level = 0; !group && level < levels; level++) p.limbs[level * p.groups] += sum_of(total[level]);
     return i < count ? i : count;
 }
 

@@ -63,9 +63,7 @@ template <> struct Sum<double> {
 };
 
 // All lanes as one number: folds lanes i and i + half, for half = 8, 4, 2, 1.
-LOSSLESS_INLINE double sum_lanes(const Sum<float>& sum) {
-    return fold(sum.high, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
-}
+LOSSLESS_INLINE double sum_lanes(const Sum<float>& sum) { return sum_of(sum.high); }
 template <class V> LOSSLESS_INLINE double sum_lanes(V high, V low) {
     const auto both = [](auto a, auto b, auto low_a, auto low_b) __attribute__((always_inline)) {
         const auto sum = a + b, back = sum - a;

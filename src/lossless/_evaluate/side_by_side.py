@@ -116,6 +116,16 @@ class RightComparison(Comparison):
 
 
 @dataclass(frozen=True)
+class RowOfBoth:
+    """Where a row is in either input."""
+
+    file_a: str
+    row_a: int  # of its file, from 0
+    file_b: str
+    row_b: int
+
+
+@dataclass(frozen=True)
 class ComparedPart:
     """A class, or an output of a regression."""
 

@@ -110,7 +110,7 @@ def permute(x: Array, order: tuple[int, ...]) -> Array:
 @silent
 def elementwise(function: str, functor: reference.Elementwise, /, **arrays: Array) -> Any:
     dtype = _promote(*arrays.values())
-    if native is None or functor.kernel is None or not functor.kernel_takes(_check.dtype_name(dtype), False):
+    if native is None or functor.kernel is None:
         return _rounded(functor.value(*arrays.values()), dtype)
     (x,) = arrays.values()
     out = np.empty(x.shape, dtype)

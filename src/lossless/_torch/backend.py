@@ -83,7 +83,7 @@ def _row_kernels(plan: RowPlan, *tensors: Tensor | None) -> Any:
     return None if kernels is operators and plan.temperature != 1.0 else kernels
 
 
-def _straight(kernel: Any, arrays: tuple[Tensor, ...], *rest: Any) -> Tensor:
+def _by_one_kernel(kernel: Any, arrays: tuple[Tensor, ...], *rest: Any) -> Tensor:
     """What one kernel makes of arrays as they lie. The way is said, but for halves: autocast may convert them."""
     if arrays[0].dtype not in HALVES:
         found(kernel.way(len(arrays), *rest), *arrays)
@@ -146,14 +146,14 @@ def _index_error(plan: RowPlan, target: Tensor) -> Exception:
 
 def softmax(plan: RowPlan, x: Tensor) -> Tensor:
     if plan.is_moderate and ordinary(x):
-        return _straight(eager.Softmax, (x,), plan.rows, plan.temperature)
+        return _by_one_kernel(eager.Softmax, (x,), plan.rows, plan.temperature)
     kernels = _row_kernels(plan, x)
     return kernels.softmax(x, plan) if kernels else _transform(differentiable.softmax, plan, x)
 
 
 def log_softmax(plan: RowPlan, x: Tensor) -> Tensor:
     if plan.is_moderate and ordinary(x):
-        return _straight(eager.LogSoftmax, (x,), plan.rows, plan.temperature)
+        return _by_one_kernel(eager.LogSoftmax, (x,), plan.rows, plan.temperature)
     kernels = _row_kernels(plan, x)
     return kernels.log_softmax(x, plan) if kernels else _transform(differentiable.log_softmax, plan, x)
 
@@ -167,7 +167,7 @@ def elementwise(function: str, functor: reference.Elementwise, /, **arrays: Tens
     if functor.kernel is not None:
         (x,) = arrays.values()
         if ordinary(x):
-            return _straight(eager.Elementwise, (x,), functor)
+            return _by_one_kernel(eager.Elementwise, (x,), functor)
         if kernels_serve(x):
             return eager.elementwise(functor, x)
     check_supported(function, **arrays)
@@ -213,7 +213,7 @@ def class_loss(
     divisor: Tensor | float | None,
 ) -> Tensor:  # fmt: skip
     if plan.as_given and divisor is None and ordinary(x, target):
-        return _straight(eager.ClassLoss, (x, target), None, plan, None)
+        return _by_one_kernel(eager.ClassLoss, (x, target), None, plan, None)
     _check_divisor(plan.function, divisor)
     x, target = _pair(plan, x, target, weight)
     soft_curve = plan.curve if plan.soft else None
@@ -302,7 +302,7 @@ def pointwise(
     sample_weight: Tensor | None = None, divisor: Tensor | float | None = None,
 ) -> Tensor:  # fmt: skip
     if plan.as_given and weight is None and ordinary(x, target):
-        return _straight(eager.PointwiseLoss, (x, target), None, None, plan, x.numel())
+        return _by_one_kernel(eager.PointwiseLoss, (x, target), None, None, plan, x.numel())
     squared = isinstance(plan.loss, reference.SquaredError)
     dtype = _promote(x, target, weight if squared else None)
     kernels = None

@@ -181,7 +181,7 @@ class _Upstream:
     """
 
     def __init__(self) -> None:
-        self._last: dict[int, float] = {}
+        self._last: dict[int, tuple[Any, float]] = {}  # with the plan, so that its address stays its own
 
     def take(self, plan: RowPlan | ElementPlan) -> float | None:
         """What is expected: nothing of a loss that is more than one number.
@@ -191,12 +191,12 @@ class _Upstream:
         """
         if plan.reduction == "none" or _saving_hooks(True) is not None:
             return None
-        return self._last.pop(id(plan), None)  # a plan at the address of a forgotten one costs time at most
+        return self._last.pop(id(plan), (plan, None))[1]
 
     def came(self, plan: RowPlan | ElementPlan, g: float) -> None:
         if len(self._last) > 1024:
             self._last.clear()
-        self._last[id(plan)] = g
+        self._last[id(plan)] = plan, g
 
 
 _upstream = _Upstream()

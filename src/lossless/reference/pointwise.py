@@ -27,6 +27,10 @@ class Pointwise(Elementwise):
     of_probabilities: ClassVar[bool] = False
     "Whether input and target must lie in [0, 1]."
 
+    def kernel_takes(self, dtype: str, weighted: bool) -> bool:
+        """Whether the kernel computes with numbers of this dtype, and with weights if there are any."""
+        return True
+
     def target_slope(self, x: Array, t: Array, v: Array | None = None, /) -> Array:
         raise NotImplementedError
 

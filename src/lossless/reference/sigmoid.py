@@ -59,10 +59,6 @@ class Elementwise:
         """The balance and the exponent that the kernel is told."""
         return -1.0, 0.0
 
-    def kernel_takes(self, dtype: str, weighted: bool) -> bool:
-        """Whether the kernel computes with numbers of this dtype, and with weights if there are any."""
-        return True
-
     @property
     def slopes(self) -> tuple[Callable[..., Array], ...]:
         """The derivatives over each argument."""

@@ -35,7 +35,7 @@ from ..paired import Agreement, Compared, PairedMean, Sides
 from ..ranking import Points
 from ..results import Evaluation, Figure, check_scored, left_out_of, notes_of, source_of, worst_rows
 from ..rows import Kind, ScoredRows, block_rows, score_rows
-from ..side_by_side import RightComparison
+from ..side_by_side import RightComparison, RowOfBoth
 from ..signs import signs
 from ..slices import Sliced
 from ..temperature import BestTemperature, TemperatureFit
@@ -186,13 +186,9 @@ class ClassEvaluation(Evaluation):
 
 
 @dataclass(frozen=True)
-class DifferentRow:
+class DifferentRow(RowOfBoth):
     """One of the rows whose losses differ most."""
 
-    file_a: str
-    row_a: int  # of its file, from 0
-    file_b: str
-    row_b: int
     label: int  # classes are numbered as A's
     predicted_a: int
     predicted_b: int

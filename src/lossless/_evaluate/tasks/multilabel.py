@@ -23,7 +23,7 @@ from ..ranking import Bounded, RankSketch
 from ..results import Evaluation, check_scored, first_of, left_out_of, notes_of, source_of, worst_rows
 from ..roles import UNKNOWN
 from ..rows import Floats, Integers, Rows, block_rows
-from ..side_by_side import ComparedPart, RightComparison
+from ..side_by_side import ComparedPart, RightComparison, RowOfBoth
 from ..slices import Sliced
 from ..sums import ExactSum
 from ..text import quoted
@@ -263,13 +263,9 @@ class MultilabelEvaluation(Evaluation):
 
 
 @dataclass(frozen=True)
-class DifferentRow:
+class DifferentRow(RowOfBoth):
     """One of the rows whose losses differ most."""
 
-    file_a: str
-    row_a: int  # of its file, from 0
-    file_b: str
-    row_b: int
     true_classes: int
     wrong_classes_a: int
     wrong_classes_b: int

@@ -21,7 +21,7 @@ from ..ranking import Ranking, RankSketch
 from ..results import Evaluation, check_scored, left_out_of, notes_of, source_of, worst_rows
 from ..rows import Floats, Integers, Rows
 from ..sample import RowSample
-from ..side_by_side import ComparedPart, Comparison
+from ..side_by_side import ComparedPart, Comparison, RowOfBoth
 from ..slices import Sliced
 from ..sums import ExactSum, SignedSum, SquareSum
 from ..text import enumerated
@@ -175,13 +175,9 @@ class RegressionEvaluation(Evaluation):
 
 
 @dataclass(frozen=True)
-class DifferentRow:
+class DifferentRow(RowOfBoth):
     """One of the rows whose squared errors differ most."""
 
-    file_a: str
-    row_a: int  # of its file, from 0
-    file_b: str
-    row_b: int
     target: tuple[float, ...]
     prediction_a: tuple[float, ...]
     prediction_b: tuple[float, ...]
