@@ -258,9 +258,11 @@ LOSSLESS_INLINE void exponentiate(const RowProblem& p, const View& view, Data<Vi
     const Pack<T> zero = broadcast(T(0)), m = view.get(g.m);
     const auto largest = view.get_class(g.largest), y = view.get_class(g.target);
 
-    typename View::Total others(view);
-    std::conditional_t<extra, typename View::Total, NoTotal> below(view), prior_cost(view);
-    std::conditional_t<numbers, typename View::Total, NoTotal> squares(view);
+    // What an evaluation averages over rows is rounded there: it adds up terms of one sign, which cannot cancel.
+    using Total = std::conditional_t<numbers, typename View::PlainTotal, typename View::Total>;
+    Total others(view);
+    std::conditional_t<extra, Total, NoTotal> below(view), prior_cost(view);
+    std::conditional_t<numbers, Total, NoTotal> squares(view);
     std::conditional_t<target == Target::soft, TargetSums<View>, NoTargetSums<View>> target_sums(p, view, data.t);
     std::conditional_t<target == Target::soft, typename View::Total, NoTotal> soft_cost(view);
     each_exponential(view, data, g, [&](Block b, Pack<T> x, Pack<T> e) __attribute__((always_inline)) {

@@ -38,7 +38,8 @@ template <class T> struct Sum;
 template <> struct Sum<float> {
     Pack<double> high;
     LOSSLESS_INLINE_MEMBER Sum() {} // no sum yet: of the many of a small problem most are never used
-    explicit LOSSLESS_INLINE_MEMBER Sum(Pack<float> first) : high(broadcast(0.0) + to_f64(first)) {}
+    explicit LOSSLESS_INLINE_MEMBER Sum(Pack<float> first) : Sum(to_f64(first)) {}
+    explicit LOSSLESS_INLINE_MEMBER Sum(Pack<double> first) : high(broadcast(0.0) + first) {}
     LOSSLESS_INLINE_MEMBER void add(Pack<float> term) { high = high + to_f64(term); }
     LOSSLESS_INLINE_MEMBER void add(Pack<double> term) { high = high + term; }
     LOSSLESS_INLINE_MEMBER void add(const Sum& other) { high = high + other.high; }
@@ -61,6 +62,9 @@ template <> struct Sum<double> {
     // Once a sum is infinite its compensation is NaN and no longer counts.
     LOSSLESS_INLINE_MEMBER Pack<double> value() const { return select(low == low, high + low, high); }
 };
+
+// Of f64 data too, where an error in the last digits is of no account: a third of the operations.
+using PlainSum = Sum<float>;
 
 // All lanes as one number: folds lanes i and i + half, for half = 8, 4, 2, 1.
 LOSSLESS_INLINE double sum_lanes(const Sum<float>& sum) { return sum_of(sum.high); }
@@ -154,12 +158,14 @@ template <class D> struct ClassLanes {
         column[row] = lane(same_in_all_lanes, 0);
     }
 
-    struct Total {
-        Sum<T> lanes;
-        explicit LOSSLESS_INLINE_MEMBER Total(const ClassLanes&) : lanes(broadcast(T(0))) {}
+    template <class Lanes> struct TotalOf {
+        Lanes lanes;
+        explicit LOSSLESS_INLINE_MEMBER TotalOf(const ClassLanes&) : lanes(broadcast(T(0))) {}
         LOSSLESS_INLINE_MEMBER void add(Block, Pack<T> term) { lanes.add(term); }
         LOSSLESS_INLINE_MEMBER double value() const { return sum_lanes(lanes); }
     };
+    using Total = TotalOf<Sum<T>>;
+    using PlainTotal = TotalOf<PlainSum>;
     // A class of the row by its index; -1 is none.
     struct Class {
         int64_t j;
@@ -249,13 +255,13 @@ template <class C> struct RowLanes {
         ::store(column + row, to_f64(value));
     }
 
-    struct Total {
+    template <class Lanes> struct TotalOf {
         int used = 0; // with few classes, the lanes beyond them are 0
-        Sum<T> lanes[LANES];
-        explicit LOSSLESS_INLINE_MEMBER Total(const RowLanes&) {}
+        Lanes lanes[LANES];
+        explicit LOSSLESS_INLINE_MEMBER TotalOf(const RowLanes&) {}
         LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> term) {
             if (b.j < LANES)
-                lanes[used++] = Sum<T>(term);
+                lanes[used++] = Lanes(term);
             else
                 lanes[b.j % LANES].add(term);
         }
@@ -265,6 +271,8 @@ template <class C> struct RowLanes {
             return lanes[0].value();
         }
     };
+    using Total = TotalOf<Sum<T>>;
+    using PlainTotal = TotalOf<PlainSum>;
 
     struct Class {
         Pack<Bits<T>> j;
