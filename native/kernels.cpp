@@ -355,22 +355,14 @@ template <class D> int64_t largest_class(const RowProblem& p, const Group& g, in
 
 // ---------------------------------------------------------------------------------------------- the kernels
 
-// What the sweep needs besides the slopes a, b, c, d.
-template <class D, Target target, bool plain> void prepare(Group& g, Slopes& s) {
+// What the sweep needs, of the slopes a, b, c, d.
+template <class D, Target target, bool extra> void prepare(const RowProblem& p, Group& g, Slopes& s) {
     s.lifted = false;
-    by_sixteens(g, [&](int r) __attribute__((always_inline)) {
-        if constexpr (target == Target::soft) {
-            const auto unit = unit_below(narrow<Compute<D>>(load(g.soft_size + r)));
-            store(s.a + r, load(s.a + r) * to_f64(unit.first));
-            store(s.rest_total + r, load(g.soft_total + r) * to_f64(unit.second));
-            store(s.rest_largest + r, load(g.soft_rest + r) * to_f64(unit.second));
-        }
-        plain ? prepare_plain<Compute<D>>(g, s, r) : prepare_general<Compute<D>>(g, s, r);
-    });
+    by_sixteens(g, [&](int r) __attribute__((always_inline)) { prepare<Compute<D>, target, extra>(p, g, s, r); });
 }
 
 // Writes the gradient of a group. `kept`: its exponentials are.
-template <class D, Target target, bool plain, bool kept, class Rows>
+template <class D, Target target, bool extra, bool kept, class Rows>
 __attribute__((noinline)) void sweep(const RowProblem& p, Group& g, const Slopes& s, Rows& rows) {
     rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
         using View = std::remove_cvref_t<decltype(view)>;
@@ -382,18 +374,15 @@ __attribute__((noinline)) void sweep(const RowProblem& p, Group& g, const Slopes
         const auto e = [=](Block b) __attribute__((always_inline)) {
             return kept ? view.kept(kept_e, b) : exponentials(view.load(x, b, T(-INF)));
         };
-        if constexpr (plain)
-            sweep_plain(view, e, data.out, g, s);
-        else
-            sweep_general<target>(p, view, data, e, g, s);
+        sweep_row<target, extra>(p, view, data, e, g, s);
     });
     rows.close(g);
 }
 
-template <class D, Target target, bool plain, class Rows>
+template <class D, Target target, bool extra, class Rows>
 LOSSLESS_INLINE void write_gradient(const RowProblem& p, Group& g, Slopes& s, Rows& rows) {
-    prepare<D, target, plain>(g, s);
-    s.lifted ? sweep<D, target, plain, false>(p, g, s, rows) : sweep<D, target, plain, true>(p, g, s, rows);
+    prepare<D, target, extra>(p, g, s);
+    s.lifted ? sweep<D, target, extra, false>(p, g, s, rows) : sweep<D, target, extra, true>(p, g, s, rows);
 }
 
 // The slopes of the loss, for its upstream gradient.
@@ -487,10 +476,7 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
         if constexpr (target != Target::none)
             if (p.out) {
                 slopes_of_loss<D>(p, g, s);
-                if (target == Target::index && !extra && p.z == 0)
-                    write_gradient<D, target, target == Target::index>(p, g, s, rows);
-                else
-                    write_gradient<D, target, false>(p, g, s, rows);
+                write_gradient<D, target, extra>(p, g, s, rows);
             }
     });
     const double total = sum_lanes(loss_sum);
@@ -512,7 +498,7 @@ template <class D> int64_t weigh(const RowProblem& p, int64_t chunk, int64_t beg
     return first_bad;
 }
 
-template <class D, Target target, bool plain>
+template <class D, Target target, bool extra>
 int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     const int64_t n = p.rows();
     Slopes s = {};
@@ -544,11 +530,12 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
         }
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             find_limit(view, data, g);
-            if constexpr (target == Target::soft) reduce_target(p, view, data, g);
+            if constexpr (target == Target::index) view.pick(g.x_target, data.x, g.target);
+            if (target == Target::soft || (extra && p.prior)) find_top<target>(p, view, data, g);
         });
-        place<Compute<D>, Target::none>(g);
-        prepare<D, target, plain>(g, s);
-        sweep<D, target, plain, false>(p, g, s, rows);
+        place<Compute<D>, target>(g);
+        prepare<D, target, extra>(p, g, s);
+        sweep<D, target, extra, false>(p, g, s, rows);
     });
 }
 
@@ -699,16 +686,16 @@ int64_t forward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t e
 }
 
 int64_t backward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    const bool bare = !p.prior && !p.d_entropy.values;
+    const bool extra = p.prior || p.d_entropy.values;
     return by_dtype(p.dtype, [&](auto d) {
         using D = decltype(d);
         switch (p.target) {
         case Target::none:
-            return (bare ? backward<D, Target::none, true> : backward<D, Target::none, false>)(p, chunk, begin, end);
+            return (extra ? backward<D, Target::none, true> : backward<D, Target::none, false>)(p, chunk, begin, end);
         case Target::index:
-            return (bare && !p.d_lse.values && p.z == 0 ? backward<D, Target::index, true>
-                                                        : backward<D, Target::index, false>)(p, chunk, begin, end);
-        default: return backward<D, Target::soft, false>(p, chunk, begin, end);
+            return (extra ? backward<D, Target::index, true> : backward<D, Target::index, false>)(p, chunk, begin, end);
+        default:
+            return (extra ? backward<D, Target::soft, true> : backward<D, Target::soft, false>)(p, chunk, begin, end);
         }
     });
 }

@@ -37,8 +37,7 @@ struct Group {
     Column below;                             // sum e (m - x)
     Column squares;                           // sum e^2 without the maximum
     Column soft_total, soft_cost, prior_cost; // sum t, sum t (m - x), sum u (m - x)
-    Column soft_size, soft_rest;              // the largest |t|, and the sum of the other t
-    Indices soft_largest;
+    Column soft_top, soft_rest, soft_size;    // t of the class of the maximum, the sum of the others; the largest |t|
 
     Column all, but_target, but_top;   // S, T, and the sum without the maximum
     Column log_sum;                    // log(S / e^m) = lse - m
@@ -165,36 +164,24 @@ template <class D> static double limit(D* target, const D* source, int64_t class
 // The data of a row, or of 16, as a view reads it, and the scratch that it may need.
 template <class View> struct Data;
 
-// The sum of a soft target, its largest |t|, and the sum of the others: of what the terms consist, never a difference.
+// What the sweep needs of a soft target: nothing that is left out of a sum is ever subtracted from it.
 template <class View> struct TargetSums {
     using T = typename View::T;
-    const Largest<View> largest;
-    typename View::Total total, rest;
-    LOSSLESS_INLINE_MEMBER TargetSums(const RowProblem& p, const View& view, const typename View::Element* t)
-        : largest(view.first_largest([&](Block b)
-                                         __attribute__((always_inline)) { return abs(soft_target(p, view, t, b)); })),
-          total(view), rest(view) {}
-    LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> t) {
-        total.add(b, t);
-        rest.add(b, select(largest.at.in(b), broadcast(T(0)), t));
+    typename View::Total rest;
+    typename View::Most size;
+    LOSSLESS_INLINE_MEMBER TargetSums(const View& view) : rest(view), size(view) {}
+    LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> t, Mask<T> is_top) {
+        rest.add(b, select(is_top, broadcast(T(0)), t));
+        size.add(abs(t));
     }
-    LOSSLESS_INLINE_MEMBER void put(const View& view, Group& g) {
-        view.put(g.soft_total, total.value());
+    LOSSLESS_INLINE_MEMBER void put(const RowProblem& p, const View& view, const Data<View>& data, Group& g) {
         view.put(g.soft_rest, rest.value());
-        view.put(g.soft_size, largest.value);
-        view.put_class(g.soft_largest, largest.at);
+        view.put(g.soft_size, size.value());
+        view.pick(g.soft_top, data.t, g.largest);
+        if (p.weight) view.weigh(g.soft_top, static_cast<const T*>(p.weight), g.largest);
+        view.put(g.soft_total, view.get_wide(g.soft_rest) + view.get_wide(g.soft_top));
     }
 };
-template <class View> struct NoTargetSums {
-    LOSSLESS_INLINE_MEMBER NoTargetSums(const RowProblem&, const View&, const typename View::Element*) {}
-};
-
-template <class View>
-LOSSLESS_INLINE void reduce_target(const RowProblem& p, const View& view, const Data<View>& data, Group& g) {
-    TargetSums<View> sums(p, view, data.t);
-    view.each([&](Block b) __attribute__((always_inline)) { sums.add(b, soft_target(p, view, data.t, b)); });
-    sums.put(view, g);
-}
 
 // m, of the peak.
 template <class View> LOSSLESS_INLINE void find_limit(const View& view, Data<View>& data, Group& g) {
@@ -251,6 +238,21 @@ LOSSLESS_INLINE void each_exponential(const View& view, Data<View>& data, Group&
     });
 }
 
+// For a backward pass: the class of the maximum, and the sums of a soft target.
+template <Target target, class View>
+LOSSLESS_INLINE void find_top(const RowProblem& p, const View& view, const Data<View>& data, Group& g) {
+    using T = typename View::T;
+    const auto logits = [&](Block b) __attribute__((always_inline)) { return view.load(data.x, b, T(-INF)); };
+    const auto top = view.first_largest(logits).at;
+    view.put_class(g.largest, top);
+    if constexpr (target == Target::soft) {
+        TargetSums<View> sums(view);
+        view.each([&](Block b)
+                      __attribute__((always_inline)) { sums.add(b, soft_target(p, view, data.t, b), top.in(b)); });
+        sums.put(p, view, data, g);
+    }
+}
+
 // And the sums of the row.
 template <Target target, bool extra, bool numbers = false, class View>
 LOSSLESS_INLINE void exponentiate(const RowProblem& p, const View& view, Data<View>& data, Group& g) {
@@ -263,32 +265,33 @@ LOSSLESS_INLINE void exponentiate(const RowProblem& p, const View& view, Data<Vi
     Total others(view);
     std::conditional_t<extra, Total, NoTotal> below(view), prior_cost(view);
     std::conditional_t<numbers, Total, NoTotal> squares(view);
-    std::conditional_t<target == Target::soft, TargetSums<View>, NoTargetSums<View>> target_sums(p, view, data.t);
+    std::conditional_t<target == Target::soft, TargetSums<View>, NoTotal> target_sums(view);
     std::conditional_t<target == Target::soft, typename View::Total, NoTotal> soft_cost(view);
     each_exponential(view, data, g, [&](Block b, Pack<T> x, Pack<T> e) __attribute__((always_inline)) {
         const Pack<T> distance = m - x;
         if constexpr (target == Target::soft) view.fetch(data.t, b, data.ahead);
         if constexpr (extra) below.add(b, cost(e, distance));
         Pack<T> other = e;
-        if (view.few() || largest.may_be_in(b) || (target == Target::index && y.may_be_in(b))) {
+        if (target == Target::soft || view.few() || largest.may_be_in(b) ||
+            (target == Target::index && y.may_be_in(b))) {
             Mask<T> apart = largest.in(b);
+            if constexpr (target == Target::soft) {
+                const Pack<T> t = soft_target(p, view, data.t, b);
+                target_sums.add(b, t, apart);
+                soft_cost.add(b, cost(t, distance));
+            }
             if constexpr (target == Target::index) apart = apart | y.in(b);
             other = select(apart, zero, e);
         }
         others.add(b, other);
         if constexpr (numbers) squares.add(b, other * other);
-        if constexpr (target == Target::soft) {
-            const Pack<T> t = soft_target(p, view, data.t, b);
-            target_sums.add(b, t);
-            soft_cost.add(b, cost(t, distance));
-        }
         if constexpr (extra)
             if (p.prior) prior_cost.add(b, cost(view.load_class(static_cast<const T*>(p.prior), b), distance));
     });
 
     view.put(g.others, others.value());
     if constexpr (target == Target::soft) {
-        target_sums.put(view, g);
+        target_sums.put(p, view, data, g);
         view.put(g.soft_cost, soft_cost.value());
     }
     if constexpr (numbers) view.put(g.squares, squares.value());
@@ -344,60 +347,104 @@ template <class T> LOSSLESS_INLINE Unit<T> unit_below(Pack<T> size) {
 
 // ---------------------------------------------------------------------------------------------- the sweep
 
-// The gradient of any link, in the one form that does not cancel (a, b, c, d: partials of nll, lse, entropy, prior):
-//     g_j = (b + tau - t_j) p_j - t_j q_j + c p_j (m - x_j - D),      t_j = a [j = y] + d u_j  or  a t_j + d u_j,
-// with tau - t_j and q_j made of sums that leave class j out. Two variants: `plain` is (a p_j, -a T/S at the target),
-// without prior, entropy or soft target; everything else takes the general one.
+// The gradient of any link (a, b, c, d: partials of nll, lse, entropy, prior), tau the sum of all t:
+//     g_j = (b + tau) p_j - t_j + c p_j (m - x_j - D),      t_j = a [j = y] + d u_j  or  a t_j + d u_j.
+// It cancels where p_j and t_j are both near their whole, which is at the maximum or at the target of an index. There
+// it is made of sums that leave the class out:
+//     g_k = (b + tau - t_k) p_k - t_k q_k.
+// All of it is brought near 2^60, so that no part of it is denormal before the last step.
 struct Slopes {
     Column a, b, c, d;
-    // p f 2^64, for a row factor f, is e times these two, of which the second is what the first drops
-    Column factor, factor_low;
-    Column target_value; // plain
-    // general
-    Column q_top, q_target, mean_below, rest_total, rest_largest;
-    double unit; // of mean_below and the distances beside it
-    // plain: 2^lift inside the exponentials; both: 2^final at the end
-    Column lift, final;
-    bool lifted; // some row is
+    // (b + tau) p is e times these two, of which the second is what the first drops; and c p
+    Column factor, factor_low, entropy, entropy_low;
+    Column mean_below;        // D
+    double unit;              // of it and of the distances beside it
+    Column soft, prior;       // what a soft target, over the unit of its size, and the prior are multiplied by
+    Column at_target, at_top; // g_k without the entropy
+    Column lift, final;       // 2^lift inside the exponentials, 2^final at the end
+    bool lifted;              // some row is
 };
 
-// f / S for a row factor f, S the true sum: a mantissa in two parts, so that it costs no rounding, and an exponent.
-struct Quotient {
-    Pack<double> high, low, exponent;
-};
-template <class T> LOSSLESS_INLINE Quotient divide_by_sum(Pack<double> f, const Group& g, int r) {
+// f / S for a row factor f, S the sum of the exponentials: a mantissa in two parts, so that it costs no rounding.
+template <class T>
+LOSSLESS_INLINE void divide_by_sum(Pack<double> f, const Group& g, int r, Column& high, Column& low) {
     const Pack<double> zero = broadcast(0.0), scaled = load(g.all + r) * broadcast(0x1p-64);
     const Pack<double> inverse = broadcast(1.0) / scaled, p = quotient(f, scaled, inverse);
     const Pack<double> rest = fma(zero - p, scaled, f) * inverse;
     const Split parts = split(p);
-    const Pack<double> high = to_f64(narrow<T>(parts.mantissa));
-    const Pack<double> low = (parts.mantissa - high) + rest * power_of_two(zero - parts.exponent);
-    return {high, select(abs(low) < broadcast(1.0), low, zero), parts.exponent}; // else f / S is 0, tiny or not finite
+    const Pack<double> first = to_f64(narrow<T>(parts.mantissa)),
+                       power = power_of_two(parts.exponent - broadcast(64.0));
+    const Pack<double> second = (parts.mantissa - first) + rest * power_of_two(zero - parts.exponent);
+    store(high + r, first * power);
+    store(low + r, select(abs(second) < broadcast(1.0), second * power, zero)); // else f / S is 0 or not finite
 }
 
-// The exponent of a factor is multiplied into it as far as its second part stays normal, and the rest comes last. Where
-// a large factor meets an exponential that is denormal, the exponentials are lifted.
-template <class T> static void prepare_plain(const Group& g, Slopes& s, int r) {
-    const Pack<double> zero = broadcast(0.0), a = load(s.a + r);
-    const Quotient f = divide_by_sum<T>(a + load(s.b + r), g, r);
-    const auto large = f.exponent > broadcast(39.0); // else an exponential of 0 would stand for a result that is not
-    const Pack<double> lift = select(large, broadcast(60.0), zero);
-    s.lifted |= any(large);
+// f part / S. A quotient that is denormal has lost bits before it is multiplied; the product is not.
+LOSSLESS_INLINE Pack<double> times_share(Pack<double> f, Pack<double> part, Pack<double> all) {
+    const Pack<double> share = part / all;
+    const auto tiny = share < broadcast(0x1p-900);
+    return any(tiny) ? select(tiny, f * part / all, f * share) : f * share;
+}
+
+// A number of a table of classes for each of 16 rows; any where there is no class.
+template <class T> LOSSLESS_INLINE Pack<double> look_up(const void* table, const int64_t* classes) {
+    double lanes[LANES];
+    for (int i = 0; i < LANES; i++) lanes[i] = classes[i] < 0 ? 0.0 : double(static_cast<const T*>(table)[classes[i]]);
+    return load(lanes);
+}
+
+template <class T, Target target, bool extra> void prepare(const RowProblem& p, Group& g, Slopes& s, int r) {
+    const Pack<double> zero = broadcast(0.0), all = load(g.all + r);
+    const bool entropy = extra && p.d_entropy.values, prior = extra && p.prior;
+    const Pack<double> b = load(s.b + r);
+    Pack<double> a = load(s.a + r), d = zero, c = zero, size = max(abs(b), abs(a)), t_size = broadcast(1.0);
+    if constexpr (target == Target::soft) {
+        t_size = to_f64(unit_below(narrow<T>(load(g.soft_size + r))).first);
+        size = max(size, abs(a) * t_size);
+    }
+    if (prior) size = max(size, abs(d = load(s.d + r)));
+    if (entropy) size = max(size, abs(c = load(s.c + r)));
+
+    // Where a large factor meets an exponential that is 0 but for its size, the exponentials are lifted.
+    const Pack<double> n = split(size).exponent, least = broadcast(60.0 - (Float<T>::bias - 1)),
+                       most = broadcast(60.0 + Float<T>::bias);
+    const Pack<double> exponent = select(n < least, least, select(n > most, most, n));
+    const Pack<double> lift = select(exponent > broadcast(39.0), broadcast(60.0), zero);
+    const Pack<double> scale = power_of_two(broadcast(60.0) - exponent), lowered = power_of_two(zero - lift);
+    s.lifted |= any(lift != zero);
     store(s.lift + r, lift);
-    // The headroom stays in the product till the end: what the second part adds is then no denormal.
-    const Pack<double> exponent = f.exponent - lift - select(large, broadcast(double(HEADROOM)), zero);
-    const Pack<double> least = broadcast(Float<T>::bias == 127 ? -90.0 : -900.0),
-                       most = broadcast(double(Float<T>::bias - 1)); // a mantissa may be rounded up to 2
-    const Pack<double> inside = select(exponent < least, least, select(exponent > most, most, exponent));
-    store(s.factor + r, f.high * power_of_two(inside));
-    store(s.factor_low + r, f.low * power_of_two(inside));
-    store(s.final + r, f.exponent - lift - broadcast(double(HEADROOM)) - inside);
-    // A quotient that is denormal has lost bits before it is multiplied; the product is not, and then cannot overflow.
-    const Pack<double> others = load(g.but_target + r), all = load(g.all + r), ratio = others / all;
-    Pack<double> target_value = a * ratio;
-    const auto tiny = ratio < broadcast(0x1p-900);
-    if (any(tiny)) target_value = select(tiny, a * others / all, target_value);
-    store(s.target_value + r, zero - target_value);
+    store(s.final + r, exponent - broadcast(60.0));
+
+    a = a * scale;
+    Pack<double> f = b * scale, f_target = f, f_top = f, t_target = a, t_top = zero;
+    if constexpr (target == Target::index) {
+        f = f + a;
+        f_top = f;
+    }
+    if constexpr (target == Target::soft) {
+        f = fma(a, load(g.soft_total + r), f);
+        f_top = fma(a, load(g.soft_rest + r), f_top);
+        t_top = a * load(g.soft_top + r);
+        store(s.soft + r, zero - a * t_size);
+    }
+    if (prior) {
+        d = d * scale;
+        f = fma(d, broadcast(p.prior_total), f);
+        f_target = fma(d, look_up<T>(p.prior_others, g.target + r), f_target);
+        t_target = fma(d, look_up<T>(p.prior, g.target + r), t_target);
+        f_top = fma(d, look_up<T>(p.prior_others, g.largest + r), f_top);
+        t_top = fma(d, look_up<T>(p.prior, g.largest + r), t_top);
+        store(s.prior + r, zero - d);
+    }
+    if (entropy) divide_by_sum<T>(c * scale * lowered, g, r, s.entropy, s.entropy_low);
+    divide_by_sum<T>(f * lowered, g, r, s.factor, s.factor_low);
+    if constexpr (target == Target::index) {
+        Pack<double> at_target = zero - times_share(t_target, load(g.but_target + r), all);
+        if (any(f_target != zero)) at_target = at_target + times_share(f_target, load(g.at_target + r), all);
+        store(s.at_target + r, at_target);
+    }
+    if (target == Target::soft || prior)
+        store(s.at_top + r, times_share(f_top, load(g.top + r), all) - times_share(t_top, load(g.but_top + r), all));
 }
 
 // Where a row is not a number all its gradients are the same NaN, whichever operand it came from.
@@ -410,89 +457,38 @@ template <class T> struct OneNan {
 };
 
 // `e` tells the exponentials: those that are kept, or made anew.
-template <class View, class E>
-LOSSLESS_INLINE void sweep_plain(const View& view, E e, typename View::Element* out, const Group& g, const Slopes& s) {
+template <Target target, bool extra, class View, class E> LOSSLESS_INLINE void
+sweep_row(const RowProblem& p, const View& view, const Data<View>& data, E e, const Group& g, const Slopes& s) {
     using T = typename View::T;
+    const T* const prior = extra ? static_cast<const T*>(p.prior) : nullptr;
+    const bool entropy = extra && p.d_entropy.values, top = target == Target::soft || prior;
+    const Pack<T> zero = broadcast(T(0)), m = view.get(g.m), unit = broadcast(T(s.unit));
     const Pack<T> factor = view.get(s.factor), factor_low = view.get(s.factor_low);
     const OneNan<T> nan(factor);
-    const Pack<T> target_value = view.get(s.target_value);
-    const Pack<T> high = broadcast(Float<T>::bias), n = view.get(s.final);
-    const Pack<T> last = power_of_two(select(n > high, high, n));
-    const auto y = view.get_class(g.target);
+    const Pack<T> at_target = view.get(s.at_target), at_top = view.get(s.at_top);
+    Pack<T> soft = zero, soft_unit = zero;
+    if constexpr (target == Target::soft) {
+        soft = view.get(s.soft);
+        soft_unit = unit_below(view.get(g.soft_size)).second;
+    }
+    const Pack<T> of_prior = view.get(s.prior), mean_below = view.get(s.mean_below);
+    const Pack<T> of_entropy = view.get(s.entropy), of_entropy_low = view.get(s.entropy_low);
+    const Pack<T> last = power_of_two(view.get(s.final));
+    const auto y = view.get_class(g.target), largest = view.get_class(g.largest);
     view.each([&](Block b) __attribute__((always_inline)) {
         const Pack<T> share = e(b);
-        Pack<T> dx = fma(share, factor, share * factor_low) * last;
-        if (view.few() || y.may_be_in(b)) dx = select(y.in(b), target_value, dx);
-        view.store(out, b, nan(dx));
-    });
-}
-
-template <class T> static void prepare_general(const Group& g, Slopes& s, int r) {
-    const Quotient f = divide_by_sum<T>(broadcast(1.0), g, r);
-    const Pack<double> power = power_of_two(f.exponent);
-    store(s.factor + r, f.high * power);
-    store(s.factor_low + r, f.low * power);
-    store(s.lift + r, broadcast(0.0));
-    const Pack<double> whole = load(g.all + r) * broadcast(0x1p-64); // so that the quotients, q 2^64, are not denormal
-    store(s.q_top + r, load(g.but_top + r) / whole);
-    store(s.q_target + r, load(g.but_target + r) / whole);
-    // The coefficients are brought near 1 together; their common power of two is applied at the end.
-    const Pack<double> size =
-        max(max(abs(load(s.a + r)), abs(load(s.b + r))), max(abs(load(s.c + r)), abs(load(s.d + r))));
-    const Pack<double> low = broadcast(-1000.0), high = broadcast(1000.0), n = split(size).exponent;
-    const Pack<double> exponent = select(n < low, low, select(n > high, high, n));
-    const Pack<double> rescale = power_of_two(broadcast(0.0) - exponent);
-    Column* const columns[] = {&s.a, &s.b, &s.c, &s.d};
-    for (Column* column : columns) store(*column + r, load(*column + r) * rescale);
-    store(s.final + r, exponent - broadcast(double(HEADROOM)));
-}
-
-template <Target target, class View, class E> LOSSLESS_INLINE void
-sweep_general(const RowProblem& p, const View& view, const Data<View>& data, E e, const Group& g, const Slopes& s) {
-    using T = typename View::T;
-    const Pack<T> zero = broadcast(T(0)), whole = broadcast(T(0x1p64)), up = broadcast(T(0x1p32)),
-                  down = broadcast(T(0x1p-32));
-    const T *prior = static_cast<const T*>(p.prior), *prior_others = static_cast<const T*>(p.prior_others);
-    const bool entropy = p.d_entropy.values;
-    Pack<T> soft_down = zero;
-    if constexpr (target == Target::soft) soft_down = unit_below(view.get(g.soft_size)).second;
-    const Pack<T> m = view.get(g.m);
-    const Pack<T> factor = view.get(s.factor), factor_low = view.get(s.factor_low);
-    const OneNan<T> nan(factor);
-    const Pack<T> a = view.get(s.a), b_ = view.get(s.b), c = view.get(s.c), d = view.get(s.d);
-    const Pack<T> q_top = view.get(s.q_top), q_target = view.get(s.q_target);
-    const Pack<T> mean_below = entropy ? view.get(s.mean_below) : zero, unit = broadcast(T(s.unit));
-    const Pack<T> rest_total = view.get(s.rest_total), rest_largest = view.get(s.rest_largest);
-    const Scale<T> scale(view, s.final);
-    const auto y = view.get_class(g.target);
-    const auto largest = view.get_class(g.soft_largest);
-    view.each([&](Block b) __attribute__((always_inline)) {
-        const Pack<T> x = view.load(data.x, b, T(-INF));
-        const Pack<T> share = e(b), high = share * factor, low = fma(share, factor, zero - high) + share * factor_low;
-        const Pack<T> P = high + low;                 // p 2^64
-        Pack<T> Q = select(x == m, q_top, whole - P); // q 2^64
-        Pack<T> t = zero;                             // t 2^32
-        Pack<T> slope = b_;                           // b + tau - t + c (m - x - D)
-        Pack<T> missed = zero;                        // t q 2^64
-        if constexpr (target == Target::index) {
-            const Mask<T> is_target = y.in(b);
-            Q = select(is_target, q_target, Q);
-            t = select(is_target, a * up, zero);
-            slope = slope + select(is_target, zero, a);
+        Pack<T> low = share * factor_low;
+        if constexpr (target == Target::soft) low = fma(soft_target(p, view, data.t, b) * soft_unit, soft, low);
+        if (prior) low = fma(view.load_class(prior, b), of_prior, low);
+        Pack<T> dx = fma(share, factor, low);
+        if (top && (view.few() || largest.may_be_in(b))) dx = select(largest.in(b), at_top, dx);
+        if (target == Target::index && (view.few() || y.may_be_in(b))) dx = select(y.in(b), at_target, dx);
+        if (entropy) {
+            const Pack<T> distance = fma(m - view.load(data.x, b, T(-INF)), unit, zero - mean_below);
+            const Pack<T> slope = fma(distance, of_entropy, distance * of_entropy_low);
+            dx = select(share == zero, dx, fma(share, slope, dx)); // not 0 inf
         }
-        if constexpr (target == Target::soft) {
-            const Pack<T> soft = soft_target(p, view, data.t, b) * soft_down;
-            t = (a * up) * soft;
-            slope = fma(a, select(largest.in(b), rest_largest, rest_total - soft), slope);
-        }
-        if (prior) {
-            t = fma(d * up, view.load_class(prior, b), t);
-            slope = fma(d, view.load_class(prior_others, b), slope);
-        }
-        if (entropy) slope = fma(c, select(P == zero, zero, fma(m - x, unit, zero - mean_below)), slope);
-        if (target != Target::none || prior) missed = t * (Q * down);
-        const Pack<T> dx = fma(slope, high, fma(slope, low, zero - missed));
-        view.store(data.out, b, nan(scale(dx)));
+        view.store(data.out, b, nan(dx * last));
     });
 }
 

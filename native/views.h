@@ -153,6 +153,7 @@ template <class D> struct ClassLanes {
 
     // A quantity of the row, out of its column and into it.
     LOSSLESS_INLINE_MEMBER Pack<T> get(const Column& column) const { return broadcast(T(column[row])); }
+    LOSSLESS_INLINE_MEMBER double get_wide(const Column& column) const { return column[row]; }
     LOSSLESS_INLINE_MEMBER void put(Column& column, double value) const { column[row] = value; }
     LOSSLESS_INLINE_MEMBER void put(Column& column, Pack<T> same_in_all_lanes) const {
         column[row] = lane(same_in_all_lanes, 0);
@@ -166,6 +167,13 @@ template <class D> struct ClassLanes {
     };
     using Total = TotalOf<Sum<T>>;
     using PlainTotal = TotalOf<PlainSum>;
+    // The largest of what is added; NaN are passed over.
+    struct Most {
+        Pack<T> lanes;
+        explicit LOSSLESS_INLINE_MEMBER Most(const ClassLanes&) : lanes(broadcast(T(-INF))) {}
+        LOSSLESS_INLINE_MEMBER void add(Pack<T> value) { lanes = max(value, lanes); }
+        LOSSLESS_INLINE_MEMBER Pack<T> value() const { return in_all_lanes(lanes); }
+    };
     // A class of the row by its index; -1 is none.
     struct Class {
         int64_t j;
@@ -179,6 +187,10 @@ template <class D> struct ClassLanes {
     // The number of that class, into a column.
     LOSSLESS_INLINE_MEMBER void pick(Column& column, const D* x, const Indices& at) const {
         column[row] = to_compute(x[at[row]]);
+    }
+    // And times the weight of the class.
+    LOSSLESS_INLINE_MEMBER void weigh(Column& column, const T* weight, const Indices& at) const {
+        column[row] = T(column[row]) * weight[at[row]];
     }
 
   private:
@@ -251,6 +263,7 @@ template <class C> struct RowLanes {
         else
             return ::load(column + row);
     }
+    LOSSLESS_INLINE_MEMBER Pack<double> get_wide(const Column& column) const { return ::load(column + row); }
     template <class U> LOSSLESS_INLINE_MEMBER void put(Column& column, Pack<U> value) const {
         ::store(column + row, to_f64(value));
     }
@@ -274,6 +287,13 @@ template <class C> struct RowLanes {
     using Total = TotalOf<Sum<T>>;
     using PlainTotal = TotalOf<PlainSum>;
 
+    struct Most {
+        Pack<T> lanes;
+        explicit LOSSLESS_INLINE_MEMBER Most(const RowLanes&) : lanes(broadcast(T(-INF))) {}
+        LOSSLESS_INLINE_MEMBER void add(Pack<T> value) { lanes = max(value, lanes); }
+        LOSSLESS_INLINE_MEMBER Pack<T> value() const { return lanes; }
+    };
+
     struct Class {
         Pack<Bits<T>> j;
         LOSSLESS_INLINE_MEMBER bool may_be_in(Block) const { return true; }
@@ -295,6 +315,9 @@ template <class C> struct RowLanes {
             const int64_t j = at[row + i];
             column[row + i] = x[(j < 0 ? 0 : j) * LANES + i];
         }
+    }
+    LOSSLESS_INLINE_MEMBER void weigh(Column& column, const T* weight, const Indices& at) const {
+        for (int i = 0; i < LANES; i++) column[row + i] = T(column[row + i]) * weight[at[row + i]];
     }
 };
 
