@@ -43,7 +43,7 @@ def test_pairs_of_very_many_rows_do_not_overflow():
     for _ in range(33):  # 2^33 times as many
         made.merge(made)
     assert made.ranked().rows == 3 << 33
-    assert made.ranked().auroc().value == 0.5
+    assert made.ranked().auroc.value == 0.5
 
 
 @settings(max_examples=200)
@@ -108,8 +108,8 @@ def test_few_keys_are_counted_exactly():
 def test_exact_figures_agree_with_scikit_learn(ties):
     keys, right = scores(5000, ties)
     ranking = sketch(keys, right).ranked()
-    assert (ranking.auroc().bound, ranking.average_precision().bound) == (0.0, 0.0)
-    assert ranking.auroc().value == pytest.approx(roc_auc_score(right, keys), rel=1e-13)
+    assert (ranking.auroc.bound, ranking.average_precision().bound) == (0.0, 0.0)
+    assert ranking.auroc.value == pytest.approx(roc_auc_score(right, keys), rel=1e-13)
     assert ranking.average_precision().value == pytest.approx(average_precision_score(right, keys), rel=1e-13)
 
 
@@ -121,7 +121,7 @@ def test_bounds_hold(limit, ties):
         right = right != swap
         ranking = sketch(keys, right, limit=limit).ranked()
         for figure, truth in (
-            (ranking.auroc(), roc_auc_score(right, keys)),
+            (ranking.auroc, roc_auc_score(right, keys)),
             (ranking.average_precision(), average_precision_score(right, keys)),
         ):
             assert abs(figure.value - truth) <= figure.bound + 1e-12
@@ -138,7 +138,7 @@ def test_bounds_hold_for_any_few_rows(rows, limit):
     keys, right = np.array([k for k, _ in rows], float), np.array([g for _, g in rows])
     ranking = sketch(keys, right, limit=limit).ranked()
     for figure, truth in (
-        (ranking.auroc(), roc_auc_score(right, keys)),
+        (ranking.auroc, roc_auc_score(right, keys)),
         (ranking.average_precision(), average_precision_score(right, keys)),
     ):
         assert abs(figure.value - truth) <= figure.bound + 1e-12
@@ -147,7 +147,7 @@ def test_bounds_hold_for_any_few_rows(rows, limit):
 def test_bounds_of_many_rows_are_below_a_ten_thousandth():
     keys, right = scores(600_000)
     ranking = sketch(keys, right, limit=1 << 16).ranked()
-    area, precision = ranking.auroc(), ranking.average_precision()
+    area, precision = ranking.auroc, ranking.average_precision()
     assert 0 < area.bound < 1e-4
     assert 0 < precision.bound < 1e-4
     assert abs(area.value - roc_auc_score(right, keys)) <= area.bound
@@ -157,12 +157,12 @@ def test_bounds_of_many_rows_are_below_a_ten_thousandth():
 def test_one_group_alone_has_no_area():
     for group in (0, 1):
         ranking = sketch([1.0, 2.0, 3.0], [group] * 3).ranked()
-        assert math.isnan(ranking.auroc().value)
+        assert math.isnan(ranking.auroc.value)
         assert math.isnan(ranking.auroc_interval().low)
         assert ranking.roc_curve() == ()
         assert math.isnan(ranking.average_precision().value) == (group == 0)
     nothing = RankSketch().ranked()
-    assert math.isnan(nothing.auroc().value)
+    assert math.isnan(nothing.auroc.value)
     assert math.isnan(nothing.quantile(0.5).value)
     assert nothing.precision_recall_curve() == ()
 
