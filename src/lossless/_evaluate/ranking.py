@@ -155,7 +155,7 @@ class PairSketch(RankSketch):
         start, last = _runs(keys, max(self._level, 1))
         first = keys[start]
         counts = np.empty((2, len(start)), np.int64)
-        counts[1] = np.diff(np.cumsum(keys & _ONE, dtype=np.int64)[last], prepend=0)
+        counts[1] = np.diff(np.cumsum((keys & _ONE).view(np.int64))[last], prepend=0)
         counts[0] = last - start + 1 - counts[1]
         # The order of negative numbers is that of their complements, which end in 1.
         return [Cells(first & ~_ONE | (first < _SIGN), (first ^ keys[last]) > _ONE, counts)]
