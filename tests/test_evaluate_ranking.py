@@ -1,5 +1,6 @@
 """Ranked figures: the sketch against scikit-learn on all rows, and the same cells however the rows are cut."""
 
+import bisect
 import math
 import pickle
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from lossless._evaluate.ranking import RankSketch, thinned
+from lossless._evaluate.ranking import PairSketch, RankSketch, thinned
 
 RNG = np.random.default_rng(8)
 
@@ -70,6 +71,28 @@ def test_any_order_and_any_split_build_the_same_cells(rows, cuts, random, limit)
         parts[0].merge(parts.pop())
         random.shuffle(parts)
     assert arrays(parts[0]) == arrays(whole)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(floats, st.booleans()), max_size=60),
+    st.lists(st.integers(0, 60), max_size=5),
+    st.integers(2, 12),
+)
+def test_groups_that_wait_in_the_last_bit_are_counted_alike(rows, cuts, limit):
+    keys = (np.array([k for k, _ in rows], float).view(np.uint64) & ~np.uint64(1)).view(float)
+    group = np.array([g for _, g in rows], bool)
+    whole, parts = RankSketch(limit=limit), PairSketch(limit=limit)
+    whole.add(keys, group)
+    for start, stop in zip([0, *sorted(cuts)], [*sorted(cuts), len(rows)], strict=True):
+        part = PairSketch(limit=limit)
+        part.add(keys[start:stop], group[start:stop])
+        parts.merge(pickle.loads(pickle.dumps(part)) if start % 2 else part)
+    assert arrays(parts) == arrays(whole)
+    low, _, _, counts = arrays(parts)
+    for g in (0, 1):
+        homes = [bisect.bisect(low, key) - 1 for key in keys[group == g].tolist()]
+        assert [homes.count(cell) for cell in range(len(low))] == counts[g]
 
 
 @given(st.lists(floats, max_size=60), st.integers(2, 12))
