@@ -9,7 +9,7 @@ import numpy as np
 
 from .accumulators import CALIBRATION_BINS
 from .intervals import Interval
-from .ranking import CURVE_POINTS, LIMIT, Bounded, Floats, Integers, PairSketch, Points, Ranking, thinned
+from .ranking import CURVE_POINTS, LIMIT, Bounded, Floats, Integers, Points, Ranking, RankSketch, thinned
 from .rows import ScoredRows
 
 _KEPT_BITS = 36  # of a log-confidence, which is then off by 1e-11 of itself at most
@@ -30,7 +30,7 @@ class ConfidenceRanking:
     """Right and wrong predictions by log-confidence, which tells confidences near 1 apart."""
 
     def __init__(self, limit: int = 2 * LIMIT) -> None:  # the calibration error of few rows a bin asks for more
-        self.sketch = PairSketch(2, limit)
+        self.sketch = RankSketch(2, limit)
 
     def update(self, rows: ScoredRows) -> None:
         self.sketch.add(_rounded(-rows.surprise), rows.right)

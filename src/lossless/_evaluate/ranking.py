@@ -24,6 +24,7 @@ _PARTS = 32  # joined at once
 _SIGN = np.uint64(1 << 63)
 _LOWEST = np.int64(-(1 << 63))  # the same bit
 _ONE = np.uint64(1)
+_BOTH = -1  # two groups whose keys all end in a bit of 0: it says the group instead, so that one sort serves both
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,19 @@ class RankSketch:
         self.groups, self.limit = groups, limit
         self._level = 0
         self._parts: list[Cells] = []
-        self._waiting: list[tuple[Keys, int]] = []  # keys and their group, not yet in cells
+        self._waiting: list[tuple[Keys, int]] = []  # keys and their group or _BOTH, not yet in cells
         self._rows_waiting = 0
 
     def add(self, keys: Floats, group: NDArray[Any] | None = None) -> None:
         """Count (n,) keys, infinite ones too, each in group[i] (an integer or boolean; by default in group 0)."""
         bits = _ordered(keys)
-        self._wait([(bits, 0)] if group is None else [(bits[group == g], g) for g in range(self.groups)], len(keys))
+        if group is None:
+            waiting = [(bits, 0)]
+        elif self.groups == 2 and not np.bitwise_or.reduce(keys.view(np.uint64)) & _ONE:
+            waiting = [(bits & ~_ONE | np.asarray(group, np.uint64), _BOTH)]
+        else:
+            waiting = [(bits[group == g], g) for g in range(self.groups)]
+        self._wait(waiting, len(keys))
 
     def merge(self, other: RankSketch) -> None:
         """Count the rows of `other`, a sketch of as many groups and the same limit."""
@@ -103,15 +110,19 @@ class RankSketch:
             self._settled()
 
     def _sorted_waiting(self) -> list[Cells]:
-        """The waiting keys in cells, for each group."""
+        """The waiting keys in cells, for each group or for both."""
         parts = []
-        for g in range(self.groups):
-            keys = np.sort(np.concatenate([np.zeros(0, np.uint64), *(k for k, home in self._waiting if home == g)]))
-            start, last = _runs(keys, self._level)
-            count = np.zeros((self.groups, len(start)), np.int64)
-            count[g] = last - start + 1
-            parts.append(Cells(keys[start], keys[start] != keys[last], count))
+        for home in sorted({home for _, home in self._waiting}):
+            keys = np.sort(np.concatenate([k for k, h in self._waiting if h == home]))
+            parts.append(_cells_of_both(keys, self._level) if home == _BOTH else self._cells_of(keys, home))
         return parts
+
+    def _cells_of(self, keys: Keys, group: int) -> Cells:
+        """Cells of the sorted keys of a group."""
+        start, last = _runs(keys, self._level)
+        counts = np.zeros((self.groups, len(start)), np.int64)
+        counts[group] = last - start + 1
+        return Cells(keys[start], keys[start] != keys[last], counts)
 
     def _settled(self) -> Cells:
         """Join all parts, at the least level that is enough."""
@@ -142,23 +153,15 @@ class RankSketch:
         return Cells(key[start], several, counts)
 
 
-class PairSketch(RankSketch):
-    """A sketch of two groups, of keys whose last bit is 0: while they wait it says the group, so that one sort does."""
-
-    def add(self, keys: Floats, group: NDArray[Any] | None = None) -> None:
-        """Count (n,) keys, infinite ones too, each in group[i]."""
-        assert group is not None
-        self._wait([(_ordered(keys) & ~_ONE | group, 0)], len(keys))
-
-    def _sorted_waiting(self) -> list[Cells]:
-        keys = np.sort(np.concatenate([k for k, _ in self._waiting]))
-        start, last = _runs(keys, max(self._level, 1))
-        first = keys[start]
-        counts = np.empty((2, len(start)), np.int64)
-        counts[1] = np.diff(np.cumsum((keys & _ONE).view(np.int64))[last], prepend=0)
-        counts[0] = last - start + 1 - counts[1]
-        # The order of negative numbers is that of their complements, which end in 1.
-        return [Cells(first & ~_ONE | (first < _SIGN), (first ^ keys[last]) > _ONE, counts)]
+def _cells_of_both(keys: Keys, level: int) -> Cells:
+    """Cells of sorted keys whose last bit says the group."""
+    start, last = _runs(keys, max(level, 1))
+    first = keys[start]
+    counts = np.empty((2, len(start)), np.int64)
+    counts[1] = np.diff(np.cumsum((keys & _ONE).view(np.int64))[last], prepend=0)
+    counts[0] = last - start + 1 - counts[1]
+    # The order of negative numbers is that of their complements, which end in 1.
+    return Cells(first & ~_ONE | (first < _SIGN), (first ^ keys[last]) > _ONE, counts)
 
 
 def _ordered(values: Floats) -> Keys:
