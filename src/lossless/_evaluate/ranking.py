@@ -113,7 +113,8 @@ class RankSketch:
         """The waiting keys in cells, for each group or for both."""
         parts = []
         for home in sorted({home for _, home in self._waiting}):
-            keys = np.sort(np.concatenate([k for k, h in self._waiting if h == home]))
+            keys = np.concatenate([k for k, h in self._waiting if h == home])
+            keys.sort()
             parts.append(_cells_of_both(keys, self._level) if home == _BOTH else self._cells_of(keys, home))
         return parts
 
