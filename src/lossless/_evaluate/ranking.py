@@ -102,7 +102,7 @@ class RankSketch:
         self._parts = [part._replace(counts=part.counts.astype(np.int64)) for part in self._parts]
 
     def _wait(self, keys: list[tuple[Keys, int]], rows: int) -> None:
-        """Keep keys, and settle what has come together once that is so much that many rows share the joining of cells."""
+        """Keep keys; settle once so much has come together that joining the cells is shared by many rows."""
         self._waiting += keys
         self._rows_waiting += rows
         cells = sum(len(part.key) for part in self._parts)
