@@ -1,5 +1,6 @@
 """Ranked figures: the sketch against scikit-learn on all rows, and the same cells however the rows are cut."""
 
+import bisect
 import math
 import pickle
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from lossless._evaluate.ranking import RankSketch, thinned
+from lossless._evaluate.ranking import RankSketch, _ordered, thinned
 
 RNG = np.random.default_rng(8)
 
@@ -43,7 +44,7 @@ def test_pairs_of_very_many_rows_do_not_overflow():
     for _ in range(33):  # 2^33 times as many
         made.merge(made)
     assert made.ranked().rows == 3 << 33
-    assert made.ranked().auroc().value == 0.5
+    assert made.ranked().auroc.value == 0.5
 
 
 @settings(max_examples=200)
@@ -70,6 +71,32 @@ def test_any_order_and_any_split_build_the_same_cells(rows, cuts, random, limit)
         parts[0].merge(parts.pop())
         random.shuffle(parts)
     assert arrays(parts[0]) == arrays(whole)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(floats, st.booleans()), max_size=60),
+    st.lists(st.integers(0, 60), max_size=5),
+    st.integers(2, 12),
+)
+def test_groups_that_wait_in_the_last_bit_are_counted_alike(rows, cuts, limit):
+    keys = np.array([k for k, _ in rows], float)
+    even = (keys.view(np.uint64) & ~np.uint64(1)).view(float)
+    keys[: len(keys) // 2] = even[: len(keys) // 2]
+    group = np.array([g for _, g in rows], bool)
+    parts, one_by_one = RankSketch(limit=limit), RankSketch(limit=limit)
+    for start, stop in zip([0, *sorted(cuts)], [*sorted(cuts), len(rows)], strict=True):
+        part = RankSketch(limit=limit)
+        part.add(keys[start:stop], group[start:stop])
+        parts.merge(pickle.loads(pickle.dumps(part)) if start % 2 else part)
+    for g in (0, 1):  # each group by itself, whatever its keys end in
+        for key in keys[group == g].tolist():
+            one_by_one._wait([(_ordered(np.array([key])), g)], 1)
+    assert arrays(parts) == arrays(one_by_one)
+    low, _, _, counts = arrays(parts)
+    for g in (0, 1):
+        homes = [bisect.bisect(low, key) - 1 for key in keys[group == g].tolist()]
+        assert [homes.count(cell) for cell in range(len(low))] == counts[g]
 
 
 @given(st.lists(floats, max_size=60), st.integers(2, 12))
@@ -108,8 +135,8 @@ def test_few_keys_are_counted_exactly():
 def test_exact_figures_agree_with_scikit_learn(ties):
     keys, right = scores(5000, ties)
     ranking = sketch(keys, right).ranked()
-    assert (ranking.auroc().bound, ranking.average_precision().bound) == (0.0, 0.0)
-    assert ranking.auroc().value == pytest.approx(roc_auc_score(right, keys), rel=1e-13)
+    assert (ranking.auroc.bound, ranking.average_precision().bound) == (0.0, 0.0)
+    assert ranking.auroc.value == pytest.approx(roc_auc_score(right, keys), rel=1e-13)
     assert ranking.average_precision().value == pytest.approx(average_precision_score(right, keys), rel=1e-13)
 
 
@@ -121,7 +148,7 @@ def test_bounds_hold(limit, ties):
         right = right != swap
         ranking = sketch(keys, right, limit=limit).ranked()
         for figure, truth in (
-            (ranking.auroc(), roc_auc_score(right, keys)),
+            (ranking.auroc, roc_auc_score(right, keys)),
             (ranking.average_precision(), average_precision_score(right, keys)),
         ):
             assert abs(figure.value - truth) <= figure.bound + 1e-12
@@ -138,7 +165,7 @@ def test_bounds_hold_for_any_few_rows(rows, limit):
     keys, right = np.array([k for k, _ in rows], float), np.array([g for _, g in rows])
     ranking = sketch(keys, right, limit=limit).ranked()
     for figure, truth in (
-        (ranking.auroc(), roc_auc_score(right, keys)),
+        (ranking.auroc, roc_auc_score(right, keys)),
         (ranking.average_precision(), average_precision_score(right, keys)),
     ):
         assert abs(figure.value - truth) <= figure.bound + 1e-12
@@ -147,7 +174,7 @@ def test_bounds_hold_for_any_few_rows(rows, limit):
 def test_bounds_of_many_rows_are_below_a_ten_thousandth():
     keys, right = scores(600_000)
     ranking = sketch(keys, right, limit=1 << 16).ranked()
-    area, precision = ranking.auroc(), ranking.average_precision()
+    area, precision = ranking.auroc, ranking.average_precision()
     assert 0 < area.bound < 1e-4
     assert 0 < precision.bound < 1e-4
     assert abs(area.value - roc_auc_score(right, keys)) <= area.bound
@@ -157,12 +184,12 @@ def test_bounds_of_many_rows_are_below_a_ten_thousandth():
 def test_one_group_alone_has_no_area():
     for group in (0, 1):
         ranking = sketch([1.0, 2.0, 3.0], [group] * 3).ranked()
-        assert math.isnan(ranking.auroc().value)
+        assert math.isnan(ranking.auroc.value)
         assert math.isnan(ranking.auroc_interval().low)
         assert ranking.roc_curve() == ()
         assert math.isnan(ranking.average_precision().value) == (group == 0)
     nothing = RankSketch().ranked()
-    assert math.isnan(nothing.auroc().value)
+    assert math.isnan(nothing.auroc.value)
     assert math.isnan(nothing.quantile(0.5).value)
     assert nothing.precision_recall_curve() == ()
 

@@ -307,6 +307,23 @@ def refused(path, *parts, **options):
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize("sizes", [[57], [20, 20, 17], [3, 4, 0, 30, 2, 2, 9, 7], [0], [10] * 6, [1] * 25])
+def test_batches_of_parquet_end_with_row_groups(tmp_path, data, sizes):
+    scores, labels = np.resize(data[0], (sum(sizes), CLASSES)), np.resize(data[1], sum(sizes))
+    table = pa.table({"logits": fixed(scores), "label": labels})
+    with pq.ParquetWriter(tmp_path / "p.parquet", table.schema) as writer:
+        for end, size in zip(np.cumsum(sizes).tolist(), sizes, strict=True):
+            writer.write_table(table.slice(end - size, size), row_group_size=max(size, 1))
+    reader = readers.open_reader(str(tmp_path / "p.parquet"), 0)
+    batches = list(reader._read(range(len(reader._sizes())), ["logits", "label"], 10))
+    ends = np.cumsum([0, *(batch.num_rows for batch in batches)])
+    assert np.diff(ends).max(initial=0) <= 10
+    assert len(batches) <= sum(-(-size // 10) for size in sizes)
+    for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):  # a group of more rows is read by itself
+        assert size <= 10 or {start, start + size} <= set(ends.tolist())
+    assert [y for batch in batches for y in batch.column(1).to_pylist()] == labels.tolist()
+
+
 def test_ragged_lists(tmp_path):
     ragged = pa.array([[0.5, 2.0], [1.0, 3.0], [1.0, 2.0, 3.0]], pa.list_(pa.float32()))
     path = parquet(tmp_path / "p.parquet", {"logits": ragged, "label": [0, 1, 0]})

@@ -305,24 +305,27 @@ class PerClass:
     def __init__(self, classes: int) -> None:
         self.classes = classes
         self.support = np.zeros(classes, np.int64)
-        self.predicted = np.zeros(classes, np.int64)
-        self.correct = np.zeros(classes, np.int64)
+        self.missed = np.zeros(classes, np.int64)  # rows of the class that were predicted as another
+        self.mistaken = np.zeros(classes, np.int64)  # rows of another that were predicted as the class
         self.nll = ExactSum(classes)
 
     def update(self, rows: ScoredRows) -> None:
+        wrong = np.flatnonzero(~rows.right)  # few, as a rule
         np.add.at(self.support, rows.label, 1)
-        np.add.at(self.predicted, rows.predicted, 1)
-        np.add.at(self.correct, rows.label[rows.right], 1)
+        np.add.at(self.missed, rows.label[wrong], 1)
+        np.add.at(self.mistaken, rows.predicted[wrong], 1)
         self.nll.add(rows.nll, rows.label)
 
     def merge(self, other: PerClass) -> None:
         self.support += other.support
-        self.predicted += other.predicted
-        self.correct += other.correct
+        self.missed += other.missed
+        self.mistaken += other.mistaken
         self.nll.merge(other.nll)
 
     def result(self) -> tuple[ClassFigures, ...]:
-        counts = zip(self.support.tolist(), self.predicted.tolist(), self.correct.tolist(), strict=True)
+        correct = self.support - self.missed
+        predicted = correct + self.mistaken
+        counts = zip(self.support.tolist(), predicted.tolist(), correct.tolist(), strict=True)
         return tuple(
             ClassFigures(
                 index=index,
@@ -391,12 +394,12 @@ class Count:
     file: int = 0
     row: int = 0
 
-    def add(self, file: int, rows: Integers) -> None:
-        """Count `rows` (row numbers in ascending order) of `file`."""
-        if len(rows):
-            if not self.rows:
-                self.file, self.row = file, int(rows[0])
-            self.rows += len(rows)
+    def add(self, file: int, row: Integers, found: NDArray[np.bool_]) -> None:
+        """Count those of `row` (numbers in ascending order) of `file` that were found."""
+        rows = int(np.count_nonzero(found))
+        if rows and not self.rows:
+            self.file, self.row = file, int(row[np.argmax(found)])
+        self.rows += rows
 
     def merge(self, other: Count) -> None:
         if not self.rows:
@@ -417,8 +420,8 @@ class Peculiar(Itself):
         self.off_sum = Count()  # stored probabilities do not sum to 1
 
     def update(self, rows: ScoredRows) -> None:
-        self.infinite.add(rows.file, rows.row[np.isinf(rows.nll)])
-        self.off_sum.add(rows.file, rows.row[rows.off_sum > self.sum_tolerance])
+        self.infinite.add(rows.file, rows.row, np.isinf(rows.nll))
+        self.off_sum.add(rows.file, rows.row, rows.off_sum > self.sum_tolerance)
 
     def merge(self, other: Peculiar) -> None:
         self.infinite.merge(other.infinite)

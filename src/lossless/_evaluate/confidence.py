@@ -41,7 +41,7 @@ class ConfidenceRanking:
     def result(self) -> ConfidenceResult:
         ranking = self.sketch.ranked()
         return ConfidenceResult(
-            auroc=ranking.auroc(),
+            auroc=ranking.auroc,
             auroc_interval=ranking.auroc_interval(),
             aurc=aurc(ranking),
             risk_coverage=risk_coverage(ranking),
@@ -60,11 +60,12 @@ def risk_coverage(ranking: Ranking) -> Points:
     """Points (coverage, risk): the error rate among the surest rows, by the share of all rows that they are."""
     if not ranking.rows:
         return ()
-    wrong, right = np.cumsum(ranking.count[:, ::-1], axis=1)
-    covered = wrong + right
+    covered = ranking.rows - (ranking.held_upto - ranking.held)[::-1]
     coverage = covered / ranking.rows
     keep = thinned(coverage, CURVE_POINTS)
-    return tuple(zip(coverage[keep].tolist(), (wrong[keep] / covered[keep]).tolist(), strict=True))
+    cell = len(covered) - 1 - keep
+    wrong = ranking.upto[0, -1] - (ranking.upto[0, cell] - ranking.count[0, cell])
+    return tuple(zip(coverage[keep].tolist(), (wrong / covered[keep]).tolist(), strict=True))
 
 
 def aurc(ranking: Ranking) -> Bounded:
@@ -78,15 +79,22 @@ def aurc(ranking: Ranking) -> Bounded:
     """
     if not ranking.rows:
         return Bounded(math.nan, math.nan)
-    wrong, right = ranking.count[:, ::-1].astype(np.float64)
-    rows = wrong + right
-    above, errors = np.cumsum(rows) - rows, np.cumsum(wrong) - wrong
+    wrong, rows, errors, above = (
+        numbers[::-1].astype(np.float64)
+        for numbers in (
+            ranking.count[0],
+            ranking.held,
+            ranking.upto[0, -1] - ranking.upto[0],
+            ranking.rows - ranking.held_upto,
+        )
+    )
     harmonic = 1.0 / (above + 1.0)
     shared = np.flatnonzero(rows > 1.0)
     harmonic[shared] = _harmonic(above[shared], (above + rows)[shared])
     area = np.sum(wrong + (errors - wrong * above / rows) * harmonic)
-    unsure = ranking.several[::-1]
-    wrong, right, rows, above, harmonic = (a[unsure] for a in (wrong, right, rows, above, harmonic))
+    unsure = np.flatnonzero(ranking.several[::-1])
+    wrong, rows, above, harmonic = (a[unsure] for a in (wrong, rows, above, harmonic))
+    right = rows - wrong
     worst = wrong * right * np.minimum(harmonic / rows, 0.5 / (above + 1))
     return Bounded(float(area) / ranking.rows, float(np.sum(worst)) / ranking.rows)
 
@@ -131,5 +139,5 @@ def adaptive_calibration_error(ranking: Ranking) -> Bounded:
 def _cells_of_ends(ranking: Ranking, bins: int) -> Integers:
     """The cells in which bins of equal mass end, each once."""
     ends = np.arange(1, bins) * (ranking.rows - 1) // bins
-    found: Integers = np.searchsorted(np.cumsum(ranking.held), ends, side="right")
+    found: Integers = np.searchsorted(ranking.held_upto, ends, side="right")
     return np.unique(found)

@@ -22,7 +22,9 @@ LIMIT = 1 << 17  # cells of a sketch: 3 MB with two groups, and areas of 2 milli
 CURVE_POINTS = 200
 _PARTS = 32  # joined at once
 _SIGN = np.uint64(1 << 63)
+_LOWEST = np.int64(-(1 << 63))  # the same bit
 _ONE = np.uint64(1)
+_BOTH = -1  # two groups whose keys all end in a bit of 0: it says the group instead, so that one sort serves both
 
 
 @dataclass(frozen=True)
@@ -60,36 +62,35 @@ class RankSketch:
         self.groups, self.limit = groups, limit
         self._level = 0
         self._parts: list[Cells] = []
-        self._waiting: list[tuple[Keys, int]] = []  # keys and their group, not yet in cells
+        self._waiting: list[tuple[Keys, int]] = []  # keys and their group or _BOTH, not yet in cells
         self._rows_waiting = 0
 
     def add(self, keys: Floats, group: NDArray[Any] | None = None) -> None:
         """Count (n,) keys, infinite ones too, each in group[i] (an integer or boolean; by default in group 0)."""
-        if np.isnan(keys).any():
-            raise ValueError("RankSketch orders numbers; leave NaN out and count it")
         bits = _ordered(keys)
         if group is None:
-            self._waiting.append((bits, 0))
+            waiting = [(bits, 0)]
+        elif self.groups == 2 and not np.bitwise_or.reduce(keys.view(np.uint64)) & _ONE:
+            waiting = [(bits & ~_ONE | np.asarray(group, np.uint64), _BOTH)]
         else:
-            self._waiting += [(bits[group == g], g) for g in range(self.groups)]
-        self._rows_waiting += len(keys)
-        self._settle_many()
+            waiting = [(bits[group == g], g) for g in range(self.groups)]
+        self._wait(waiting, len(keys))
 
     def merge(self, other: RankSketch) -> None:
         """Count the rows of `other`, a sketch of as many groups and the same limit."""
         self._level = max(self._level, other._level)
         self._parts += other._parts
-        self._waiting += other._waiting
-        self._rows_waiting += other._rows_waiting
-        self._settle_many()
+        self._wait(other._waiting, other._rows_waiting)
 
     def ranked(self) -> Ranking:
         """The cells in ascending order of their keys."""
         cells = self._settled()
-        # The last key that the cell could hold; beyond infinity there are only NaNs.
-        last = np.minimum(cells.key | ((_ONE << np.uint64(self._level)) - _ONE), _ordered(np.array([np.inf])))
         low = _number(cells.key)
-        return Ranking(low, np.where(cells.several, _number(last), low), cells.several, cells.counts)
+        high, several = low.copy(), np.flatnonzero(cells.several)
+        # The last key that the cell could hold; beyond infinity there are only NaNs.
+        last = cells.key[several] | ((_ONE << np.uint64(self._level)) - _ONE)
+        high[several] = _number(np.minimum(last, _ordered(np.array([np.inf]))))
+        return Ranking(low, high, cells.several, cells.counts)
 
     def __getstate__(self) -> dict[str, Any]:
         cells = self._settled()
@@ -100,26 +101,34 @@ class RankSketch:
         vars(self).update(state)
         self._parts = [part._replace(counts=part.counts.astype(np.int64)) for part in self._parts]
 
-    def _settle_many(self) -> None:
-        """Settle what has come together, if that is so much that joining the cells is shared by many rows."""
+    def _wait(self, keys: list[tuple[Keys, int]], rows: int) -> None:
+        """Keep keys; settle once so much has come together that joining the cells is shared by many rows."""
+        self._waiting += keys
+        self._rows_waiting += rows
         cells = sum(len(part.key) for part in self._parts)
         if self._rows_waiting >= 2 * self.limit or len(self._parts) >= _PARTS or cells >= 3 * self.limit:
             self._settled()
 
     def _sorted_waiting(self) -> list[Cells]:
-        """The waiting keys in cells, for each group."""
+        """The waiting keys in cells, for each group or for both."""
         parts = []
-        for g in range(self.groups if self._waiting else 0):
-            keys = np.sort(np.concatenate([np.zeros(0, np.uint64), *(k for k, home in self._waiting if home == g)]))
-            start, last = _runs(keys, self._level)
-            count = np.zeros((self.groups, len(start)), np.int64)
-            count[g] = last - start + 1
-            parts.append(Cells(keys[start], keys[start] != keys[last], count))
+        for home in sorted({home for _, home in self._waiting}):
+            keys = np.concatenate([k for k, h in self._waiting if h == home])
+            keys.sort()
+            parts.append(_cells_of_both(keys, self._level) if home == _BOTH else self._cells_of(keys, home))
         return parts
+
+    def _cells_of(self, keys: Keys, group: int) -> Cells:
+        """Cells of the sorted keys of a group."""
+        start, last = _runs(keys, self._level)
+        counts = np.zeros((self.groups, len(start)), np.int64)
+        counts[group] = last - start + 1
+        return Cells(keys[start], keys[start] != keys[last], counts)
 
     def _settled(self) -> Cells:
         """Join all parts, at the least level that is enough."""
-        self._parts += self._sorted_waiting()
+        if self._waiting:
+            self._parts += self._sorted_waiting()
         self._waiting, self._rows_waiting = [], 0
         if len(self._parts) != 1 or len(self._parts[0].key) > self.limit:
             self._parts = [self._joined(self._parts)]
@@ -139,19 +148,35 @@ class RankSketch:
             return every if len(start) == len(key) else np.diff(np.cumsum(every)[last], prepend=0)
 
         several = (together(part.several for part in parts) > 0) | (key[start] != key[last])
-        counts = [together(part.counts[g] for part in parts) for g in range(self.groups)]
-        return Cells(key[start], several, np.stack(counts))
+        counts = np.empty((self.groups, len(start)), np.int64)
+        for g in range(self.groups):
+            counts[g] = together(part.counts[g] for part in parts)
+        return Cells(key[start], several, counts)
+
+
+def _cells_of_both(keys: Keys, level: int) -> Cells:
+    """Cells of sorted keys whose last bit says the group."""
+    start, last = _runs(keys, max(level, 1))
+    first = keys[start]
+    counts = np.empty((2, len(start)), np.int64)
+    counts[1] = np.diff(np.cumsum((keys & _ONE).view(np.int64))[last], prepend=0)
+    counts[0] = last - start + 1 - counts[1]
+    # The order of negative numbers is that of their complements, which end in 1.
+    return Cells(first & ~_ONE | (first < _SIGN), (first ^ keys[last]) > _ONE, counts)
 
 
 def _ordered(values: Floats) -> Keys:
     """Float64 numbers as unsigned integers in the same order; both zeros are one."""
-    bits = (values + 0.0).view(np.uint64)
-    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+    if np.isnan(values).any():
+        raise ValueError("RankSketch orders numbers; leave NaN out and count it")
+    signed = (values + 0.0).view(np.int64)
+    return (signed ^ ((signed >> 63) | _LOWEST)).view(np.uint64)  # flips all bits of a negative number
 
 
 def _number(keys: Keys) -> Floats:
     """The inverse of `_ordered`."""
-    return np.where(keys & _SIGN, keys ^ _SIGN, ~keys).view(np.float64)
+    signed = keys.view(np.int64)
+    return (signed ^ (~(signed >> 63) | _LOWEST)).view(np.float64)
 
 
 def _runs(key: Keys, level: int) -> tuple[Integers, Integers]:
@@ -196,6 +221,19 @@ class Ranking:
         return held
 
     @cached_property
+    def upto(self) -> Integers:
+        """(groups, cells) rows of each group in the cell and all below."""
+        upto: Integers = np.cumsum(self.count, axis=1)
+        return upto
+
+    @cached_property
+    def held_upto(self) -> Integers:
+        """(cells,) rows in the cell and all below."""
+        first, *others = self.upto
+        held: Integers = sum(others, start=first)
+        return held
+
+    @cached_property
     def rows(self) -> int:
         """How many rows were counted."""
         return int(self.held.sum())
@@ -204,7 +242,7 @@ class Ranking:
         """The key of sorted row floor(q (n - 1)), NumPy's method "lower"; nan without rows."""
         if not self.rows:
             return Bounded(math.nan, math.nan)
-        i = int(np.searchsorted(np.cumsum(self.held), math.floor(q * (self.rows - 1)), side="right"))
+        i = int(np.searchsorted(self.held_upto, math.floor(q * (self.rows - 1)), side="right"))
         low, high = float(self.low[i]), float(self.high[i])
         return Bounded(low, high - low if self.several[i] else 0.0)
 
@@ -215,9 +253,10 @@ class Ranking:
         `calibration_curve(strategy="quantile")`; bins that many equal keys would fill stay empty.
         """
         ends = np.arange(1, bins) * (self.rows - 1) // bins
-        first = np.searchsorted(np.cumsum(self.held) - self.held, ends, side="right")  # cells of the bins that follow
+        first = np.searchsorted(self.held_upto - self.held, ends, side="right")  # cells of the bins that follow
         return np.repeat(np.arange(bins), np.diff(first, prepend=0, append=len(self.held)))
 
+    @cached_property
     def auroc(self) -> Bounded:
         """Area under the ROC curve: how often a positive has a higher key than a negative, equal keys counting half.
 
@@ -228,8 +267,8 @@ class Ranking:
         pairs = int(negative.sum()) * int(positive.sum())
         if not pairs:
             return Bounded(math.nan, math.nan)
-        twice_below = 2 * np.cumsum(negative) - negative
-        unsure = self.several & (negative > 0) & (positive > 0)
+        twice_below = 2 * self.upto[0] - negative
+        unsure = np.flatnonzero(self.several)
         return Bounded(
             _dot(positive, twice_below) / (2 * pairs), _dot(positive[unsure], negative[unsure]) / (2 * pairs)
         )
@@ -243,10 +282,10 @@ class Ranking:
         n, p = int(negative.sum()), int(positive.sum())
         if min(n, p) < 2:
             return UNDEFINED
-        area = self.auroc().value
+        area = self.auroc.value
         # For every positive the share of negatives below it, for every negative the share of positives above it.
-        below = (np.cumsum(negative) - negative / 2) / n
-        above = (p - np.cumsum(positive) + positive / 2) / p
+        below = (self.upto[0] - negative / 2) / n
+        above = (p - self.upto[1] + positive / 2) / p
         variance = float(np.sum(positive * (below - area) ** 2)) / (p - 1) / p
         variance += float(np.sum(negative * (above - area) ** 2)) / (n - 1) / n
         if area in (0.0, 1.0) or not variance:

@@ -88,6 +88,7 @@ class ScoredRows(Rows):
     right: NDArray[np.bool_]  # (n,) predicted == label
     rank: Integers  # (n,) how many classes come before the label: of larger score, or equal and of smaller number
     nll: Floats  # (n,)
+    miss: Floats  # (n,) 1 - p of the label, squared
     surprise: Floats  # (n,) -log p of the predicted class; tells confidences near 1 apart
     entropy: Floats  # (n,)
     confidence: Floats  # (n,) probability of the predicted class
@@ -104,8 +105,7 @@ class ScoredRows(Rows):
     @property
     def focal(self) -> Floats:
         """(n,) focal loss of gamma 2, (1 - p_y)^2 nll."""
-        focal: Floats = np.expm1(-self.nll) ** 2 * self.nll
-        return focal
+        return self.miss * self.nll
 
     def reordered(self, order: Integers) -> ScoredRows:
         """The same rows where class j is called order[j]; their scores stay where they are."""
@@ -133,7 +133,7 @@ def score_rows(file: int, row: Integers, scores: NDArray[Any], label: Integers, 
     if kind is Kind.PROBS:  # those that differ may have the same logarithm
         predicted, rank = np.argmax(scores, axis=1), label_rank(scores, label)
     right = predicted == label
-    nll, brier = _losses(numbers, ~right)
+    nll, miss, squares = _losses(numbers, ~right)
     return ScoredRows(
         file,
         row,
@@ -143,26 +143,26 @@ def score_rows(file: int, row: Integers, scores: NDArray[Any], label: Integers, 
         right,
         rank,
         nll,
+        miss,
         surprise,
         numbers.entropy,
         confidence=np.exp(-surprise),
-        brier=brier,
+        brier=miss + squares,
         off_sum=np.zeros(len(label)) if kind is Kind.LOGITS else np.abs(numbers.lse),
         peak=numbers.peak,
         hash=numbers.hash,
     )
 
 
-def _losses(numbers: RowNumbers, is_wrong: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """The nll and the Brier score."""
-    surprise, squares = numbers.surprise, numbers.squares  # made sum of p_j^2 over all classes but the label
+def _losses(numbers: RowNumbers, is_wrong: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
+    """-log p_y, (1 - p_y)^2, and the sum of p_j^2 over all classes but the label y: together the Brier score."""
+    surprise, squares = numbers.surprise, numbers.squares
     wrong = np.flatnonzero(is_wrong)
     with np.errstate(invalid="ignore", over="ignore"):  # nan, where there is no distribution
         nll = surprise + numbers.lead  # both >= 0, so the sum does not cancel
         left = np.maximum(squares[wrong] - np.exp(-2.0 * nll[wrong]), 0.0)
         squares[wrong] = left + np.exp(-2.0 * surprise[wrong])
-    # sum_j (p_j - t_j)^2 without p_y - 1, which cancels when the model is right: 1 - p_y = -expm1(-nll).
-    return nll, np.expm1(-nll) ** 2 + squares
+    return nll, np.square(np.expm1(-nll)), squares  # p_y - 1 would cancel when the model is right
 
 
 def _log(p: NDArray[Any], row: Integers) -> Floats:

@@ -51,8 +51,8 @@ class Screening:
     def present(self, batch: Batch) -> tuple[Integers, NDArray[np.bool_]]:
         """Count the rows of a batch that lack a score or a label; the row numbers, and which rows lack nothing."""
         row = batch.first_row + np.arange(len(batch.labels))
-        self.no_value.add(batch.file, row[batch.missing])
-        self.unmatched.add(batch.file, row[batch.unmatched])
+        self.no_value.add(batch.file, row, batch.missing)
+        self.unmatched.add(batch.file, row, batch.unmatched)
         return row, ~(batch.missing | batch.unmatched)
 
     def labels(self, batch: Batch, plan: Plan) -> tuple[Integers, NDArray[np.bool_]]:
@@ -60,9 +60,9 @@ class Screening:
         row, present = self.present(batch)
         if plan.ignore_index is not None:
             ignored = present & (batch.labels == plan.ignore_index)
-            self.ignored.add(batch.file, row[ignored])
+            self.ignored.add(batch.file, row, ignored)
             present &= ~ignored
-        labels = batch.labels[present]
+        labels = batch.labels if present.all() else batch.labels[present]
         if len(labels):
             low, high = int(labels.min()), int(labels.max())
             self.least = low if self.least is None else min(self.least, low)
@@ -72,7 +72,7 @@ class Screening:
         if outside.any():
             if not self.outside.rows:
                 self.outside_label = int(batch.labels[outside][0])
-            self.outside.add(batch.file, row[outside])
+            self.outside.add(batch.file, row, outside)
             present &= ~outside
         return index, present
 
@@ -81,7 +81,7 @@ class Screening:
         lost = np.isnan(rows.nll)
         if not lost.any():
             return rows
-        self.no_distribution.add(rows.file, rows.row[lost])
+        self.no_distribution.add(rows.file, rows.row, lost)
         return rows.take(~lost)
 
 

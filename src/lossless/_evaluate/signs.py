@@ -60,7 +60,7 @@ class Uniform(Itself):
         near = np.flatnonzero(rows.confidence <= (1.0 + 1e-9) / classes)
         if len(near):
             x = rows.logits[near]
-            self.found.add(rows.file, rows.row[near[(x == x[:, :1]).all(axis=1)]])
+            self.found.add(rows.file, rows.row[near], (x == x[:, :1]).all(axis=1))
 
     def merge(self, other: Uniform) -> None:
         self.found.merge(other.found)
@@ -105,7 +105,7 @@ class Normalised(Itself):
         alike = looks_normalised(x, rows.logits.dtype.name)
         if self.row is None and alike.any():
             self.row = x[np.argmax(alike)]
-        self.found.add(rows.file, rows.row[near[alike]])
+        self.found.add(rows.file, rows.row[near], alike)
 
     def merge(self, other: Normalised) -> None:
         self.row = other.row if self.row is None else self.row

@@ -166,18 +166,23 @@ def _wide(members: Sequence[pa.Array], name: str, width: int, row: int) -> Cells
         return Cells(np.stack([_floats(m) for m in members], axis=1), np.zeros(len(members[0]), bool))
     array = _storage(members[0])
     null = _nulls(array)
-    lengths = pc.list_value_length(array).fill_null(width).to_numpy(zero_copy_only=False)
-    if (lengths != width).any():
-        i = int(np.flatnonzero(lengths != width)[0])
-        raise EvaluationError(
-            f"column '{shown(name)}' has {lengths[i]} scores at row {row + i}, expected {width} in every row"
-        )
+    if not (pa.types.is_fixed_size_list(array.type) and array.type.list_size == width):
+        _check_lengths(array, name, width, row)
     present = _floats(array.flatten()).reshape(-1, width)
     if not null.any():
         return Cells(present, null)
     numbers = np.zeros((len(array), width), present.dtype)
     numbers[~null] = present
     return Cells(numbers, null)
+
+
+def _check_lengths(array: pa.Array, name: str, width: int, row: int) -> None:
+    lengths = pc.list_value_length(array).fill_null(width).to_numpy(zero_copy_only=False)
+    if (lengths != width).any():
+        i = int(np.flatnonzero(lengths != width)[0])
+        raise EvaluationError(
+            f"column '{shown(name)}' has {lengths[i]} scores at row {row + i}, expected {width} in every row"
+        )
 
 
 def _plain(array: pa.Array, column: ValueColumn, row: int) -> Cells:

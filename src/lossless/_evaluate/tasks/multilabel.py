@@ -302,7 +302,7 @@ class MarkCounts(Itself):
         self.predicted += rows.predicted.sum(axis=0)
         self.correct += (rows.mark & rows.predicted).sum(axis=0)
         self.loss.add(rows.where_known(rows.losses), rows.class_of_known)
-        self.infinite.add(rows.file, rows.row[np.isinf(rows.losses).any(axis=1)])
+        self.infinite.add(rows.file, rows.row, np.asarray(np.isinf(rows.losses).any(axis=1)))
 
     def merge(self, other: MarkCounts) -> None:
         self.rows += other.rows
@@ -383,7 +383,7 @@ def rows_of(plan: Plan, screening: Screening, batch: Batch) -> Iterator[MarkedRo
     """The rows of a batch that can be scored, a block at a time; the others are counted."""
     row, present = screening.present(batch)
     lost = present & np.isnan(batch.scores).any(axis=1)
-    screening.no_distribution.add(batch.file, row[lost])
+    screening.no_distribution.add(batch.file, row, lost)
     kept = np.flatnonzero(present & ~lost)
     step = block_rows(plan.classes)
     for start in range(0, len(kept), step):
@@ -438,7 +438,7 @@ class Marks:
 
     def __init__(self, counts: MarkCounts, ranks: MarkRanks) -> None:
         together, single = ranks.together.ranked(), [sketch.ranked() for sketch in ranks.single]
-        areas, precisions = [r.auroc() for r in single], [r.average_precision() for r in single]
+        areas, precisions = [r.auroc for r in single], [r.average_precision() for r in single]
         best = [best_f1(r) for r in single]
         self.classes = tuple(_of(c, counts, areas, precisions, best) for c in range(len(counts.support)))
         self.rows = counts.rows
@@ -448,7 +448,7 @@ class Marks:
             "mean_average_precision": _mean(precisions),
             "macro_auroc": _mean(areas),
             "micro_average_precision": together.average_precision(),
-            "micro_auroc": together.auroc(),
+            "micro_auroc": together.auroc,
         }
         self.support, self.predicted = int(counts.support.sum()), int(counts.predicted.sum())
         correct, known = int(counts.correct.sum()), int(counts.known.sum())

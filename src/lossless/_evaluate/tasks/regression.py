@@ -346,7 +346,7 @@ def rows_of(plan: Plan, screening: Screening, batch: Batch) -> Iterator[Predicte
     prediction = batch.scores.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         finite = np.isfinite(prediction - batch.labels).all(axis=1)
-    screening.no_distribution.add(batch.file, row[present & ~finite])
+    screening.no_distribution.add(batch.file, row, present & ~finite)
     kept = present & finite
     yield PredictedRows(batch.file, row[kept], prediction[kept], batch.labels[kept])
 

@@ -69,7 +69,7 @@ class Positive:
 
     def result(self) -> PositiveResult:
         ranking, reliability = self.sketch.ranked(), self.calibration.result()
-        auroc, average_precision = ranking.auroc(), ranking.average_precision()
+        auroc, average_precision = ranking.auroc, ranking.average_precision()
         return PositiveResult(
             figures=PositiveFigures(
                 auroc=auroc.value,
