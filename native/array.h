@@ -41,6 +41,10 @@ class Array {
         return *this;
     }
     template <class T> T* as() const { return static_cast<T*>(data); }
+    int64_t bytes() const {
+        constexpr int64_t each[] = {2, 2, 4, 8, 8, 1};
+        return size * each[int(element)];
+    }
 
     std::string name;
     bool given = false;

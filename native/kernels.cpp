@@ -396,6 +396,20 @@ template <class D> void slopes_of_loss(const RowProblem& p, const Group& g, Slop
     });
 }
 
+// The slopes of the statistics, for theirs. The slope of the entropy is made of distances, which the temperature
+// divides too: a power of two of it at once, so that the narrow ones are as normal as the result.
+template <class D> void slopes_of_statistics(const RowProblem& p, const Group& g, Slopes& s) {
+    s.unit = __builtin_ldexp(1.0, -__builtin_ilogb(p.temperature));
+    const double divisor = divisor_of_gradient(p), of_entropy = divisor * p.temperature * s.unit;
+    by_sixteens(g, [&](int r) __attribute__((always_inline)) {
+        store(s.a + r, read<D>(p.d_nll, divisor, g, r));
+        store(s.b + r, read<D>(p.d_lse, divisor, g, r));
+        store(s.c + r, read<D>(p.d_entropy, of_entropy, g, r));
+        store(s.d + r, read<D>(p.d_prior, divisor, g, r) * broadcast(p.prior_unit));
+        store(s.mean_below + r, load(g.mean_below + r) * broadcast(s.unit));
+    });
+}
+
 // The four stages of the pass.
 template <class D, Target target, bool extra, bool numbers = false, class Rows>
 LOSSLESS_INLINE void sum_up(const RowProblem& p, Group& g, Rows& rows) {
@@ -425,7 +439,10 @@ LOSSLESS_INLINE Pack<double> conclude(const RowProblem& p, const Link& link, Gro
     if (target == Target::soft) nll = tempered(load(g.soft_cost + r)) + load(g.soft_total + r) * log_sum;
     if (extra && p.prior)
         prior = (tempered(load(g.prior_cost + r)) + broadcast(p.prior_total) * log_sum) * broadcast(p.prior_unit);
-    if (extra) mean_below = load(g.below + r) / load(g.all + r);
+    if (extra) {
+        mean_below = load(g.below + r) / load(g.all + r);
+        store(g.mean_below + r, mean_below);
+    }
     const auto write_statistic = [&](void* to, Pack<double> value) {
         p.wide ? write<double>(to, g, r, value) : write<D>(to, g, r, value);
     };
@@ -473,9 +490,9 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
         by_sixteens(g, [&](int r) __attribute__((always_inline)) {
             loss_sum.add(conclude<D, target, extra, numbers>(p, link, g, r));
         });
-        if constexpr (target != Target::none)
+        if constexpr (!numbers && (extra || target != Target::none))
             if (p.out) {
-                slopes_of_loss<D>(p, g, s);
+                p.is_loss() ? slopes_of_loss<D>(p, g, s) : slopes_of_statistics<D>(p, g, s);
                 write_gradient<D, target, extra>(p, g, s, rows);
             }
     });
@@ -498,40 +515,34 @@ template <class D> int64_t weigh(const RowProblem& p, int64_t chunk, int64_t beg
     return first_bad;
 }
 
+// A quantity of each row of a group for a backward pass, and back.
+void keep(const RowProblem& p, int row, const Group& g, const Column& column) {
+    memcpy(p.state + row * p.rows() + g.first_row, column, g.rows * sizeof(double));
+}
+void restore(const RowProblem& p, int row, const Group& g, Column& column) {
+    memcpy(column, p.state + row * p.rows() + g.first_row, g.rows * sizeof(double));
+}
+
 template <class D, Target target, bool extra>
 int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
-    const int64_t n = p.rows();
     Slopes s = {};
     return over_rows<D>(p, begin, end, Passes::one, [&](Group& g, auto& rows) {
-        const auto restore = [&](int row, Column& column) {
-            memcpy(column, p.state + row * n + g.first_row, g.rows * sizeof(double));
-        };
-        restore(0, g.peak);
-        restore(1, g.all);
-        restore(2, g.but_target);
-        restore(3, g.but_top);
+        restore(p, 0, g, g.peak);
+        restore(p, 1, g, g.all);
+        restore(p, 2, g, g.but_target);
+        restore(p, 3, g, g.but_top);
         if (p.is_loss()) {
-            restore(4, g.slope_of_nll);
-            restore(5, g.slope_of_lse);
+            restore(p, 4, g, g.slope_of_nll);
+            restore(p, 5, g, g.slope_of_lse);
             slopes_of_loss<D>(p, g, s);
         } else {
-            restore(4, s.mean_below);
-            // The slope of the entropy is made of distances, which the temperature divides too: a power of two of it
-            // at once, so that the narrow ones are as normal as the result.
-            s.unit = __builtin_ldexp(1.0, -__builtin_ilogb(p.temperature));
-            const double divisor = divisor_of_gradient(p), of_entropy = divisor * p.temperature * s.unit;
-            by_sixteens(g, [&](int r) __attribute__((always_inline)) {
-                store(s.a + r, read<D>(p.d_nll, divisor, g, r));
-                store(s.b + r, read<D>(p.d_lse, divisor, g, r));
-                store(s.c + r, read<D>(p.d_entropy, of_entropy, g, r));
-                store(s.mean_below + r, load(s.mean_below + r) * broadcast(s.unit));
-                store(s.d + r, read<D>(p.d_prior, divisor, g, r) * broadcast(p.prior_unit));
-            });
+            restore(p, 4, g, g.mean_below);
+            slopes_of_statistics<D>(p, g, s);
         }
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-            find_limit(view, data, g);
+            target == Target::soft || (extra && p.prior) ? find_again(view, data, g) : find_limit(view, data, g);
             if constexpr (target == Target::index) view.pick(g.x_target, data.x, g.target);
-            if (target == Target::soft || (extra && p.prior)) find_top<target>(p, view, data, g);
+            if constexpr (target == Target::soft) sum_target(p, view, data, g);
         });
         place<Compute<D>, target>(g);
         prepare<D, target, extra>(p, g, s);
@@ -578,6 +589,10 @@ template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, 
             });
         });
         rows.close(g);
+        if (p.state) {
+            keep(p, 0, g, g.peak);
+            keep(p, 1, g, g.all);
+        }
     });
 }
 
@@ -600,48 +615,66 @@ template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t beg
             });
         });
         rows.close(g);
+        if (p.state) {
+            keep(p, 0, g, g.peak);
+            keep(p, 1, g, g.all);
+            keep(p, 3, g, g.but_top);
+        }
     });
 }
 
 // dx_j = p_j ((g_j - g_k) - sum_i p_i (g_i - g_k)), k the largest class: differences of g alone, so that what a
-// confident row leaves of them is not lost in g_k. The cotangents are brought near 1 together.
+// confident row leaves of them is not lost in g_k. Very large and very small cotangents are brought near 1 together;
+// others would give the same bits.
 template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     using T = Compute<D>;
     Shares s; // times 2^64, so that a small p meets a large slope before it gets denormal
-    Column size = {}, at_top = {}, up, down, sum = {}, mean;
+    Column at_top = {}, up, down, sum = {}, mean;
     return over_rows<D>(p, begin, end, Passes::several, [&](Group& g, auto& rows) {
+        if (p.state) {
+            restore(p, 0, g, g.peak);
+            restore(p, 1, g, g.all);
+        }
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-            find_largest(view, data, g);
+            p.state ? find_again(view, data, g) : find_largest(view, data, g);
             view.pick(at_top, data.cotangent, g.largest);
-            view.put(size, view.largest([&](Block b) __attribute__((always_inline)) {
-                return abs(view.load(data.cotangent, b, T(0)));
-            }));
         });
         place<T, Target::none>(g);
-        by_sixteens(g, [&](int r) __attribute__((always_inline)) {
-            const auto unit = unit_below(narrow<T>(load(size + r)));
-            store(up + r, to_f64(unit.first));
-            store(down + r, to_f64(unit.second));
-            store(at_top + r, to_f64(narrow<T>(load(at_top + r)) * unit.second));
-        });
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             using View = std::remove_cvref_t<decltype(view)>;
-            const Pack<T> top = view.get(at_top), scale = view.get(down);
-            typename View::Total all(view), slopes(view);
             const auto* const cotangent = data.cotangent;
-            each_exponential(view, data, g, [&](Block b, Pack<T>, Pack<T> e) __attribute__((always_inline)) {
-                view.fetch(cotangent, b, data.ahead);
-                all.add(b, e);
-                slopes.add(b, e * (view.load(cotangent, b, T(0)) * scale - top));
-            });
-            view.put(g.all, all.value());
-            view.put(sum, slopes.value());
+            const auto add_up = [&](Pack<T> scale) __attribute__((always_inline)) {
+                const Pack<T> top = view.get(at_top) * scale;
+                typename View::Total all(view), slopes(view);
+                typename View::Most size(view);
+                each_exponential(view, data, g, [&](Block b, Pack<T>, Pack<T> e) __attribute__((always_inline)) {
+                    view.fetch(cotangent, b, data.ahead);
+                    const Pack<T> slope = view.load(cotangent, b, T(0));
+                    if (!p.state) all.add(b, e);
+                    slopes.add(b, e * (slope * scale - top));
+                    size.add(abs(slope));
+                });
+                if (!p.state) view.put(g.all, all.value());
+                view.put(sum, slopes.value());
+                return size.value();
+            };
+            Unit<T> unit = {broadcast(T(1)), broadcast(T(1))};
+            const Pack<T> size = add_up(unit.second), one = unit.first;
+            const auto moderate =
+                ((size < broadcast(T(0x1p40))) & (size > broadcast(T(0x1p-40)))) | (size == broadcast(T(0)));
+            if (any(~moderate)) {
+                const Unit<T> below = unit_below(size);
+                unit = {select(moderate, one, below.first), select(moderate, one, below.second)};
+                add_up(unit.second);
+            }
+            view.put(up, unit.first);
+            view.put(down, unit.second);
         });
         prepare_shares<T>(g, 0x1p64 / p.temperature, s);
         by_sixteens(g, [&](int r) { store(mean + r, to_f64(narrow<T>(load(sum + r) / load(g.all + r)))); });
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             const Pack<T> high = view.get(s.high), low = view.get(s.low), scale = view.get(down), back = view.get(up);
-            const Pack<T> top = view.get(at_top), mean_ = view.get(mean), whole = broadcast(T(0x1p-64));
+            const Pack<T> top = view.get(at_top) * scale, mean_ = view.get(mean), whole = broadcast(T(0x1p-64));
             const auto* const cotangent = data.cotangent;
             const T* const kept = data.e;
             auto* const out = data.out;

@@ -61,12 +61,14 @@ struct RowProblem {
     uint64_t* hash = nullptr;       // (rows)
     // (STATE_ROWS, rows): the maximum m; with exponentials relative to the power of two next to e^m: their sum S, the
     // sum T without the target (without the maximum where there is no index), the sum without the maximum, the mean D
-    // of m - x (of a loss: its slope over nll), and of a loss its slope over lse.
+    // of m - x (of a loss: its slope over nll), and of a loss its slope over lse. Softmax and its logarithm, which may
+    // be asked for it too, write what their backward pass reads: m and S, and of the logarithm the sum without the
+    // maximum.
     double* state = nullptr;
     double *loss_sums = nullptr, *weight_sums = nullptr; // one a chunk, of the rows that are not ignored; for `weigh`
 
-    // Backward: of the statistics, or of the loss. Forward with d_loss writes the gradient of the loss too, while the
-    // rows are in cache.
+    // Backward: of the statistics, or of the loss. Forward with `out` writes the gradient too, while the rows are in
+    // cache.
     Upstream d_nll, d_lse, d_entropy, d_prior, d_loss;
     double divisor = 1;              // divides all of them
     void* out = nullptr;             // like x: dx, or the result of softmax and log_softmax

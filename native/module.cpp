@@ -280,6 +280,14 @@ int64_t add_exactly(nb::handle limbs_, int64_t groups, nb::handle values_, nb::h
     return added;
 }
 
+// Whether all numbers of an array, of which there are some, have the same bits.
+bool is_one_number(nb::handle array_) {
+    Array array(array_, "array");
+    if (!array.required().size) return false;
+    const int64_t each = array.bytes() / array.size;
+    return std::memcmp(array.data, array.as<char>() + each, size_t(array.bytes() - each)) == 0;
+}
+
 void row_statistics_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_,
                              nb::handle weight_, nb::handle prior_, std::optional<int64_t> ignore_index,
                              nb::handle state_, nb::handle d_nll_, nb::handle d_lse_, nb::handle d_entropy_,
@@ -300,6 +308,19 @@ void row_statistics_backward(nb::handle x_, int64_t outer, int64_t classes, int6
     p.d_prior = rows.upstream(d_prior);
     p.out = rows.like(dx.required()).data;
     run_rows(kernels().backward, p);
+}
+
+// With dx, its gradient too, for an upstream gradient g that all rows share.
+void entropy(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle entropy_, nb::handle state_,
+             double g, nb::handle dx_, double temperature) {
+    Rows rows(x_, outer, classes, inner, temperature);
+    RowProblem& p = rows.p;
+    Array entropy(entropy_, "entropy", true), state(state_, "state", true), dx(dx_, "dx", true);
+    p.entropy = rows.statistic(entropy.required());
+    p.state = rows.state(state);
+    p.out = rows.like(dx).data;
+    p.d_entropy = {&g, true, false};
+    run_rows(kernels().forward, p);
 }
 
 // A loss of rows: logits, a target, and the link.
@@ -363,40 +384,45 @@ void row_loss_backward(nb::handle x, int64_t outer, int64_t classes, int64_t inn
 }
 
 void transform(RowKernel kernel, nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle out_,
-               double temperature) {
+               double temperature, nb::handle state_) {
     Rows rows(x_, outer, classes, inner, temperature);
-    Array out(out_, "out", true);
+    Array out(out_, "out", true), state(state_, "state", true);
     rows.p.out = rows.like(out.required()).data;
+    rows.p.state = rows.state(state);
     run_rows(kernel, rows.p);
 }
-void softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle out, double temperature) {
-    transform(kernels().softmax, x, outer, classes, inner, out, temperature);
+void softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle out, double temperature,
+             nb::handle state) {
+    transform(kernels().softmax, x, outer, classes, inner, out, temperature, state);
 }
-void log_softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle out, double temperature) {
-    transform(kernels().log_softmax, x, outer, classes, inner, out, temperature);
+void log_softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle out, double temperature,
+                 nb::handle state) {
+    transform(kernels().log_softmax, x, outer, classes, inner, out, temperature, state);
 }
 
 void softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle g_, nb::handle dx_,
-                      double temperature) {
+                      double temperature, nb::handle state_) {
     Rows rows(x_, outer, classes, inner, temperature);
-    Array g(g_, "g"), dx(dx_, "dx", true);
+    Array g(g_, "g"), dx(dx_, "dx", true), state(state_, "state");
     rows.p.cotangent = rows.like(g.required()).data;
     rows.p.out = rows.like(dx.required()).data;
+    rows.p.state = rows.state(state);
     run_rows(kernels().softmax_backward, rows.p);
 }
 
 // log_softmax with cotangent g has the gradient of a soft cross-entropy with target g, negated.
 void log_softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle g_, nb::handle dx_,
-                          double temperature) {
+                          double temperature, nb::handle state_) {
     Rows rows(x_, outer, classes, inner, temperature);
     RowProblem& p = rows.p;
-    Array g(g_, "g"), dx(dx_, "dx", true);
+    Array g(g_, "g"), dx(dx_, "dx", true), state(state_, "state");
     static const double minus_one = -1;
     p.target = Target::soft;
     p.soft = rows.like(g.required()).data;
-    p.d_loss = {&minus_one, true, false};
     p.out = rows.like(dx.required()).data;
-    run_rows(kernels().forward, p);
+    p.state = rows.state(state);
+    (p.state ? p.d_nll : p.d_loss) = {&minus_one, true, false};
+    run_rows(p.state ? kernels().backward : kernels().forward, p);
 }
 
 // ---------------------------------------------------------------------------------------------- pointwise
@@ -600,9 +626,8 @@ nb::object find_call(nb::list calls, nb::tuple args, nb::dict kwargs) {
 void advise_huge_pages(nb::handle array) {
     Array a(array, "array");
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    static const int64_t bytes[] = {2, 2, 4, 8, 8, 1};
     const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), start = (uintptr_t(a.data) + page - 1) & ~(page - 1);
-    const uintptr_t end = (uintptr_t(a.data) + uintptr_t(a.size * bytes[int(a.element)])) & ~(page - 1);
+    const uintptr_t end = (uintptr_t(a.data) + uintptr_t(a.bytes())) & ~(page - 1);
     if (end > start)
         madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE); // a wish: refusal changes nothing
 #endif
@@ -636,6 +661,8 @@ NB_MODULE(_native, m) {
           arg("target").none(), arg("weight").none(), arg("prior").none(), arg("ignore_index").none(), arg("state"),
           arg("d_nll").none(), arg("d_lse").none(), arg("d_entropy").none(), arg("d_prior").none(), arg("dx"),
           arg("temperature") = 1.0);
+    m.def("entropy", entropy, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("entropy"), arg("state").none(),
+          arg("g"), arg("dx").none(), arg("temperature") = 1.0);
     m.def("row_loss", row_loss, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("target"),
           arg("weight").none(), arg("ignore_index").none(), arg("link"), arg("loss").none(), arg("state").none(),
           arg("divisor").none(), arg("g"), arg("dx").none(), arg("temperature") = 1.0);
@@ -643,13 +670,13 @@ NB_MODULE(_native, m) {
           arg("weight").none(), arg("ignore_index").none(), arg("link"), arg("state"), arg("g"), arg("divisor"),
           arg("dx"), arg("temperature") = 1.0);
     m.def("softmax", softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"),
-          arg("temperature") = 1.0);
+          arg("temperature") = 1.0, arg("state") = nb::none());
     m.def("log_softmax", log_softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"),
-          arg("temperature") = 1.0);
+          arg("temperature") = 1.0, arg("state") = nb::none());
     m.def("softmax_backward", softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
-          arg("dx"), arg("temperature") = 1.0);
+          arg("dx"), arg("temperature") = 1.0, arg("state") = nb::none());
     m.def("log_softmax_backward", log_softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
-          arg("dx"), arg("temperature") = 1.0);
+          arg("dx"), arg("temperature") = 1.0, arg("state") = nb::none());
     m.def("pointwise", pointwise, arg("kind"), arg("x"), arg("target").none(), arg("weight").none(),
           arg("pos_weight").none(), arg("focal"), arg("value").none(), arg("g"), arg("divisor"), arg("dx").none());
     m.def("pointwise_backward", pointwise_backward, arg("kind"), arg("x"), arg("target").none(), arg("weight").none(),
@@ -680,5 +707,6 @@ NB_MODULE(_native, m) {
     m.def("ordinary", ordinary);
     m.def("call_form", call_form, arg("args"), arg("kwargs"), arg("tensors"));
     m.def("find_call", find_call, arg("calls"), arg("args"), arg("kwargs"));
+    m.def("is_one_number", is_one_number, arg("array"));
     m.def("advise_huge_pages", advise_huge_pages, arg("array"));
 }

@@ -34,7 +34,7 @@ struct Group {
     Column x_target;
     Column shift, exponent;                   // the frame of the exponentials
     Column top, at_target, others;            // exponentials of the maximum, of the target, and of the rest
-    Column below;                             // sum e (m - x)
+    Column below, mean_below;                 // sum e (m - x), sum p (m - x)
     Column squares;                           // sum e^2 without the maximum
     Column soft_total, soft_cost, prior_cost; // sum t, sum t (m - x), sum u (m - x)
     Column soft_top, soft_rest, soft_size;    // t of the class of the maximum, the sum of the others; the largest |t|
@@ -203,6 +203,23 @@ template <class View> LOSSLESS_INLINE void find_largest(const View& view, Data<V
     find_limit(view, data, g);
 }
 
+// And of a backward pass, which is told the peak.
+template <class View> LOSSLESS_INLINE void find_again(const View& view, Data<View>& data, Group& g) {
+    using T = typename View::T;
+    find_limit(view, data, g);
+    view.put_class(g.largest, view.first_equal(view.get(g.m), [&](Block b) __attribute__((always_inline)) {
+        return view.load(data.x, b, T(-INF));
+    }));
+}
+
+template <class View>
+LOSSLESS_INLINE void sum_target(const RowProblem& p, const View& view, const Data<View>& data, Group& g) {
+    TargetSums<View> sums(view);
+    const auto top = view.get_class(g.largest);
+    view.each([&](Block b) __attribute__((always_inline)) { sums.add(b, soft_target(p, view, data.t, b), top.in(b)); });
+    sums.put(p, view, data, g);
+}
+
 // Second stage: where the exponentials of each row lie, and those of the maximum and of the target.
 template <class T, Target target> static void place(Group& g) {
     const Sharpness<T> sharpness(g.temperature);
@@ -236,21 +253,6 @@ LOSSLESS_INLINE void each_exponential(const View& view, Data<View>& data, Group&
         view.fetch(out, b);
         f(b, x, e);
     });
-}
-
-// For a backward pass: the class of the maximum, and the sums of a soft target.
-template <Target target, class View>
-LOSSLESS_INLINE void find_top(const RowProblem& p, const View& view, const Data<View>& data, Group& g) {
-    using T = typename View::T;
-    const auto logits = [&](Block b) __attribute__((always_inline)) { return view.load(data.x, b, T(-INF)); };
-    const auto top = view.first_largest(logits).at;
-    view.put_class(g.largest, top);
-    if constexpr (target == Target::soft) {
-        TargetSums<View> sums(view);
-        view.each([&](Block b)
-                      __attribute__((always_inline)) { sums.add(b, soft_target(p, view, data.t, b), top.in(b)); });
-        sums.put(p, view, data, g);
-    }
 }
 
 // And the sums of the row.
@@ -352,7 +354,9 @@ template <class T> LOSSLESS_INLINE Unit<T> unit_below(Pack<T> size) {
 // It cancels where p_j and t_j are both near their whole, which is at the maximum or at the target of an index. There
 // it is made of sums that leave the class out:
 //     g_k = (b + tau - t_k) p_k - t_k q_k.
-// All of it is brought near 2^60, so that no part of it is denormal before the last step.
+// All of it is brought near one size, so large that no part of it is denormal before the last step.
+template <class T> constexpr double SIZE = sizeof(T) == 4 ? 100 : 400; // its exponent
+
 struct Slopes {
     Column a, b, c, d;
     // (b + tau) p is e times these two, of which the second is what the first drops; and c p
@@ -379,11 +383,14 @@ LOSSLESS_INLINE void divide_by_sum(Pack<double> f, const Group& g, int r, Column
     store(low + r, select(abs(second) < broadcast(1.0), second * power, zero)); // else f / S is 0 or not finite
 }
 
-// f part / S. A quotient that is denormal has lost bits before it is multiplied; the product is not.
-LOSSLESS_INLINE Pack<double> times_share(Pack<double> f, Pack<double> part, Pack<double> all) {
-    const Pack<double> share = part / all;
-    const auto tiny = share < broadcast(0x1p-900);
-    return any(tiny) ? select(tiny, f * part / all, f * share) : f * share;
+// f p - t q, p and q = 1 - p given as parts of S. A quotient that is denormal has lost bits before it is multiplied;
+// the product is not.
+LOSSLESS_INLINE Pack<double> apart(Pack<double> f, Pack<double> own, Pack<double> t, Pack<double> others,
+                                   Pack<double> all) {
+    const Pack<double> q = others / all;
+    const auto tiny = q < broadcast(0x1p-900);
+    const Pack<double> less = broadcast(0.0) - (any(tiny) ? select(tiny, t * others / all, t * q) : t * q);
+    return any(f != broadcast(0.0)) ? fma(f, own / all, less) : less;
 }
 
 // A number of a table of classes for each of 16 rows; any where there is no class.
@@ -406,14 +413,14 @@ template <class T, Target target, bool extra> void prepare(const RowProblem& p, 
     if (entropy) size = max(size, abs(c = load(s.c + r)));
 
     // Where a large factor meets an exponential that is 0 but for its size, the exponentials are lifted.
-    const Pack<double> n = split(size).exponent, least = broadcast(60.0 - (Float<T>::bias - 1)),
-                       most = broadcast(60.0 + Float<T>::bias);
+    const Pack<double> n = split(size).exponent, least = broadcast(SIZE<T> - (Float<T>::bias - 1)),
+                       most = broadcast(SIZE<T> + Float<T>::bias);
     const Pack<double> exponent = select(n < least, least, select(n > most, most, n));
     const Pack<double> lift = select(exponent > broadcast(39.0), broadcast(60.0), zero);
-    const Pack<double> scale = power_of_two(broadcast(60.0) - exponent), lowered = power_of_two(zero - lift);
+    const Pack<double> scale = power_of_two(broadcast(SIZE<T>) - exponent), lowered = power_of_two(zero - lift);
     s.lifted |= any(lift != zero);
     store(s.lift + r, lift);
-    store(s.final + r, exponent - broadcast(60.0));
+    store(s.final + r, exponent - broadcast(SIZE<T>));
 
     a = a * scale;
     Pack<double> f = b * scale, f_target = f, f_top = f, t_target = a, t_top = zero;
@@ -438,13 +445,10 @@ template <class T, Target target, bool extra> void prepare(const RowProblem& p, 
     }
     if (entropy) divide_by_sum<T>(c * scale * lowered, g, r, s.entropy, s.entropy_low);
     divide_by_sum<T>(f * lowered, g, r, s.factor, s.factor_low);
-    if constexpr (target == Target::index) {
-        Pack<double> at_target = zero - times_share(t_target, load(g.but_target + r), all);
-        if (any(f_target != zero)) at_target = at_target + times_share(f_target, load(g.at_target + r), all);
-        store(s.at_target + r, at_target);
-    }
+    if constexpr (target == Target::index)
+        store(s.at_target + r, apart(f_target, load(g.at_target + r), t_target, load(g.but_target + r), all));
     if (target == Target::soft || prior)
-        store(s.at_top + r, times_share(f_top, load(g.top + r), all) - times_share(t_top, load(g.but_top + r), all));
+        store(s.at_top + r, apart(f_top, load(g.top + r), t_top, load(g.but_top + r), all));
 }
 
 // Where a row is not a number all its gradients are the same NaN, whichever operand it came from.
@@ -485,8 +489,9 @@ sweep_row(const RowProblem& p, const View& view, const Data<View>& data, E e, co
         if (target == Target::index && (view.few() || y.may_be_in(b))) dx = select(y.in(b), at_target, dx);
         if (entropy) {
             const Pack<T> distance = fma(m - view.load(data.x, b, T(-INF)), unit, zero - mean_below);
-            const Pack<T> slope = fma(distance, of_entropy, distance * of_entropy_low);
-            dx = select(share == zero, dx, fma(share, slope, dx)); // not 0 inf
+            const Pack<T> high = share * of_entropy, rest = fma(share, of_entropy, zero - high);
+            const Pack<T> slope = fma(distance, high, fma(distance, fma(share, of_entropy_low, rest), dx));
+            dx = select(share == zero, dx, slope); // not 0 inf
         }
         view.store(data.out, b, nan(dx * last));
     });

@@ -137,6 +137,14 @@ template <class D> struct ClassLanes {
         const Pack<T> lanes = max(most[0], most[1]), all = in_all_lanes(lanes);
         return {all, {first(equal_bits(lanes, all), select(second, at[1], at[0]))}};
     }
+    // The first class whose `value(block)` is this one, the same in all lanes; any if there is none.
+    template <class F> LOSSLESS_INLINE_MEMBER auto first_equal(Pack<T> wanted, F&& value) const {
+        for (int64_t j = 0; j < classes; j += LANES)
+            if (const uint32_t bits =
+                    equal_bits(value(Block{j, classes - j < LANES ? int(classes - j) : LANES}), wanted))
+                return Class{j + __builtin_ctz(bits)};
+        return Class{0};
+    }
     LOSSLESS_INLINE_MEMBER Pack<T> load_class(const T* source, Block b) const {
         return b.lanes == LANES ? ::load(source + b.j) : load_part(source + b.j, b.lanes, T(0));
     }
@@ -248,6 +256,11 @@ template <class C> struct RowLanes {
             most = max(v, most);
         });
         return {most, {at}};
+    }
+    template <class F> LOSSLESS_INLINE_MEMBER auto first_equal(Pack<T> wanted, F&& value) const {
+        Pack<Bits<T>> at = broadcast(Bits<T>(0));
+        for (int64_t j = classes; j--;) at = select(value(Block{j, 1}) == wanted, broadcast(Bits<T>(j)), at);
+        return Class{at};
     }
     LOSSLESS_INLINE_MEMBER Pack<T> load_class(const T* source, Block b) const { return broadcast(source[b.j]); }
     LOSSLESS_INLINE_MEMBER void store(T* scratch, Block b, Pack<T> value) const {

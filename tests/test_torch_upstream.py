@@ -31,6 +31,14 @@ LOSSES = {
     "binary": lambda x: lossless.binary_cross_entropy_with_logits(x, BITS),
     "sigmoid focal": lambda x: lossless.sigmoid_focal_loss(x, T, reduction="mean"),
     "squared": lambda x: lossless.mse_loss(x, T),
+    "entropy": lambda x: lossless.info.entropy(x, kind="logits").mean(),
+    "labels, one by one": lambda x: lossless.cross_entropy(x, Y, reduction="none").mean(),
+    "binary, one by one": lambda x: lossless.binary_cross_entropy_with_logits(x, BITS, reduction="none").sum(),
+}
+MANY = {
+    "entropy": lambda x: lossless.info.entropy(x, kind="logits"),
+    "labels": lambda x: lossless.cross_entropy(x, Y, reduction="none"),
+    "squared": lambda x: lossless.mse_loss(x, T, reduction="none"),
 }
 
 
@@ -57,6 +65,25 @@ def test_the_same_bits_whatever_was_expected(name):
         value, gradient = step(loss, scale)
         assert torch.equal(value, first[scale][0])
         assert torch.equal(gradient, first[scale][1])
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_each_number_of_many_may_get_its_own(name):
+    loss = MANY[name]
+    weight = torch.randn(loss(X).shape)
+    alone = step(lambda x: (weight * loss(x)).sum())[1]
+    for _ in range(2):
+        step(lambda x: loss(x).sum())  # the next one expects the same for all
+        assert torch.equal(step(lambda x: (weight * loss(x)).sum())[1], alone)
+
+
+def test_many_numbers_are_as_quick_as_their_mean(monkeypatch):
+    expected = []
+    kernel = eager.kernels.entropy
+    monkeypatch.setattr(eager.kernels, "entropy", lambda *args: expected.append(args[3]) or kernel(*args))
+    for _ in range(3):
+        step(lambda x: lossless.info.entropy(x, kind="logits").mean())
+    assert expected == [None, pytest.approx(1 / len(X)), pytest.approx(1 / len(X))]
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -73,20 +73,21 @@ class Softmax(_KernelFunction):
 
     @classmethod
     def forward(cls, ctx: Any, x: Tensor, rows: Rows, temperature: float) -> Tensor:
-        out = kernels.transform(cls.name, x, rows, temperature)
+        state = None if ctx is None else kernels.empty_state(x, rows)
+        out = kernels.transform(cls.name, x, rows, temperature, state)
         if ctx is not None:
-            ctx.save_for_backward(x)
+            ctx.save_for_backward(x, state)
             ctx.rows, ctx.temperature = rows, temperature
         return out
 
     @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
-        (x,) = ctx.saved_tensors
-        return kernels.transform_backward(cls.name, x, ctx.rows, ctx.temperature, g), None, None
+        x, state = ctx.saved_tensors
+        return kernels.transform_backward(cls.name, x, ctx.rows, ctx.temperature, g, state), None, None
 
     @classmethod
     def by_formula(cls, ctx: Any, g: Tensor) -> Any:
-        (x,) = ctx.saved_tensors
+        x, _ = ctx.saved_tensors
         return by_formula.transform(cls.name, x, ctx.rows, ctx.temperature, g), None, None
 
 
@@ -175,21 +176,21 @@ class RowStatistics(_KernelFunction):
 class _Upstream:
     """The gradient that came upstream to the loss of a plan, in its last backward pass: most often 1, step after step.
 
-    A forward pass that expects it writes the gradient while the rows are in cache; if another comes, that is computed.
-    The same bits either way. What was expected once is expected again after a backward pass only: a loss which nobody
-    differentiates writes no gradient, and of losses that wait for one backward pass only the first does.
+    To a loss of many numbers too, where the same came to all of them, as from their mean. A forward pass that expects
+    it writes the gradient while the rows are in cache; if another comes, that is computed. The same bits either way.
+    What was expected once is expected again after a backward pass only: a loss which nobody differentiates writes no
+    gradient, and of losses that wait for one backward pass only the first does.
     """
 
     def __init__(self) -> None:
         self._last: dict[int, tuple[Any, float]] = {}  # with the plan, so that its address stays its own
 
     def take(self, plan: RowPlan | ElementPlan) -> float | None:
-        """What is expected: nothing of a loss that is more than one number.
+        """What is expected: nothing where somebody saves tensors in his own way (checkpoints, offloading).
 
-        Nor where somebody saves tensors in his own way (checkpoints, offloading): he counts what is saved, and a
-        gradient beside it would defeat him.
+        He counts what is saved, and a gradient beside it would defeat him.
         """
-        if plan.reduction == "none" or _saving_hooks(True) is not None:
+        if _saving_hooks(True) is not None:
             return None
         return self._last.pop(id(plan), (plan, None))[1]
 
@@ -204,7 +205,7 @@ _saving_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks
 
 
 class _LossFunction(_KernelFunction):
-    """A loss that is one number may have its gradient ready: in `ctx.ready`, with what was expected upstream."""
+    """A loss may have its gradient ready: in `ctx.ready`, with what was expected upstream."""
 
     gradient: Callable[..., Any]
     "By kernels: of (ctx, the saved tensors, the upstream gradient)."
@@ -217,22 +218,50 @@ class _LossFunction(_KernelFunction):
         if ctx.ready and not (torch.is_grad_enabled() or watched()):
             _ = ctx.saved_tensors  # raises if they were changed since, or let go
             try:
-                number = g[0].item()
+                number = kernels.shared(g[0])
                 expected, dx = ctx.ready.pop()  # once, whatever thread: who got it may change it
             except (RuntimeError, IndexError):  # a batch in disguise; somebody was quicker
                 pass
             else:
-                if expected == number:
+                if number is not None and number == expected:
                     _upstream.came(ctx.plan, number)
                     return cls.of_inputs(ctx, dx)
         return super().backward(ctx, *g)
 
     @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
-        saved, plan = ctx.saved_tensors, ctx.plan
-        if plan.reduction != "none":
-            _upstream.came(plan, g.item())
+        saved, number = ctx.saved_tensors, kernels.shared(g)
+        if number is not None:
+            _upstream.came(ctx.plan, number)
         return cls.of_inputs(ctx, cls.gradient(ctx, saved, g))
+
+
+class Entropy(_LossFunction):
+    """Of the softmax of each row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, plan: RowPlan) -> Tensor:
+        if ctx is None:
+            return kernels.entropy(x, plan, None, None)[0]
+        g, state = _upstream.take(plan), kernels.empty_state(x, plan.rows)
+        out, dx = kernels.entropy(x, plan, state, g)
+        ctx.save_for_backward(x, state)
+        ctx.plan, ctx.ready = plan, [] if g is None else [(g, dx)]
+        return out
+
+    @staticmethod
+    def gradient(ctx: Any, saved: Any, g: Tensor) -> Tensor:
+        x, state = saved
+        return kernels.row_statistics_backward(x, None, None, None, state, ctx.plan, None, None, g, None)
+
+    @staticmethod
+    def of_inputs(ctx: Any, dx: Tensor) -> Any:
+        return dx, None
+
+    @classmethod
+    def by_formula(cls, ctx: Any, g: Tensor) -> Any:
+        x, _ = ctx.saved_tensors
+        return cls.of_inputs(ctx, by_formula.row_statistics(x, None, None, None, ctx.plan, None, None, g, None))
 
 
 def has_class_loss(plan: RowPlan) -> bool:
@@ -252,7 +281,7 @@ class ClassLoss(_LossFunction):
         if ctx is None:
             return kernels.class_loss(x, target, weight, plan, divisor, None)[0]
         g = _upstream.take(plan)
-        state = kernels.empty_state(x, plan.rows) if g is None else None
+        state = kernels.empty_state(x, plan.rows) if g is None or plan.reduction == "none" else None
         loss, ctx.divisor, dx = kernels.class_loss(x, target, weight, plan, divisor, state, g)
         ctx.save_for_backward(x, target, weight, state)
         ctx.plan, ctx.ready = plan, [] if g is None else [(g, dx)]

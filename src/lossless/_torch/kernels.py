@@ -34,19 +34,31 @@ def empty_state(x: Tensor, rows: Rows) -> Tensor:
     return x.new_empty((native.STATE_ROWS, rows.number), dtype=torch.float64)
 
 
+def shared(g: Tensor) -> float | None:
+    """The number that all of an upstream gradient share, as it comes from a sum or a mean."""
+    if g.ndim:
+        if not g.numel() or (any(g.stride()) and not (g.is_contiguous() and native.is_one_number(g))):
+            return None
+        g = g[(0,) * g.ndim]
+    number: float = g.item()
+    return number
+
+
 # ---------------------------------------------------------------- transforms
 
 
-def transform(name: str, x: Tensor, rows: Rows, temperature: float) -> Tensor:
-    """`name`: "softmax" or "log_softmax"."""
+def transform(name: str, x: Tensor, rows: Rows, temperature: float, state: Tensor | None = None) -> Tensor:
+    """`name`: "softmax" or "log_softmax"; a state is written for `transform_backward`."""
     out = empty_like(x)
-    getattr(native, name)(x, *rows, out, temperature)
+    getattr(native, name)(x, *rows, out, temperature, state)
     return out
 
 
-def transform_backward(name: str, x: Tensor, rows: Rows, temperature: float, g: Tensor) -> Tensor:
+def transform_backward(
+    name: str, x: Tensor, rows: Rows, temperature: float, g: Tensor, state: Tensor | None = None
+) -> Tensor:
     dx = empty_like(x)
-    getattr(native, name + "_backward")(x, *rows, in_memory(g), dx, temperature)
+    getattr(native, name + "_backward")(x, *rows, in_memory(g), dx, temperature, state)
     return dx
 
 
@@ -98,6 +110,13 @@ def row_statistics_backward(
         x, *plan.rows, target, weight, prior, plan.ignore_index, state, *d, dx, plan.temperature
     )
     return dx
+
+
+def entropy(x: Tensor, plan: RowPlan, state: Tensor | None, g: float | None) -> tuple[Tensor, Tensor | None]:
+    """(of each row; for an upstream gradient `g` of all rows the gradient)."""
+    out, dx = x.new_empty(plan.shape), None if g is None else empty_like(x)
+    native.entropy(x, *plan.rows, out, state, 1.0 if g is None else g, dx, plan.temperature)
+    return out, dx
 
 
 def class_loss(
