@@ -79,24 +79,19 @@ def aurc(ranking: Ranking) -> Bounded:
     """
     if not ranking.rows:
         return Bounded(math.nan, math.nan)
-    wrong, rows, errors, above = (
-        numbers[::-1].astype(np.float64)
-        for numbers in (
-            ranking.count[0],
-            ranking.held,
-            ranking.upto[0, -1] - ranking.upto[0],
-            ranking.rows - ranking.held_upto,
-        )
-    )
-    harmonic = 1.0 / (above + 1.0)
-    shared = np.flatnonzero(rows > 1.0)
-    harmonic[shared] = _harmonic(above[shared], (above + rows)[shared])
-    area = np.sum(wrong + (errors - wrong * above / rows) * harmonic)
-    unsure = np.flatnonzero(ranking.several[::-1])
-    wrong, rows, above, harmonic = (a[unsure] for a in (wrong, rows, above, harmonic))
-    right = rows - wrong
-    worst = wrong * right * np.minimum(harmonic / rows, 0.5 / (above + 1))
-    return Bounded(float(area) / ranking.rows, float(np.sum(worst)) / ranking.rows)
+    areas, bounds = [], []
+    for part in ranking.blocks():
+        wrong, rows = ranking.count[0, part], ranking.held[part]
+        errors = ranking.upto[0, -1] - ranking.upto[0, part]
+        above = (ranking.rows - ranking.held_upto[part]).astype(np.float64)
+        harmonic = 1.0 / (above + 1.0)
+        shared = np.flatnonzero(rows > 1)
+        harmonic[shared] = _harmonic(above[shared], (above + rows)[shared])
+        areas.append(np.sum(wrong + (errors - wrong * above / rows) * harmonic))
+        unsure = np.flatnonzero(ranking.several[part])
+        mixed = (wrong * (rows - wrong))[unsure]
+        bounds.append(np.sum(mixed * np.minimum(harmonic[unsure] / rows[unsure], 0.5 / (above[unsure] + 1.0))))
+    return Bounded(math.fsum(areas) / ranking.rows, math.fsum(bounds) / ranking.rows)
 
 
 def _harmonic(start: Floats, stop: Floats) -> Floats:
@@ -122,18 +117,19 @@ def adaptive_calibration_error(ranking: Ranking) -> Bounded:
     n = ranking.rows
     if not n:
         return Bounded(math.nan, math.nan)
-    rows, right = ranking.held, ranking.count[1]
-    confidence = np.exp(ranking.low)
-    wide = np.flatnonzero(ranking.several)
-    width = np.exp(ranking.high[wide]) - confidence[wide]
-    middle = confidence.copy()
-    middle[wide] += width / 2
-    gap = np.bincount(ranking.equal_mass(CALIBRATION_BINS), right - rows * middle, minlength=CALIBRATION_BINS)
-    unsure = float(np.sum(rows[wide] * width)) / 2
+    gaps, unsure = [], []
+    for part in ranking.equal_mass(CALIBRATION_BINS):
+        rows, confidence = ranking.held[part], np.exp(ranking.low[part])
+        wide = np.flatnonzero(ranking.several[part])
+        width = np.exp(ranking.high[part][wide]) - confidence[wide]
+        confidence[wide] += width / 2
+        gaps.append(abs(float(np.sum(ranking.count[1, part] - rows * confidence))))
+        unsure.append(float(np.sum(rows[wide] * width)) / 2)
     last = _cells_of_ends(ranking, CALIBRATION_BINS)
     last = last[ranking.several[last]]
-    moved = np.maximum(right[last] * (1.0 - confidence[last]), (rows - right)[last] * np.exp(ranking.high[last]))
-    return Bounded(float(np.sum(np.abs(gap))) / n, (unsure + 2.0 * float(np.sum(moved))) / n)
+    rows, right = ranking.held[last], ranking.count[1, last]
+    moved = np.maximum(right * (1.0 - np.exp(ranking.low[last])), (rows - right) * np.exp(ranking.high[last]))
+    return Bounded(math.fsum(gaps) / n, (math.fsum(unsure) + 2.0 * float(np.sum(moved))) / n)
 
 
 def _cells_of_ends(ranking: Ranking, bins: int) -> Integers:

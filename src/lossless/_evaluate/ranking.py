@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise, starmap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ Points = tuple[tuple[float, float], ...]  # of a curve
 LIMIT = 1 << 17  # cells of a sketch: 3 MB with two groups, and areas of 2 million rows are bounded to 1e-5
 CURVE_POINTS = 200
 _PARTS = 32  # joined at once
+_BLOCK = 1 << 14  # cells whose numbers stay in the second cache: fresh memory for all of them costs more than a figure
 _SIGN = np.uint64(1 << 63)
 _LOWEST = np.int64(-(1 << 63))  # the same bit
 _ONE = np.uint64(1)
@@ -233,6 +235,10 @@ class Ranking:
         held: Integers = sum(others, start=first)
         return held
 
+    def blocks(self) -> Iterator[slice]:
+        """The cells, some that follow one another at a time."""
+        return (slice(i, i + _BLOCK) for i in range(0, len(self.low), _BLOCK))
+
     @cached_property
     def rows(self) -> int:
         """How many rows were counted."""
@@ -246,15 +252,15 @@ class Ranking:
         low, high = float(self.low[i]), float(self.high[i])
         return Bounded(low, high - low if self.several[i] else 0.0)
 
-    def equal_mass(self, bins: int) -> Integers:
-        """(cells,) the bin of each of `bins` that hold about as many rows each.
+    def equal_mass(self, bins: int) -> Iterator[slice]:
+        """The cells of each of `bins` that hold about as many rows each.
 
         A bin ends with sorted row floor(k (n - 1) / bins) and all rows of the same key, as in scikit-learn's
         `calibration_curve(strategy="quantile")`; bins that many equal keys would fill stay empty.
         """
         ends = np.arange(1, bins) * (self.rows - 1) // bins
         first = np.searchsorted(self.held_upto - self.held, ends, side="right")  # cells of the bins that follow
-        return np.repeat(np.arange(bins), np.diff(first, prepend=0, append=len(self.held)))
+        return starmap(slice, pairwise([0, *first.tolist(), len(self.held)]))
 
     @cached_property
     def auroc(self) -> Bounded:
@@ -283,11 +289,15 @@ class Ranking:
         if min(n, p) < 2:
             return UNDEFINED
         area = self.auroc.value
-        # For every positive the share of negatives below it, for every negative the share of positives above it.
-        below = (self.upto[0] - negative / 2) / n
-        above = (p - self.upto[1] + positive / 2) / p
-        variance = float(np.sum(positive * (below - area) ** 2)) / (p - 1) / p
-        variance += float(np.sum(negative * (above - area) ** 2)) / (n - 1) / n
+        of_positives, of_negatives = [], []
+        for part in self.blocks():
+            negative, positive = self.count[:, part]
+            # For every positive the share of negatives below it, for every negative the share of positives above it.
+            below = (self.upto[0, part] - negative / 2) / n
+            above = (p - self.upto[1, part] + positive / 2) / p
+            of_positives.append(np.sum(positive * (below - area) ** 2))
+            of_negatives.append(np.sum(negative * (above - area) ** 2))
+        variance = math.fsum(of_positives) / (p - 1) / p + math.fsum(of_negatives) / (n - 1) / n
         if area in (0.0, 1.0) or not variance:
             return UNDEFINED
         half = Z * math.sqrt(variance)
