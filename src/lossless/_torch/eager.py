@@ -60,6 +60,10 @@ class _KernelFunction(Function):
 # ---------------------------------------------------------------- transforms
 
 
+MANY_CLASSES = 256
+"""From which on backward is quicker if it is told of each row what the forward pass found."""
+
+
 def softmax(x: Tensor, plan: RowPlan) -> Tensor:
     return Softmax.call(in_memory(x), plan.rows, plan.temperature)
 
@@ -73,7 +77,7 @@ class Softmax(_KernelFunction):
 
     @classmethod
     def forward(cls, ctx: Any, x: Tensor, rows: Rows, temperature: float) -> Tensor:
-        state = None if ctx is None else kernels.empty_state(x, rows)
+        state = None if ctx is None or rows.classes < MANY_CLASSES else kernels.empty_state(x, rows)
         out = kernels.transform(cls.name, x, rows, temperature, state)
         if ctx is not None:
             ctx.save_for_backward(x, state)
@@ -243,7 +247,8 @@ class Entropy(_LossFunction):
     def forward(ctx: Any, x: Tensor, plan: RowPlan) -> Tensor:
         if ctx is None:
             return kernels.entropy(x, plan, None, None)[0]
-        g, state = _upstream.take(plan), kernels.empty_state(x, plan.rows)
+        g = _upstream.take(plan)
+        state = kernels.empty_state(x, plan.rows) if g is None else None
         out, dx = kernels.entropy(x, plan, state, g)
         ctx.save_for_backward(x, state)
         ctx.plan, ctx.ready = plan, [] if g is None else [(g, dx)]
@@ -252,6 +257,9 @@ class Entropy(_LossFunction):
     @staticmethod
     def gradient(ctx: Any, saved: Any, g: Tensor) -> Tensor:
         x, state = saved
+        if state is None:
+            state = kernels.empty_state(x, ctx.plan.rows)
+            kernels.entropy(x, ctx.plan, state, None)
         return kernels.row_statistics_backward(x, None, None, None, state, ctx.plan, None, None, g, None)
 
     @staticmethod
@@ -281,7 +289,7 @@ class ClassLoss(_LossFunction):
         if ctx is None:
             return kernels.class_loss(x, target, weight, plan, divisor, None)[0]
         g = _upstream.take(plan)
-        state = kernels.empty_state(x, plan.rows) if g is None or plan.reduction == "none" else None
+        state = kernels.empty_state(x, plan.rows) if g is None else None
         loss, ctx.divisor, dx = kernels.class_loss(x, target, weight, plan, divisor, state, g)
         ctx.save_for_backward(x, target, weight, state)
         ctx.plan, ctx.ready = plan, [] if g is None else [(g, dx)]
@@ -291,7 +299,10 @@ class ClassLoss(_LossFunction):
     def gradient(ctx: Any, saved: Any, g: Tensor) -> Tensor | None:
         x, target, weight, state = saved
         if state is None:
-            return kernels.class_loss(x, target, weight, ctx.plan, ctx.divisor, None, g.item())[2]
+            if (number := kernels.shared(g)) is not None:
+                return kernels.class_loss(x, target, weight, ctx.plan, ctx.divisor, None, number)[2]
+            state = kernels.empty_state(x, ctx.plan.rows)
+            kernels.class_loss(x, target, weight, ctx.plan, ctx.divisor, state)
         return kernels.class_loss_backward(x, target, weight, state, ctx.plan, ctx.divisor, g)
 
     @staticmethod
