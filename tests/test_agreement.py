@@ -110,6 +110,12 @@ def everything(x, inner_last=False):
                 assert_same_bits(gradient, at_once, f"the gradient at once and later, {link}, {temperature}")
                 results += [loss, np.array(total), back(gradient)]
     for temperature in (1.0, 0.7):
+        entropy, state, gradient, at_once = column(), np.empty((native.STATE_ROWS, rows)), empty(), empty()
+        native.entropy(source, *shape, entropy, state, 0.3, at_once, temperature)
+        given = source, *shape, None, None, None, None, state, None, None, np.full(rows, 0.3), None
+        native.row_statistics_backward(*given, gradient, temperature)
+        assert_same_bits(gradient, at_once, f"the gradient of the entropy at once and later, {temperature}")
+        results += [entropy, back(gradient)]
         for kernel in (native.softmax, native.log_softmax):
             out = empty()
             kernel(source, *shape, out, temperature)
@@ -403,6 +409,42 @@ def test_memory(name, dtype, framework):
         expected = run(case, framework, order=rows)
         for place in places:
             assert_same_results(run(case, framework, order=rows, place=place), expected, place.__name__)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_what_backward_is_told_of_each_row_is_what_it_would_find(name, dtype, classes, temperature):
+    """And numbers so large or small that they are brought near 1 change no bit of the other rows."""
+    x = bits(logits(classes, dtype))
+    g = np.random.default_rng(classes).normal(size=x.shape)
+    g[7] *= 1e30 if dtype in (np.float32, np.float64) else 1e4
+    g[8] *= 1e-30 if dtype in (np.float32, np.float64) else 1e-4
+    g[9] = 0.0
+    g = bits(g.astype(dtype))
+    out, dx, again = (np.empty_like(x) for _ in range(3))
+    state = np.empty((native.STATE_ROWS, ROWS))
+    getattr(native, name)(x, ROWS, classes, 1, out, temperature, state)
+    backward = getattr(native, name + "_backward")
+    backward(x, ROWS, classes, 1, g, dx, temperature)
+    backward(x, ROWS, classes, 1, g, again, temperature, state)
+    assert dx.tobytes() == again.tobytes()
+    for row in range(ROWS):
+        backward(x[row].copy(), 1, classes, 1, g[row].copy(), again[0], temperature)
+        assert dx[row].tobytes() == again[0].tobytes()
+
+
+def test_one_number():
+    for dtype in (np.float16, np.float32, np.float64):
+        same = np.full((3, 4), 1.5, dtype)
+        assert native.is_one_number(same)
+        for i in range(same.size):
+            other = same.copy()
+            other.flat[i] += 1
+            assert not native.is_one_number(other)
+    assert native.is_one_number(np.ones(1))
+    assert not native.is_one_number(np.ones(0))
 
 
 @pytest.mark.skipif(native is None, reason=f"no compiled kernels: {why}")
