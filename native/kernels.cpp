@@ -624,8 +624,7 @@ template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t beg
 }
 
 // dx_j = p_j ((g_j - g_k) - sum_i p_i (g_i - g_k)), k the largest class: differences of g alone, so that what a
-// confident row leaves of them is not lost in g_k. Very large and very small cotangents are brought near 1 together;
-// others would give the same bits.
+// confident row leaves of them is not lost in g_k. Very large and very small cotangents are brought near 1 together.
 template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     using T = Compute<D>;
     Shares s; // times 2^64, so that a small p meets a large slope before it gets denormal
@@ -674,14 +673,18 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
         by_sixteens(g, [&](int r) { store(mean + r, to_f64(narrow<T>(load(sum + r) / load(g.all + r)))); });
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             const Pack<T> high = view.get(s.high), low = view.get(s.low), scale = view.get(down), back = view.get(up);
-            const Pack<T> top = view.get(at_top) * scale, mean_ = view.get(mean), whole = broadcast(T(0x1p-64));
+            const Pack<T> top = view.get(at_top) * scale, mean_ = view.get(mean);
+            // 2^-64 times `back`, a small one as the last, so that what is in between is no denormal
+            const Pack<T> one = broadcast(T(1)), whole = broadcast(T(0x1p-64));
+            const auto large = back > one;
+            const Pack<T> first = select(large, whole * back, whole), last = select(large, one, back);
             const auto* const cotangent = data.cotangent;
             const T* const kept = data.e;
             auto* const out = data.out;
             view.each([&](Block b) __attribute__((always_inline)) {
                 const Pack<T> e = view.kept(kept, b);
                 const Pack<T> slope = (view.load(cotangent, b, T(0)) * scale - top) - mean_;
-                view.store(out, b, slope * fma(e, high, e * low) * whole * back);
+                view.store(out, b, slope * fma(e, high, e * low) * first * last);
             });
         });
         rows.close(g);

@@ -116,19 +116,6 @@ LOSSLESS_INLINE Split split(Pack<double> c) {
     return {select(ordinary, mantissa, c), select(ordinary, select(tiny, exponent - broadcast(200.0), exponent), zero)};
 }
 
-// x 2^n for any n in range of an f64, rounded once: the power is applied in two steps.
-template <class T> struct Scale {
-    Pack<T> first, second;
-    template <class View> LOSSLESS_INLINE_MEMBER Scale(const View& view, const Column& exponent) {
-        const Pack<T> low = broadcast(T(1) - Float<T>::bias), high = broadcast(Float<T>::bias);
-        const Pack<T> n = view.get(exponent);
-        const Pack<T> a = select(n < low, low, select(n > high, high, n)), rest = n - a;
-        first = power_of_two(a);
-        second = power_of_two(select(rest > high, high, rest));
-    }
-    LOSSLESS_INLINE_MEMBER Pack<T> operator()(Pack<T> x) const { return x * first * second; }
-};
-
 // ---------------------------------------------------------------------------------------------- the pass
 
 // t (m - x), where a class without weight costs nothing even at x = -inf.
@@ -354,7 +341,8 @@ template <class T> LOSSLESS_INLINE Unit<T> unit_below(Pack<T> size) {
 // It cancels where p_j and t_j are both near their whole, which is at the maximum or at the target of an index. There
 // it is made of sums that leave the class out:
 //     g_k = (b + tau - t_k) p_k - t_k q_k.
-// All of it is brought near one size, so large that no part of it is denormal before the last step.
+// All of it is brought near one size, so large that no part of it is denormal before the last step (but for upstream
+// gradients above it, whose results lose digits: one at 1e31, all of an entropy's at 1e37).
 template <class T> constexpr double SIZE = sizeof(T) == 4 ? 100 : 400; // its exponent
 
 struct Slopes {
@@ -385,8 +373,8 @@ LOSSLESS_INLINE void divide_by_sum(Pack<double> f, const Group& g, int r, Column
 
 // f p - t q, p and q = 1 - p given as parts of S. A quotient that is denormal has lost bits before it is multiplied;
 // the product is not.
-LOSSLESS_INLINE Pack<double> apart(Pack<double> f, Pack<double> own, Pack<double> t, Pack<double> others,
-                                   Pack<double> all) {
+LOSSLESS_INLINE Pack<double> uncancelled(Pack<double> f, Pack<double> own, Pack<double> t, Pack<double> others,
+                                         Pack<double> all) {
     const Pack<double> q = others / all;
     const auto tiny = q < broadcast(0x1p-900);
     const Pack<double> less = broadcast(0.0) - (any(tiny) ? select(tiny, t * others / all, t * q) : t * q);
@@ -404,11 +392,9 @@ template <class T, Target target, bool extra> void prepare(const RowProblem& p, 
     const Pack<double> zero = broadcast(0.0), all = load(g.all + r);
     const bool entropy = extra && p.d_entropy.values, prior = extra && p.prior;
     const Pack<double> b = load(s.b + r);
-    Pack<double> a = load(s.a + r), d = zero, c = zero, size = max(abs(b), abs(a)), t_size = broadcast(1.0);
-    if constexpr (target == Target::soft) {
-        t_size = to_f64(unit_below(narrow<T>(load(g.soft_size + r))).first);
-        size = max(size, abs(a) * t_size);
-    }
+    Pack<double> a = load(s.a + r), d = zero, c = zero, t_size = broadcast(1.0);
+    if constexpr (target == Target::soft) t_size = to_f64(unit_below(narrow<T>(load(g.soft_size + r))).first);
+    Pack<double> size = max(abs(b), abs(a) * t_size);
     if (prior) size = max(size, abs(d = load(s.d + r)));
     if (entropy) size = max(size, abs(c = load(s.c + r)));
 
@@ -446,15 +432,15 @@ template <class T, Target target, bool extra> void prepare(const RowProblem& p, 
     if (entropy) divide_by_sum<T>(c * scale * lowered, g, r, s.entropy, s.entropy_low);
     divide_by_sum<T>(f * lowered, g, r, s.factor, s.factor_low);
     if constexpr (target == Target::index)
-        store(s.at_target + r, apart(f_target, load(g.at_target + r), t_target, load(g.but_target + r), all));
+        store(s.at_target + r, uncancelled(f_target, load(g.at_target + r), t_target, load(g.but_target + r), all));
     if (target == Target::soft || prior)
-        store(s.at_top + r, apart(f_top, load(g.top + r), t_top, load(g.but_top + r), all));
+        store(s.at_top + r, uncancelled(f_top, load(g.top + r), t_top, load(g.but_top + r), all));
 }
 
 // Where a row is not a number all its gradients are the same NaN, whichever operand it came from.
 template <class T> struct OneNan {
     const Mask<T> everywhere;
-    explicit LOSSLESS_INLINE_MEMBER OneNan(Pack<T> factor) : everywhere(factor != factor) {}
+    LOSSLESS_INLINE_MEMBER OneNan(Pack<T> factor, Pack<T> other) : everywhere((factor != factor) | (other != other)) {}
     LOSSLESS_INLINE_MEMBER Pack<T> operator()(Pack<T> dx) const {
         return select(everywhere, broadcast(T(__builtin_nan(""))), dx);
     }
@@ -468,7 +454,6 @@ sweep_row(const RowProblem& p, const View& view, const Data<View>& data, E e, co
     const bool entropy = extra && p.d_entropy.values, top = target == Target::soft || prior;
     const Pack<T> zero = broadcast(T(0)), m = view.get(g.m), unit = broadcast(T(s.unit));
     const Pack<T> factor = view.get(s.factor), factor_low = view.get(s.factor_low);
-    const OneNan<T> nan(factor);
     const Pack<T> at_target = view.get(s.at_target), at_top = view.get(s.at_top);
     Pack<T> soft = zero, soft_unit = zero;
     if constexpr (target == Target::soft) {
@@ -476,7 +461,8 @@ sweep_row(const RowProblem& p, const View& view, const Data<View>& data, E e, co
         soft_unit = unit_below(view.get(g.soft_size)).second;
     }
     const Pack<T> of_prior = view.get(s.prior), mean_below = view.get(s.mean_below);
-    const Pack<T> of_entropy = view.get(s.entropy), of_entropy_low = view.get(s.entropy_low);
+    const Pack<T> of_entropy = entropy ? view.get(s.entropy) : zero, of_entropy_low = view.get(s.entropy_low);
+    const OneNan<T> nan(factor, of_entropy);
     const Pack<T> last = power_of_two(view.get(s.final));
     const auto y = view.get_class(g.target), largest = view.get_class(g.largest);
     view.each([&](Block b) __attribute__((always_inline)) {

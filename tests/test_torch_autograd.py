@@ -20,6 +20,26 @@ from torch_functions import FUNCTIONS, T, V, X, Y, flat, leaves, numbers, same, 
 on_both_paths = pytest.mark.usefixtures("path")
 
 
+def test_the_first_call_of_all_may_be_inside_a_transform():
+    code = (
+        "import torch, lossless; print(torch.func.grad(lambda x: lossless.softmax(x, -1)[0])(torch.zeros(2)).tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[0.25, -0.25]\n"
+
+
+@pytest.mark.parametrize("classes", [10, 300])
+@pytest.mark.parametrize("function", [lossless.softmax, lossless.log_softmax])
+def test_saved_tensors_may_be_narrowed(function, classes):
+    x = torch.randn(3, classes).bfloat16().float().requires_grad_()
+    g = torch.randn(3, classes)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.bfloat16(), lambda t: t.float()):
+        y = function(x, -1)
+    y.backward(g)
+    (expected,) = torch.autograd.grad(function(x, -1), x, g)
+    assert torch.equal(x.grad, expected)
+
+
 # ---- derivatives
 
 

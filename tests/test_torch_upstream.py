@@ -86,6 +86,27 @@ def test_many_numbers_are_as_quick_as_their_mean(monkeypatch):
     assert expected == [None, pytest.approx(1 / len(X)), pytest.approx(1 / len(X))]
 
 
+def test_after_another_number_than_expected_one_must_come_twice(monkeypatch):
+    asked = []
+    kernel = eager.kernels.class_loss
+    monkeypatch.setattr(eager.kernels, "class_loss", lambda *args: asked.append(args[6]) or kernel(*args))
+    for scale in (1.0, 2.0, 3.0, 4.0, 4.0, 4.0, math.nan, math.nan, math.nan):
+        step(LOSSES["labels"], scale)
+    # After 1.0 instead of 2.0, and 4.0 instead of NaN, the gradient was computed anew.
+    assert str(asked) == "[None, 1.0, 2.0, None, None, None, 4.0, 4.0, nan, None, None]"
+
+
+@pytest.mark.parametrize("name", ["labels", "squared", "labels, one by one", "entropy"])
+def test_signs_of_zeros_are_those_of_the_number_that_came(name):
+    alone = {}
+    for scale in (0.0, -0.0):
+        eager._upstream = _Upstream()
+        alone[math.copysign(1, scale)] = step(LOSSES[name], scale)[1]
+    for scale in (-0.0, -0.0, 0.0, 0.0, -0.0):
+        gradient = step(LOSSES[name], scale)[1]
+        assert torch.equal(gradient.signbit(), alone[math.copysign(1, scale)].signbit())
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_who_gets_the_gradient_may_change_it(name):
     step(LOSSES[name])
@@ -211,3 +232,37 @@ def test_flushing_denormals_changes_no_normal_gradient():
         torch.set_flush_denormal(False)
     normal = expected.abs() >= torch.finfo(torch.float32).tiny
     assert torch.equal(flushed[normal], expected[normal])
+
+
+@pytest.mark.parametrize("classes", [2, 70])
+@pytest.mark.parametrize(("size", "upstream"), [(1e-40, 1e30), (1e-36, 2e12), (1e30, 1e-30), (1e30, 1e7)])
+def test_small_targets_meet_large_upstream_gradients(classes, size, upstream):
+    x = torch.zeros(1, classes, requires_grad=True)
+    t = torch.full((1, classes), size)
+    t[0, 0] *= 0.3
+    lossless.cross_entropy(x, t, reduction="sum").backward(torch.tensor(upstream))
+    true = upstream * (t.double().mean() - t.double())
+    torch.testing.assert_close(x.grad.double(), true, rtol=0.0, atol=4e-7 * upstream * size)
+
+
+@pytest.mark.parametrize("name", ["entropy", "nll"])
+def test_a_nan_upstream_reaches_every_class(name):
+    x = torch.tensor([[0.0, -1.0, -200.0], [0.0, 1.0, 2.0]], requires_grad=True)
+    statistic = getattr(lossless.row_statistics(x, torch.tensor([0, 0])), name)
+    statistic.backward(torch.tensor([math.nan, 1.0]))
+    assert x.grad[0].isnan().all()
+    assert not x.grad[1].isnan().any()
+
+
+@pytest.mark.parametrize("size", [1e11, 2e12, 1e30, 1e-30])
+@pytest.mark.parametrize("classes", [2, 300])
+def test_large_cotangents_meet_small_probabilities(size, classes):
+    x = torch.full((1, classes), -90.0, requires_grad=True)
+    with torch.no_grad():
+        x[0, 0] = 0.0
+    g = torch.zeros(1, classes)
+    g[0, 1] = size
+    lossless.softmax(x, -1).backward(g)
+    p = torch.softmax(x.double(), -1)
+    true = p * (g - (p * g).sum())
+    torch.testing.assert_close(x.grad.double(), true, rtol=4e-7, atol=1e-44)

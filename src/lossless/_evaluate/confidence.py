@@ -89,7 +89,7 @@ def aurc(ranking: Ranking) -> Bounded:
         harmonic[shared] = _harmonic(above[shared], (above + rows)[shared])
         areas.append(np.sum(wrong + (errors - wrong * above / rows) * harmonic))
         unsure = np.flatnonzero(ranking.several[part])
-        mixed = (wrong * (rows - wrong))[unsure]
+        mixed = wrong[unsure].astype(np.float64) * (rows - wrong)[unsure]
         bounds.append(np.sum(mixed * np.minimum(harmonic[unsure] / rows[unsure], 0.5 / (above[unsure] + 1.0))))
     return Bounded(math.fsum(areas) / ranking.rows, math.fsum(bounds) / ranking.rows)
 

@@ -66,7 +66,7 @@ class RowSample:
 
     def _trim(self) -> None:
         """Drop the rows that are not among the first `size`; no two have the same hash."""
-        if self._rows < self.size:
+        if self._rows <= self.size:
             return
         hashes = [mixed(part["place"]) for part in self._parts]
         self._bound = np.partition(np.concatenate(hashes), self.size - 1)[self.size - 1]

@@ -8,6 +8,7 @@ All tensors arrive in one dtype; a Function's also contiguous in memory: `ordina
 # mypy: allow-subclassing-any
 
 from collections.abc import Callable
+from math import copysign
 from typing import Any
 
 import torch
@@ -77,7 +78,8 @@ class Softmax(_KernelFunction):
 
     @classmethod
     def forward(cls, ctx: Any, x: Tensor, rows: Rows, temperature: float) -> Tensor:
-        state = None if ctx is None or rows.classes < MANY_CLASSES else kernels.empty_state(x, rows)
+        worth_it = ctx is not None and rows.classes >= MANY_CLASSES and _saving_hooks(True) is None
+        state = kernels.empty_state(x, rows) if worth_it else None
         out = kernels.transform(cls.name, x, rows, temperature, state)
         if ctx is not None:
             ctx.save_for_backward(x, state)
@@ -181,27 +183,37 @@ class _Upstream:
     """The gradient that came upstream to the loss of a plan, in its last backward pass: most often 1, step after step.
 
     To a loss of many numbers too, where the same came to all of them, as from their mean. A forward pass that expects
-    it writes the gradient while the rows are in cache; if another comes, that is computed. The same bits either way.
-    What was expected once is expected again after a backward pass only: a loss which nobody differentiates writes no
-    gradient, and of losses that wait for one backward pass only the first does.
+    it writes the gradient while the rows are in cache; if another comes, that is computed, and nothing is expected
+    until one has come twice. The same bits either way. What was expected once is expected again after a backward pass
+    only: a loss which nobody differentiates writes no gradient, and of losses that wait for one backward pass only the
+    first does.
     """
 
     def __init__(self) -> None:
-        self._last: dict[int, tuple[Any, float]] = {}  # with the plan, so that its address stays its own
+        # With the plan, so that its address stays its own, and whether another number was expected before.
+        self._last: dict[int, tuple[Any, float, bool]] = {}
 
     def take(self, plan: RowPlan | ElementPlan) -> float | None:
         """What is expected: nothing where somebody saves tensors in his own way (checkpoints, offloading).
 
         He counts what is saved, and a gradient beside it would defeat him.
         """
-        if _saving_hooks(True) is not None:
+        _, g, missed = self._last.get(id(plan), (plan, 0.0, True))
+        if missed or _saving_hooks(True) is not None:
             return None
-        return self._last.pop(id(plan), (plan, None))[1]
+        self._last.pop(id(plan), None)
+        return g
 
-    def came(self, plan: RowPlan | ElementPlan, g: float) -> None:
+    def came(self, plan: RowPlan | ElementPlan, g: float, *, unexpected: bool = False) -> None:
         if len(self._last) > 1024:
             self._last.clear()
-        self._last[id(plan)] = plan, g
+        _, before, missed = self._last.get(id(plan), (plan, g, False))
+        self._last[id(plan)] = plan, g, unexpected or (missed and not _alike(g, before))
+
+
+def _alike(a: float, b: float) -> bool:
+    """Whether the bits are, but of NaN, which nothing is like."""
+    return a == b and copysign(1.0, a) == copysign(1.0, b)
 
 
 _upstream = _Upstream()
@@ -212,7 +224,7 @@ class _LossFunction(_KernelFunction):
     """A loss may have its gradient ready: in `ctx.ready`, with what was expected upstream."""
 
     gradient: Callable[..., Any]
-    "By kernels: of (ctx, the saved tensors, the upstream gradient)."
+    "By kernels: of (ctx, the saved tensors, the upstream gradient, the number that it is all over or None)."
     of_inputs: Callable[..., Any]
     "What backward returns: of (ctx, that gradient)."
 
@@ -227,17 +239,18 @@ class _LossFunction(_KernelFunction):
             except (RuntimeError, IndexError):  # a batch in disguise; somebody was quicker
                 pass
             else:
-                if number is not None and number == expected:
+                if number is not None and _alike(number, expected):
                     _upstream.came(ctx.plan, number)
                     return cls.of_inputs(ctx, dx)
+                ctx.missed = True
         return super().backward(ctx, *g)
 
     @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
         saved, number = ctx.saved_tensors, kernels.shared(g)
         if number is not None:
-            _upstream.came(ctx.plan, number)
-        return cls.of_inputs(ctx, cls.gradient(ctx, saved, g))
+            _upstream.came(ctx.plan, number, unexpected=getattr(ctx, "missed", False))
+        return cls.of_inputs(ctx, cls.gradient(ctx, saved, g, number))
 
 
 class Entropy(_LossFunction):
@@ -255,7 +268,7 @@ class Entropy(_LossFunction):
         return out
 
     @staticmethod
-    def gradient(ctx: Any, saved: Any, g: Tensor) -> Tensor:
+    def gradient(ctx: Any, saved: Any, g: Tensor, _: float | None) -> Tensor:
         x, state = saved
         if state is None:
             state = kernels.empty_state(x, ctx.plan.rows)
@@ -296,10 +309,10 @@ class ClassLoss(_LossFunction):
         return loss
 
     @staticmethod
-    def gradient(ctx: Any, saved: Any, g: Tensor) -> Tensor | None:
+    def gradient(ctx: Any, saved: Any, g: Tensor, number: float | None) -> Tensor | None:
         x, target, weight, state = saved
         if state is None:
-            if (number := kernels.shared(g)) is not None:
+            if number is not None:
                 return kernels.class_loss(x, target, weight, ctx.plan, ctx.divisor, None, number)[2]
             state = kernels.empty_state(x, ctx.plan.rows)
             kernels.class_loss(x, target, weight, ctx.plan, ctx.divisor, state)
@@ -337,7 +350,7 @@ class PointwiseLoss(_LossFunction):
         return loss
 
     @staticmethod
-    def gradient(ctx: Any, saved: Any, g: Tensor) -> Tensor:
+    def gradient(ctx: Any, saved: Any, g: Tensor, _: float | None) -> Tensor:
         x, target, weight, pos_weight = saved
         return kernels.pointwise_backward(ctx.plan.loss, x, target, weight, pos_weight, ctx.divisor, g)
 

@@ -93,7 +93,8 @@ def _fresh(x: Tensor) -> Tensor:
     return array
 
 
-ALONE = _references(torch.empty(1))
+with torch._C._DisableFuncTorch():  # this module may be imported inside a transform
+    ALONE = _references(torch.empty(1))
 
 _recycler = Recycler(_limit())
 empty_like = _recycler.empty_like
