@@ -423,7 +423,7 @@ LOSSLESS_INLINE void sum_up(const RowProblem& p, Group& g, Rows& rows) {
     finish<target>(g);
 }
 
-// What is said of 16 rows: statistics, loss, state. Returns the loss, 0 for rows that do not count.
+// What is said of 16 rows: statistics and loss. Returns the loss, 0 for rows that do not count.
 template <class D, Target target, bool extra, bool numbers>
 LOSSLESS_INLINE Pack<double> conclude(const RowProblem& p, const Link& link, Group& g, int r) {
     Pack<double> counted = broadcast(0.0);
@@ -436,7 +436,10 @@ LOSSLESS_INLINE Pack<double> conclude(const RowProblem& p, const Link& link, Gro
     }
     const auto tempered = [&](Pack<double> x) { return p.temperature == 1 ? x : x / broadcast(p.temperature); };
     if (target == Target::index) nll = tempered(m - load(g.x_target + r)) + log_sum;
-    if (target == Target::soft) nll = tempered(load(g.soft_cost + r)) + load(g.soft_total + r) * log_sum;
+    if constexpr (target == Target::soft) {
+        const Pack<double> total = load(g.soft_rest + r) + soft_top<Compute<D>>(p, g, r);
+        nll = tempered(load(g.soft_cost + r)) + total * log_sum;
+    }
     if (extra && p.prior)
         prior = (tempered(load(g.prior_cost + r)) + broadcast(p.prior_total) * log_sum) * broadcast(p.prior_unit);
     if (extra) {
@@ -468,16 +471,15 @@ LOSSLESS_INLINE Pack<double> conclude(const RowProblem& p, const Link& link, Gro
         store(g.slope_of_nll + r, link.slope_of_nll(weight, nll, q, p_y));
         store(g.slope_of_lse + r, link.slope_of_lse(lse));
     }
-    if (p.state) {
-        const auto put_state = [&](int row, Pack<double> value) { put_rows(p.state + row * p.rows(), g, r, value); };
-        put_state(0, load(g.peak + r));
-        put_state(1, load(g.all + r));
-        put_state(2, load(g.but_target + r));
-        put_state(3, load(g.but_top + r));
-        put_state(4, p.is_loss() ? load(g.slope_of_nll + r) : mean_below);
-        put_state(5, p.is_loss() ? load(g.slope_of_lse + r) : zero);
-    }
     return counted;
+}
+
+// A quantity of each row of a group for a backward pass, and back.
+void keep(const RowProblem& p, int row, const Group& g, const Column& column) {
+    memcpy(p.state + row * p.rows() + g.first_row, column, g.rows * sizeof(double));
+}
+void restore(const RowProblem& p, int row, const Group& g, Column& column) {
+    memcpy(column, p.state + row * p.rows() + g.first_row, g.rows * sizeof(double));
 }
 
 template <class D, Target target, bool extra, bool numbers = false>
@@ -490,6 +492,14 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
         by_sixteens(g, [&](int r) __attribute__((always_inline)) {
             loss_sum.add(conclude<D, target, extra, numbers>(p, link, g, r));
         });
+        if (p.state) {
+            keep(p, 0, g, g.peak);
+            keep(p, 1, g, g.all);
+            keep(p, 2, g, g.but_target);
+            keep(p, 3, g, g.but_top);
+            keep(p, 4, g, p.is_loss() ? g.slope_of_nll : g.mean_below);
+            if (p.is_loss()) keep(p, 5, g, g.slope_of_lse);
+        }
         if constexpr (!numbers && (extra || target != Target::none))
             if (p.out) {
                 p.is_loss() ? slopes_of_loss<D>(p, g, s) : slopes_of_statistics<D>(p, g, s);
@@ -513,14 +523,6 @@ template <class D> int64_t weigh(const RowProblem& p, int64_t chunk, int64_t beg
     }
     p.weight_sums[chunk] = sum_lanes(sum);
     return first_bad;
-}
-
-// A quantity of each row of a group for a backward pass, and back.
-void keep(const RowProblem& p, int row, const Group& g, const Column& column) {
-    memcpy(p.state + row * p.rows() + g.first_row, column, g.rows * sizeof(double));
-}
-void restore(const RowProblem& p, int row, const Group& g, Column& column) {
-    memcpy(column, p.state + row * p.rows() + g.first_row, g.rows * sizeof(double));
 }
 
 template <class D, Target target, bool extra>
@@ -645,7 +647,7 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
             const auto add_up = [&](Pack<T> scale) __attribute__((always_inline)) {
                 const Pack<T> top = view.get(at_top) * scale;
                 typename View::Total all(view), slopes(view);
-                typename View::Most size(view);
+                Most<View> size;
                 each_exponential(view, data, g, [&](Block b, Pack<T>, Pack<T> e) __attribute__((always_inline)) {
                     view.fetch(cotangent, b, data.ahead);
                     const Pack<T> slope = view.load(cotangent, b, T(0));

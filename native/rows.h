@@ -32,12 +32,13 @@ struct Group {
     Column peak, m;  // the maximum; where that is +inf, m is 0 (see limit())
     Indices largest; // its class, the first of equals
     Column x_target;
-    Column shift, exponent;                   // the frame of the exponentials
-    Column top, at_target, others;            // exponentials of the maximum, of the target, and of the rest
-    Column below, mean_below;                 // sum e (m - x), sum p (m - x)
-    Column squares;                           // sum e^2 without the maximum
-    Column soft_total, soft_cost, prior_cost; // sum t, sum t (m - x), sum u (m - x)
-    Column soft_top, soft_rest, soft_size;    // t of the class of the maximum, the sum of the others; the largest |t|
+    Column shift, exponent;                // the frame of the exponentials
+    Column top, at_target, others;         // exponentials of the maximum, of the target, and of the rest
+    Column below, mean_below;              // sum e (m - x), sum p (m - x)
+    Column squares;                        // sum e^2 without the maximum
+    Column soft_cost, prior_cost;          // sum t (m - x), sum u (m - x)
+    Column soft_top, soft_rest, soft_size; // t of the class of the maximum without its weight, the sum of the others w
+                                           // t; the largest |w t|
 
     Column all, but_target, but_top;   // S, T, and the sum without the maximum
     Column log_sum;                    // log(S / e^m) = lse - m
@@ -151,22 +152,33 @@ template <class D> static double limit(D* target, const D* source, int64_t class
 // The data of a row, or of 16, as a view reads it, and the scratch that it may need.
 template <class View> struct Data;
 
+// A number of a table of classes for each of 16 rows; any where there is no class.
+template <class T> LOSSLESS_INLINE Pack<double> look_up(const void* table, const int64_t* classes) {
+    double lanes[LANES];
+    for (int i = 0; i < LANES; i++) lanes[i] = classes[i] < 0 ? 0.0 : double(static_cast<const T*>(table)[classes[i]]);
+    return load(lanes);
+}
+
+// w t of the class of the maximum, of 16 rows.
+template <class T> LOSSLESS_INLINE Pack<double> soft_top(const RowProblem& p, const Group& g, int r) {
+    const Pack<double> top = load(g.soft_top + r);
+    return p.weight ? to_f64(narrow<T>(top) * narrow<T>(look_up<T>(p.weight, g.largest + r))) : top;
+}
+
 // What the sweep needs of a soft target: nothing that is left out of a sum is ever subtracted from it.
 template <class View> struct TargetSums {
     using T = typename View::T;
     typename View::Total rest;
-    typename View::Most size;
-    LOSSLESS_INLINE_MEMBER TargetSums(const View& view) : rest(view), size(view) {}
+    Most<View> size;
+    explicit LOSSLESS_INLINE_MEMBER TargetSums(const View& view) : rest(view) {}
     LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> t, Mask<T> is_top) {
         rest.add(b, select(is_top, broadcast(T(0)), t));
         size.add(abs(t));
     }
-    LOSSLESS_INLINE_MEMBER void put(const RowProblem& p, const View& view, const Data<View>& data, Group& g) {
+    LOSSLESS_INLINE_MEMBER void put(const View& view, const Data<View>& data, Group& g) {
         view.put(g.soft_rest, rest.value());
         view.put(g.soft_size, size.value());
         view.pick(g.soft_top, data.t, g.largest);
-        if (p.weight) view.weigh(g.soft_top, static_cast<const T*>(p.weight), g.largest);
-        view.put(g.soft_total, view.get_wide(g.soft_rest) + view.get_wide(g.soft_top));
     }
 };
 
@@ -204,7 +216,7 @@ LOSSLESS_INLINE void sum_target(const RowProblem& p, const View& view, const Dat
     TargetSums<View> sums(view);
     const auto top = view.get_class(g.largest);
     view.each([&](Block b) __attribute__((always_inline)) { sums.add(b, soft_target(p, view, data.t, b), top.in(b)); });
-    sums.put(p, view, data, g);
+    sums.put(view, data, g);
 }
 
 // Second stage: where the exponentials of each row lie, and those of the maximum and of the target.
@@ -280,7 +292,7 @@ LOSSLESS_INLINE void exponentiate(const RowProblem& p, const View& view, Data<Vi
 
     view.put(g.others, others.value());
     if constexpr (target == Target::soft) {
-        target_sums.put(p, view, data, g);
+        target_sums.put(view, data, g);
         view.put(g.soft_cost, soft_cost.value());
     }
     if constexpr (numbers) view.put(g.squares, squares.value());
@@ -381,13 +393,6 @@ LOSSLESS_INLINE Pack<double> uncancelled(Pack<double> f, Pack<double> own, Pack<
     return any(f != broadcast(0.0)) ? fma(f, own / all, less) : less;
 }
 
-// A number of a table of classes for each of 16 rows; any where there is no class.
-template <class T> LOSSLESS_INLINE Pack<double> look_up(const void* table, const int64_t* classes) {
-    double lanes[LANES];
-    for (int i = 0; i < LANES; i++) lanes[i] = classes[i] < 0 ? 0.0 : double(static_cast<const T*>(table)[classes[i]]);
-    return load(lanes);
-}
-
 template <class T, Target target, bool extra> void prepare(const RowProblem& p, Group& g, Slopes& s, int r) {
     const Pack<double> zero = broadcast(0.0), all = load(g.all + r);
     const bool entropy = extra && p.d_entropy.values, prior = extra && p.prior;
@@ -415,9 +420,10 @@ template <class T, Target target, bool extra> void prepare(const RowProblem& p, 
         f_top = f;
     }
     if constexpr (target == Target::soft) {
-        f = fma(a, load(g.soft_total + r), f);
-        f_top = fma(a, load(g.soft_rest + r), f_top);
-        t_top = a * load(g.soft_top + r);
+        const Pack<double> rest = load(g.soft_rest + r), top = soft_top<T>(p, g, r);
+        f = fma(a, rest + top, f);
+        f_top = fma(a, rest, f_top);
+        t_top = a * top;
         store(s.soft + r, zero - a * t_size);
     }
     if (prior) {

@@ -92,6 +92,15 @@ template <class View> struct Largest {
     typename View::Class at;
 };
 
+// The largest of what is added; NaN are passed over.
+template <class View> struct Most {
+    using T = typename View::T;
+    Pack<T> lanes;
+    LOSSLESS_INLINE_MEMBER Most() : lanes(broadcast(T(-INF))) {}
+    LOSSLESS_INLINE_MEMBER void add(Pack<T> value) { lanes = max(value, lanes); }
+    LOSSLESS_INLINE_MEMBER Pack<T> value() const { return View::in_all_lanes(lanes); }
+};
+
 // Stands for the total of what nobody asked for.
 struct NoTotal {
     template <class View> explicit LOSSLESS_INLINE_MEMBER NoTotal(const View&) {}
@@ -161,7 +170,6 @@ template <class D> struct ClassLanes {
 
     // A quantity of the row, out of its column and into it.
     LOSSLESS_INLINE_MEMBER Pack<T> get(const Column& column) const { return broadcast(T(column[row])); }
-    LOSSLESS_INLINE_MEMBER double get_wide(const Column& column) const { return column[row]; }
     LOSSLESS_INLINE_MEMBER void put(Column& column, double value) const { column[row] = value; }
     LOSSLESS_INLINE_MEMBER void put(Column& column, Pack<T> same_in_all_lanes) const {
         column[row] = lane(same_in_all_lanes, 0);
@@ -175,13 +183,10 @@ template <class D> struct ClassLanes {
     };
     using Total = TotalOf<Sum<T>>;
     using PlainTotal = TotalOf<PlainSum>;
-    // The largest of what is added; NaN are passed over.
-    struct Most {
-        Pack<T> lanes;
-        explicit LOSSLESS_INLINE_MEMBER Most(const ClassLanes&) : lanes(broadcast(T(-INF))) {}
-        LOSSLESS_INLINE_MEMBER void add(Pack<T> value) { lanes = max(value, lanes); }
-        LOSSLESS_INLINE_MEMBER Pack<T> value() const { return in_all_lanes(lanes); }
-    };
+    // The largest of the lanes, which all belong to the row.
+    static LOSSLESS_INLINE_MEMBER Pack<T> in_all_lanes(Pack<T> a) {
+        return broadcast(fold(a, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; }));
+    }
     // A class of the row by its index; -1 is none.
     struct Class {
         int64_t j;
@@ -196,10 +201,6 @@ template <class D> struct ClassLanes {
     LOSSLESS_INLINE_MEMBER void pick(Column& column, const D* x, const Indices& at) const {
         column[row] = to_compute(x[at[row]]);
     }
-    // And times the weight of the class.
-    LOSSLESS_INLINE_MEMBER void weigh(Column& column, const T* weight, const Indices& at) const {
-        column[row] = T(column[row]) * weight[at[row]];
-    }
 
   private:
     // Blocks in turn for two chains of operations, which hide their latency.
@@ -210,9 +211,6 @@ template <class D> struct ClassLanes {
             f(Block{j + LANES, LANES}, 1);
         }
         for (; j < classes; j += LANES) f(Block{j, classes - j < LANES ? int(classes - j) : LANES}, 0);
-    }
-    static LOSSLESS_INLINE_MEMBER Pack<T> in_all_lanes(Pack<T> a) {
-        return broadcast(fold(a, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; }));
     }
     // The first class of the lanes named by `bits`, lane i of block at[i].
     static LOSSLESS_INLINE_MEMBER int64_t first(uint32_t bits, Pack<Bits<T>> at) {
@@ -243,9 +241,9 @@ template <class C> struct RowLanes {
     }
     LOSSLESS_INLINE_MEMBER Pack<T> load(const T* scratch, Block b, T) const { return ::load(scratch + b.j * LANES); }
     template <class F> LOSSLESS_INLINE_MEMBER Pack<T> largest(F&& value) const {
-        Pack<T> most = broadcast(T(-INF));
-        each([&](Block b) __attribute__((always_inline)) { most = max(value(b), most); });
-        return most;
+        Most<RowLanes> most;
+        each([&](Block b) __attribute__((always_inline)) { most.add(value(b)); });
+        return most.value();
     }
     template <class F> LOSSLESS_INLINE_MEMBER Largest<RowLanes> first_largest(F&& value) const {
         Pack<T> most = broadcast(T(-INF));
@@ -276,7 +274,6 @@ template <class C> struct RowLanes {
         else
             return ::load(column + row);
     }
-    LOSSLESS_INLINE_MEMBER Pack<double> get_wide(const Column& column) const { return ::load(column + row); }
     template <class U> LOSSLESS_INLINE_MEMBER void put(Column& column, Pack<U> value) const {
         ::store(column + row, to_f64(value));
     }
@@ -300,13 +297,7 @@ template <class C> struct RowLanes {
     using Total = TotalOf<Sum<T>>;
     using PlainTotal = TotalOf<PlainSum>;
 
-    struct Most {
-        Pack<T> lanes;
-        explicit LOSSLESS_INLINE_MEMBER Most(const RowLanes&) : lanes(broadcast(T(-INF))) {}
-        LOSSLESS_INLINE_MEMBER void add(Pack<T> value) { lanes = max(value, lanes); }
-        LOSSLESS_INLINE_MEMBER Pack<T> value() const { return lanes; }
-    };
-
+    static LOSSLESS_INLINE_MEMBER Pack<T> in_all_lanes(Pack<T> a) { return a; } // each is a row of its own
     struct Class {
         Pack<Bits<T>> j;
         LOSSLESS_INLINE_MEMBER bool may_be_in(Block) const { return true; }
@@ -328,9 +319,6 @@ template <class C> struct RowLanes {
             const int64_t j = at[row + i];
             column[row + i] = x[(j < 0 ? 0 : j) * LANES + i];
         }
-    }
-    LOSSLESS_INLINE_MEMBER void weigh(Column& column, const T* weight, const Indices& at) const {
-        for (int i = 0; i < LANES; i++) column[row + i] = T(column[row + i]) * weight[at[row + i]];
     }
 };
 

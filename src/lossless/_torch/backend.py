@@ -373,9 +373,9 @@ def root_mean_square(function: str, x: Tensor, target: Tensor, dims: tuple[int, 
 
 def entropy(plan: RowPlan, p: Tensor, kind: str, normalize: bool, unit: float) -> Tensor:
     if kind == "logits" or (kind == "log_probs" and normalize):
-        if unit == 1.0 and plan.is_moderate and ordinary(p):
-            return _by_one_kernel(eager.Entropy, (p,), plan)
         if unit == 1.0:
+            if plan.is_moderate and ordinary(p):
+                return _by_one_kernel(eager.Entropy, (p,), plan)
             return row_statistics(plan, p, None, None).entropy
         return (row_statistics(plan, reference.wide(p), None, None).entropy / unit).to(p.dtype)  # one rounding
     check_supported(plan.function, p=p)

@@ -8,7 +8,7 @@ All tensors arrive in one dtype; a Function's also contiguous in memory: `ordina
 # mypy: allow-subclassing-any
 
 from collections.abc import Callable
-from math import copysign
+from math import copysign, nan
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ class Softmax(_KernelFunction):
 
     @classmethod
     def forward(cls, ctx: Any, x: Tensor, rows: Rows, temperature: float) -> Tensor:
-        worth_it = ctx is not None and rows.classes >= MANY_CLASSES and _saving_hooks(True) is None
+        worth_it = ctx is not None and rows.classes >= MANY_CLASSES and not _is_counted()
         state = kernels.empty_state(x, rows) if worth_it else None
         out = kernels.transform(cls.name, x, rows, temperature, state)
         if ctx is not None:
@@ -190,25 +190,29 @@ class _Upstream:
     """
 
     def __init__(self) -> None:
-        # With the plan, so that its address stays its own, and whether another number was expected before.
+        # With the plan, so that its address stays its own, and whether it must come once more to be expected.
         self._last: dict[int, tuple[Any, float, bool]] = {}
 
     def take(self, plan: RowPlan | ElementPlan) -> float | None:
-        """What is expected: nothing where somebody saves tensors in his own way (checkpoints, offloading).
-
-        He counts what is saved, and a gradient beside it would defeat him.
-        """
-        _, g, missed = self._last.get(id(plan), (plan, 0.0, True))
-        if missed or _saving_hooks(True) is not None:
+        """What is expected."""
+        _, g, missed = self._last.get(id(plan), (plan, nan, True))
+        if missed or _is_counted():
             return None
         self._last.pop(id(plan), None)
         return g
 
-    def came(self, plan: RowPlan | ElementPlan, g: float, *, unexpected: bool = False) -> None:
+    def came(self, plan: RowPlan | ElementPlan, g: float) -> None:
+        _, before, missed = self._last.get(id(plan), (plan, g, False))
+        self._note(plan, g, missed and not _alike(g, before))
+
+    def missed(self, plan: RowPlan | ElementPlan) -> None:
+        """Another came than was expected."""
+        self._note(plan, nan, True)
+
+    def _note(self, plan: RowPlan | ElementPlan, g: float, missed: bool) -> None:
         if len(self._last) > 1024:
             self._last.clear()
-        _, before, missed = self._last.get(id(plan), (plan, g, False))
-        self._last[id(plan)] = plan, g, unexpected or (missed and not _alike(g, before))
+        self._last[id(plan)] = plan, g, missed
 
 
 def _alike(a: float, b: float) -> bool:
@@ -218,6 +222,11 @@ def _alike(a: float, b: float) -> bool:
 
 _upstream = _Upstream()
 _saving_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks
+
+
+def _is_counted() -> bool:
+    """Whether somebody saves tensors in his own way (checkpoints, offloading): more than there must be defeats him."""
+    return _saving_hooks(True) is not None
 
 
 class _LossFunction(_KernelFunction):
@@ -242,14 +251,14 @@ class _LossFunction(_KernelFunction):
                 if number is not None and _alike(number, expected):
                     _upstream.came(ctx.plan, number)
                     return cls.of_inputs(ctx, dx)
-                ctx.missed = True
+                _upstream.missed(ctx.plan)
         return super().backward(ctx, *g)
 
     @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
         saved, number = ctx.saved_tensors, kernels.shared(g)
         if number is not None:
-            _upstream.came(ctx.plan, number, unexpected=getattr(ctx, "missed", False))
+            _upstream.came(ctx.plan, number)
         return cls.of_inputs(ctx, cls.gradient(ctx, saved, g, number))
 
 
