@@ -498,7 +498,7 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
             keep(p, 2, g, g.but_target);
             keep(p, 3, g, g.but_top);
             keep(p, 4, g, p.is_loss() ? g.slope_of_nll : g.mean_below);
-            if (p.is_loss()) keep(p, 5, g, g.slope_of_lse);
+            keep(p, 5, g, g.slope_of_lse);
         }
         if constexpr (!numbers && (extra || target != Target::none))
             if (p.out) {

@@ -61,8 +61,8 @@ struct RowProblem {
     uint64_t* hash = nullptr;       // (rows)
     // (STATE_ROWS, rows): the maximum m; with exponentials relative to the power of two next to e^m: their sum S, the
     // sum T without the target (without the maximum where there is no index), the sum without the maximum, the mean D
-    // of m - x (of a loss: its slope over nll), and of a loss its slope over lse. Softmax and its logarithm, which may
-    // be asked for it too, write what their backward pass reads: m and S, and of the logarithm the sum without the
+    // of m - x (of a loss: its slope over nll), and a loss's slope over lse, else 0. Softmax and its logarithm, which
+    // may be asked for it too, write what their backward pass reads: m and S, and of the logarithm the sum without the
     // maximum.
     double* state = nullptr;
     double *loss_sums = nullptr, *weight_sums = nullptr; // one a chunk, of the rows that are not ignored; for `weigh`
