@@ -19,8 +19,9 @@ $(READY): pyproject.toml constraints.txt $(NATIVE)
 	$(PIP) --editable '.[test]'
 	touch $@
 
-$(VENV)/.checkers: pyproject.toml constraints.txt $(READY)
-	$(PIP) --editable '.[test,check]'
+# Tools alone: another installation of lossless would compile the kernels once more.
+$(VENV)/.checkers: .ci/requirements.txt constraints.txt $(READY)
+	$(PIP) --requirement .ci/requirements.txt
 	touch $@
 
 demo: $(READY) ## the main job on real input: writes report.html and results.json
@@ -52,8 +53,8 @@ $(ECOSYSTEM)/.ready: pyproject.toml constraints.txt tests/ecosystem/requirements
 test-ecosystem: $(ECOSYSTEM)/.ready ## training steps of transformers, Lightning and timm under `lossless run` (three minutes)
 	$(ECOSYSTEM)/bin/python -m pytest --confcutdir tests/ecosystem tests/ecosystem/test_ecosystem.py
 
-$(VENV)/.page: pyproject.toml constraints.txt $(READY)
-	$(PIP) --editable '.[page]'
+$(VENV)/.page: tests/page/requirements.txt constraints.txt $(READY)
+	$(PIP) --requirement tests/page/requirements.txt
 	touch $@
 
 page-test: $(VENV)/.page ## the report in headless Chromium, if that is installed
