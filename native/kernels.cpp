@@ -13,10 +13,11 @@ namespace {
 // Below this many classes a row fills too few vectors, and 16 rows are transposed instead. The bits are the same.
 constexpr int64_t ROW_LANES_CLASSES = 64;
 
-// So many logits, of whole rows, are done together: of floats, they and their exponentials fit the first cache.
+// So many logits, of whole rows, are done together: of floats, they and their exponentials fit the first cache, and
+// half as many where a cotangent comes with them.
 constexpr int64_t CACHED_NUMBERS = 4096;
-static int rows_in_cache(int64_t classes) {
-    const int64_t rows = CACHED_NUMBERS / classes;
+static int rows_in_cache(const RowProblem& p) {
+    const int64_t rows = (p.cotangent ? CACHED_NUMBERS / 2 : CACHED_NUMBERS) / p.classes;
     return rows >= ROWS ? ROWS : rows >= LANES ? int(rows / LANES * LANES) : rows < 1 ? 1 : int(rows);
 }
 
@@ -70,7 +71,7 @@ template <class D> struct RowsInPlace {
     const int64_t padded;
 
     RowsInPlace(const RowProblem& problem, Passes passes)
-        : p(problem), most_rows(passes == Passes::one ? LANES : rows_in_cache(p.classes)),
+        : p(problem), most_rows(passes == Passes::one ? LANES : rows_in_cache(p)),
           padded((p.classes + LANES - 1) / LANES * LANES) {
         data.ahead = most_rows * p.classes;
         if (passes == Passes::several) data.no_memory = !room.template get<T>(most_rows * padded);
@@ -161,7 +162,7 @@ template <class D> struct RowsTransposed {
     int64_t start[ROWS];
 
     RowsTransposed(const RowProblem& problem, Passes)
-        : p(problem), most_rows(rows_in_cache(p.classes) < LANES ? LANES : rows_in_cache(p.classes)) {
+        : p(problem), most_rows(rows_in_cache(p) < LANES ? LANES : rows_in_cache(p)) {
         const int64_t size = p.classes * most_rows;
         T* room = memory.template get<T>(size * (2 + !!p.soft + !!p.cotangent + !!p.out));
         const auto take = [&](bool wanted) {
@@ -693,6 +694,75 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
     });
 }
 
+// The same of the probabilities as they were rounded, without exponentials. A probability below the least normal number
+// has lost digits, which shows where a large cotangent meets it or many of them are all that the mean consists of: such
+// rows are made of their logits, as are those whose cotangents want a unit of their own. What is decided for a row
+// looks at that row alone, so that its bits do not hang on others.
+template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    constexpr double LEAST = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
+    constexpr double LIFT = sizeof(T) == 4 ? 0x1p64 : 0x1p512; // so that a product of small factors is no denormal
+    RowProblem of_result = p, of_logits = p;
+    of_result.x = p.result;
+    of_logits.result = nullptr;
+    Column at_top = {}, mean, from_logits;
+    int64_t failed = -1;
+    const int64_t bad = over_rows<T>(of_result, begin, end, Passes::several, [&](Group& g, auto& rows) {
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            const auto largest = view.first_largest(
+                [&](Block b) __attribute__((always_inline)) { return view.load(data.x, b, T(-INF)); });
+            view.put_class(g.largest, largest.at);
+            view.pick(at_top, data.cotangent, g.largest);
+        });
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            using View = std::remove_cvref_t<decltype(view)>;
+            const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
+            const Pack<T> lift = broadcast(T(LIFT)), top = zero - view.get(at_top) * lift;
+            const T fill = T(at_top[view.row]); // beyond the last class: no slope of its own
+            const auto *const probabilities = data.x, *const cotangent = data.cotangent;
+            auto* const out = data.out;
+            typename View::Total all(view), slopes(view);
+            Most<View> size, below;
+            view.each([&](Block b) __attribute__((always_inline)) {
+                view.fetch(probabilities, b, data.ahead);
+                view.fetch(cotangent, b, data.ahead);
+                view.fetch(out, b);
+                const Pack<T> q = view.load(probabilities, b, T(1)), slope = view.load(cotangent, b, fill);
+                all.add(b, view.load(probabilities, b, T(0)));
+                slopes.add(b, q * fma(slope, lift, top));
+                size.add(abs(slope));
+                below.add(zero - q);
+            });
+            view.put(g.all, all.value());
+            view.put(mean, slopes.value());
+            const Pack<T> most = size.value(), least = zero - below.value();
+            const auto shows = abs(view.get(mean)) < most * broadcast(T(8 * LEAST * LIFT * double(p.classes)));
+            const auto lossy = (least < broadcast(T(LEAST))) & (shows | (most > broadcast(T(0.5))));
+            const auto moderate = (most < broadcast(T(0x1p40))) & ((most > broadcast(T(0x1p-40))) | (most == zero));
+            view.put(from_logits, select(lossy | ~moderate, one, zero));
+        });
+        // Over the sum of the rounded probabilities: those of equal logits are all off the same way.
+        by_sixteens(g, [&](int r) { store(mean + r, load(mean + r) * broadcast(1 / LIFT) / load(g.all + r)); });
+        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            const Pack<T> top = view.get(at_top), mean_ = view.get(mean);
+            const auto *const probabilities = data.x, *const cotangent = data.cotangent;
+            auto* const out = data.out;
+            view.each([&](Block b) __attribute__((always_inline)) {
+                const Pack<T> slope = (view.load(cotangent, b, T(0)) - top) - mean_;
+                view.store(out, b, slope * view.load(probabilities, b, T(0)));
+            });
+        });
+        rows.close(g);
+        for (int i = 0, next; i < g.rows; i = next) {
+            const auto same = [&](int j) { return (from_logits[j] != 0) == (from_logits[i] != 0); };
+            for (next = i + 1; next < g.rows && same(next);) next++;
+            if (from_logits[i] == 0) continue;
+            const int64_t first = g.first_row + i;
+            if (softmax_backward<T>(of_logits, chunk, first, first + next - i) == NO_MEMORY) failed = NO_MEMORY;
+        }
+    });
+    return failed == NO_MEMORY ? failed : bad;
+}
+
 // ---------------------------------------------------------------------------------------------- choosing by dtype
 
 template <class F> auto by_dtype(lossless::DType dtype, F f) {
@@ -748,6 +818,9 @@ int64_t log_softmax_any(const RowProblem& p, int64_t chunk, int64_t begin, int64
     return by_dtype(p.dtype, [&](auto d) { return log_softmax<decltype(d)>(p, chunk, begin, end); });
 }
 int64_t softmax_backward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    if (p.result)
+        return (p.dtype == lossless::DType::f32 ? softmax_backward_of_result<float>
+                                                : softmax_backward_of_result<double>)(p, chunk, begin, end);
     return by_dtype(p.dtype, [&](auto d) { return softmax_backward<decltype(d)>(p, chunk, begin, end); });
 }
 

@@ -73,6 +73,7 @@ struct RowProblem {
     double divisor = 1;              // divides all of them
     void* out = nullptr;             // like x: dx, or the result of softmax and log_softmax
     const void* cotangent = nullptr; // like x: g of the softmax VJP
+    const void* result = nullptr;    // like x, f32 or f64: the probabilities that softmax returned, for its VJP
 
     __attribute__((always_inline)) int64_t rows() const { return outer * inner; }
     __attribute__((always_inline)) bool is_loss() const { return loss || loss_sums || d_loss.values; }

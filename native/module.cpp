@@ -401,12 +401,17 @@ void log_softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb
 }
 
 void softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle g_, nb::handle dx_,
-                      double temperature, nb::handle state_) {
+                      double temperature, nb::handle state_, nb::handle result_) {
     Rows rows(x_, outer, classes, inner, temperature);
-    Array g(g_, "g"), dx(dx_, "dx", true), state(state_, "state");
+    Array g(g_, "g"), dx(dx_, "dx", true), state(state_, "state"), result(result_, "result");
     rows.p.cotangent = rows.like(g.required()).data;
     rows.p.out = rows.like(dx.required()).data;
     rows.p.state = rows.state(state);
+    if (result) {
+        if (temperature != 1 || compute_element(rows.p.dtype) != rows.x.element)
+            throw nb::value_error("result: for float32 and float64 without a temperature");
+        rows.p.result = rows.like(result).data;
+    }
     run_rows(kernels().softmax_backward, rows.p);
 }
 
@@ -674,7 +679,7 @@ NB_MODULE(_native, m) {
     m.def("log_softmax", log_softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"),
           arg("temperature") = 1.0, arg("state") = nb::none());
     m.def("softmax_backward", softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
-          arg("dx"), arg("temperature") = 1.0, arg("state") = nb::none());
+          arg("dx"), arg("temperature") = 1.0, arg("state") = nb::none(), arg("result") = nb::none());
     m.def("log_softmax_backward", log_softmax_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("g"),
           arg("dx"), arg("temperature") = 1.0, arg("state") = nb::none());
     m.def("pointwise", pointwise, arg("kind"), arg("x"), arg("target").none(), arg("weight").none(),

@@ -124,6 +124,11 @@ def everything(x, inner_last=False):
             out = empty()
             kernel(source, *shape, t, out, temperature)
             results.append(back(out))
+    if x.dtype in (np.float32, np.float64):
+        result, out = empty(), empty()
+        native.softmax(source, *shape, result)
+        native.softmax_backward(source, *shape, t, out, result=result)
+        results.append(back(out))
     return results
 
 
@@ -433,6 +438,45 @@ def test_what_backward_is_told_of_each_row_is_what_it_would_find(name, dtype, cl
     for row in range(ROWS):
         backward(x[row].copy(), 1, classes, 1, g[row].copy(), again[0], temperature)
         assert dx[row].tobytes() == again[0].tobytes()
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_gradient_of_softmax_by_its_result(dtype, classes):
+    """Rows whose probabilities or cotangents want it are made of their logits; each row by itself."""
+    scale, least = (1.0, 2.0**-126) if dtype is np.float32 else (8.0, 2.0**-1022)
+    rng = np.random.default_rng(classes)
+    x = rng.normal(size=(40, classes)).astype(dtype)
+    g = rng.normal(size=x.shape).astype(dtype)
+    x[3:8, 0] -= 95.0 * scale  # a probability that is denormal,
+    g[3:6] *= 10.0  # which shows,
+    g[6:8] *= 0.01  # and does not
+    x[9, 0], x[12:20, -1] = -np.inf, -3e38
+    g[14] = 0.0
+    g[20], g[21], g[23, 0], g[24, -1] = 1e30, 1e-30 * g[21], np.nan, np.inf
+    x[26, 0], x[27] = np.inf, -np.inf
+    p, by_logits, by_result, alone = (np.empty_like(x) for _ in range(4))
+    native.softmax(x, 40, classes, 1, p)
+    native.softmax_backward(x, 40, classes, 1, g, by_logits)
+    native.softmax_backward(x, 40, classes, 1, g, by_result, result=p)
+    size = abs(g).max(1)
+    with np.errstate(invalid="ignore"):
+        lossy = (p.min(1) < least) & (size > 1)
+    odd = lossy | ~((size < 2.0**40) & ((size > 2.0**-40) | (size == 0)))
+    odd[23] = False  # NaN whichever way
+    assert classes == 1 or odd[[3, 4, 5]].all()
+    assert odd[[20, 21, 24]].all()
+    assert not odd[6:8].any()
+    np.testing.assert_array_equal(by_result[odd], by_logits[odd])
+    # What is rounded once more: the probabilities, in each product and in their mean.
+    means = (p * abs(g - g[np.arange(40), x.argmax(1)][:, None])).sum(1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        slack = p * 4 * np.finfo(dtype).eps * (2 * size[:, None] + means) + 2 * np.finfo(dtype).smallest_subnormal
+        np.testing.assert_array_less(abs(by_result - by_logits)[np.isfinite(by_logits)], slack[np.isfinite(by_logits)])
+    np.testing.assert_array_equal(np.isnan(by_result), np.isnan(by_logits))
+    for row in range(40):
+        native.softmax_backward(x[row].copy(), 1, classes, 1, g[row].copy(), alone[0], result=p[row].copy())
+        np.testing.assert_array_equal(alone[0], by_result[row])
 
 
 def test_one_number():

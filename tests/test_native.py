@@ -108,6 +108,18 @@ def test_gradients_of_any_size_pass_through(kernel, classes, scale):
     np.testing.assert_allclose(large / np.float32(scale), small, rtol=1e-5, atol=1e-6)
 
 
+def test_the_result_of_softmax_is_as_precise_as_its_arithmetic():
+    x, dx = np.zeros((N, C), np.float32), np.empty((N, C), np.float32)
+    half = x.astype(np.float16)
+    with pytest.raises(ValueError, match="result"):
+        native.softmax_backward(half, N, C, 1, half, half.copy(), result=half)
+    with pytest.raises(ValueError, match="result"):
+        native.softmax_backward(x, N, C, 1, x, dx, 2.0, result=x)
+    for wrong in (x[:-1].copy(), x.astype(np.float64)):
+        with pytest.raises((ValueError, TypeError), match="result"):
+            native.softmax_backward(x, N, C, 1, x, dx, result=wrong)
+
+
 def test_weights_of_any_size_pass_through():
     x, t, w = (np.full(3, v, np.float32) for v in (0.5, 0.25, 1e25))
     plain, weighted, value = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)

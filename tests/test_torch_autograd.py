@@ -36,8 +36,8 @@ def test_saved_tensors_may_be_narrowed(function, classes):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t.bfloat16(), lambda t: t.float()):
         y = function(x, -1)
     y.backward(g)
-    (expected,) = torch.autograd.grad(function(x, -1), x, g)
-    assert torch.equal(x.grad, expected)
+    (expected,) = torch.autograd.grad(function(x, -1), x, g)  # of softmax by its result, which hooks do not get
+    torch.testing.assert_close(x.grad, expected, rtol=2e-6, atol=1e-9)
 
 
 # ---- derivatives

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from lossless._diagnose.watch import Sight
 from lossless._numpy.arrays import to_array
 from lossless._plan import ElementPlan, RowPlan
-from lossless._reduce import Reduction
 from lossless.errors import UnsupportedArrayError
 from lossless.reference import Elementwise, Statistics
 
@@ -74,9 +73,7 @@ class Backend(Sight, Protocol):
     ) -> Array:  # fmt: skip
         """A loss of single numbers and their targets; `divisor` is the caller's own, for a mean."""
 
-    def root_mean_square(
-        self, function: str, x: Array, target: Array, dims: tuple[int, ...], reduction: Reduction, /
-    ) -> Array: ...
+    def root_mean_square(self, plan: ElementPlan, x: Array, target: Array, dims: tuple[int, ...], /) -> Array: ...
 
     def entropy(self, plan: RowPlan, p: Array, kind: str, normalize: bool, unit: float, /) -> Array:
         """In units of `unit` nats."""

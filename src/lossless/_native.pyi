@@ -96,7 +96,15 @@ def log_softmax(
     x: Any, outer: int, classes: int, inner: int, out: Any, temperature: float = 1.0, state: Any = None
 ) -> None: ...
 def softmax_backward(
-    x: Any, outer: int, classes: int, inner: int, g: Any, dx: Any, temperature: float = 1.0, state: Any = None
+    x: Any,
+    outer: int,
+    classes: int,
+    inner: int,
+    g: Any,
+    dx: Any,
+    temperature: float = 1.0,
+    state: Any = None,
+    result: Any = None,
 ) -> None: ...
 def log_softmax_backward(
     x: Any, outer: int, classes: int, inner: int, g: Any, dx: Any, temperature: float = 1.0, state: Any = None

@@ -747,6 +747,7 @@ def mse_loss(
     return loss
 
 
+@straight
 def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int | Sequence[int] | None = None) -> Array:
     """Root mean squared error: the typical size of a mistake, in the units of the data.
 
@@ -789,7 +790,7 @@ def rmse_loss(input: Array, target: Array, *, reduction: str = "mean", dim: int 
     plan = plan_squared("rmse_loss", input.shape, input.dtype, target.shape, target.dtype, reduction)
     ndim = len(input.shape)
     dims = tuple(range(ndim)) if dim is None else to_dims("rmse_loss", dim, ndim)
-    loss = backend.root_mean_square("rmse_loss", input, target, dims, reduction)
+    loss = backend.root_mean_square(plan, input, target, dims)
     if occasion := due(backend):
         _look(occasion, backend, plan, input, target)
     return loss

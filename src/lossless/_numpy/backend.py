@@ -442,15 +442,37 @@ def _sum_to(a: Array, shape: tuple[int, ...]) -> Array:
 
 
 @silent
-def root_mean_square(function: str, x: Array, target: Array, dims: tuple[int, ...], reduction: Reduction) -> Any:
+def root_mean_square(plan: ElementPlan, x: Array, target: Array, dims: tuple[int, ...]) -> Any:
+    if native is not None and plan.as_given and len(dims) == x.ndim:
+        answered = _root_mean_square_kernel(plan, x, target)
+        if answered is not None:
+            return answered
     d = reference.wide(x) - reference.wide(target)
     root = reference.root_mean_square(d, dims)
 
     def gradient() -> Any:
         slope = reference.root_mean_square_slope(d, dims)
-        return _rounded(slope / root.size if reduction == "mean" else slope, x.dtype)
+        return _rounded(slope / root.size if plan.reduction == "mean" else slope, x.dtype)
 
-    return answer(_rounded(reduce_rows(root, None, reduction), _promote(x, target)), gradient)
+    return answer(_rounded(reduce_rows(root, None, plan.reduction), _promote(x, target)), gradient)
+
+
+def _root_mean_square_kernel(plan: ElementPlan, x: Array, target: Array) -> Any:
+    """Of all differences; None where their squares leave float64."""
+    arrays = _memory(x), _memory(target), None, None
+    kernel = plan.loss.kernel, *arrays, plan.loss.kernel_parameters
+    total = native.pointwise(*kernel, None, 1.0, 1.0, None)
+    watch.sound(total, x.size)
+    root = reference.root_of_mean(total, x.size)
+    if root is None:
+        return None
+
+    def gradient() -> Any:
+        dx = np.empty(x.shape, x.dtype)
+        native.pointwise_backward(*kernel, np.ones(1), 2.0 * root * x.size, _memory(dx))
+        return dx
+
+    return answer(_rounded(np.asarray(root), x.dtype), gradient)
 
 
 @silent

@@ -13,9 +13,10 @@ from torch.nn.functional import nll_loss as torch_nll_loss  # bound now: `patch_
 
 from lossless import _check, reference
 from lossless._plan import ElementPlan, RowPlan, classes_last
-from lossless._reduce import Reduction, reduce_rows
+from lossless._reduce import reduce_rows
 from lossless._straight import found
 from lossless._torch import differentiable, eager, operators
+from lossless._torch.modes import HALVES as HALVES
 from lossless._torch.modes import (
     check_supported,
     kernels_serve,
@@ -33,8 +34,6 @@ from lossless._torch.sight import readable as readable
 from lossless._torch.sight import take as take
 from lossless.errors import UnsupportedArrayError
 from lossless.reference import Statistics
-
-HALVES = (torch.float16, torch.bfloat16)
 
 # ---------------------------------------------------------------- tensors
 
@@ -365,10 +364,15 @@ def _as(a: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     return a if a.shape == shape else a.expand(shape)
 
 
-def root_mean_square(function: str, x: Tensor, target: Tensor, dims: tuple[int, ...], reduction: Reduction) -> Tensor:
-    check_supported(function, input=x, target=target)
+def root_mean_square(plan: ElementPlan, x: Tensor, target: Tensor, dims: tuple[int, ...]) -> Tensor:
+    if plan.as_given and len(dims) == x.ndim:
+        if ordinary(x, target):
+            return _by_one_kernel(eager.RootMeanSquare, (x, target))
+        if kernels_serve(x, target):
+            return eager.root_mean_square(x, target)
+    check_supported(plan.function, input=x, target=target)
     root = reference.root_mean_square(reference.wide(x) - reference.wide(target), dims)
-    return reduce_rows(root, None, reduction).to(_promote(x, target))
+    return reduce_rows(root, None, plan.reduction).to(_promote(x, target))
 
 
 def entropy(plan: RowPlan, p: Tensor, kind: str, normalize: bool, unit: float) -> Tensor:

@@ -56,6 +56,11 @@ def pointwise(
     return (reference.wide(g) / divisor * slope).to(x.dtype)
 
 
+def root_mean_square(x: Tensor, target: Tensor, g: Tensor) -> Tensor:
+    d = reference.wide(x) - reference.wide(target)
+    return (reference.wide(g) * reference.root_mean_square_slope(d, tuple(range(d.ndim)))).to(x.dtype)
+
+
 def _row_gradient(
     x: Tensor, plan: RowPlan, target: Tensor | None, prior: Tensor | None, *partials: Tensor | None
 ) -> Tensor:

@@ -78,22 +78,24 @@ class Softmax(_KernelFunction):
 
     @classmethod
     def forward(cls, ctx: Any, x: Tensor, rows: Rows, temperature: float) -> Tensor:
-        worth_it = ctx is not None and rows.classes >= MANY_CLASSES and not _is_counted()
-        state = kernels.empty_state(x, rows) if worth_it else None
+        if ctx is None:
+            return kernels.transform(cls.name, x, rows, temperature)
+        alone = _is_counted()
+        by_result = kernels.result_serves(cls.name, x, temperature) and not alone
+        state = kernels.empty_state(x, rows) if rows.classes >= MANY_CLASSES and not (alone or by_result) else None
         out = kernels.transform(cls.name, x, rows, temperature, state)
-        if ctx is not None:
-            ctx.save_for_backward(x, state)
-            ctx.rows, ctx.temperature = rows, temperature
+        ctx.save_for_backward(x, state, out if by_result else None)
+        ctx.rows, ctx.temperature = rows, temperature
         return out
 
     @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
-        x, state = ctx.saved_tensors
-        return kernels.transform_backward(cls.name, x, ctx.rows, ctx.temperature, g, state), None, None
+        x, state, result = ctx.saved_tensors
+        return kernels.transform_backward(cls.name, x, ctx.rows, ctx.temperature, g, state, result), None, None
 
     @classmethod
     def by_formula(cls, ctx: Any, g: Tensor) -> Any:
-        x, _ = ctx.saved_tensors
+        x, *_ = ctx.saved_tensors
         return by_formula.transform(cls.name, x, ctx.rows, ctx.temperature, g), None, None
 
 
@@ -374,3 +376,43 @@ class PointwiseLoss(_LossFunction):
         x, target, weight, pos_weight = ctx.saved_tensors
         dx = by_formula.pointwise(ctx.plan.loss, x, target, weight, pos_weight, ctx.divisor, g)
         return cls.of_inputs(ctx, dx)
+
+
+def root_mean_square(x: Tensor, target: Tensor) -> Tensor:
+    """Of all differences; `target` may need a gradient too."""
+    args = all_in_memory(x, target)
+    return RootMeanSquare.recorded(*args) if needs_grad(target) else RootMeanSquare.call(*args)
+
+
+class RootMeanSquare(_KernelFunction):
+    """By the formula where squares leave float64, and where all differences are 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, target: Tensor) -> Tensor:
+        root = kernels.root_mean_square(x, target)
+        if ctx is not None:
+            ctx.save_for_backward(x, target)
+            ctx.root = root
+        if root is None:
+            d = reference.wide(x) - reference.wide(target)
+            root = reference.root_mean_square(d, tuple(range(d.ndim))).item()
+        return kernels.scalar(root, x)
+
+    @classmethod
+    def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
+        if ctx.root is None:
+            return cls.by_formula(ctx, g)
+        x, target = ctx.saved_tensors
+        divisor = 2.0 * ctx.root * x.numel()
+        dx = kernels.pointwise_backward(reference.SquaredError(), x, target, None, None, divisor, g)
+        return cls.of_inputs(ctx, dx)
+
+    @classmethod
+    def by_formula(cls, ctx: Any, g: Tensor) -> Any:
+        x, target = ctx.saved_tensors
+        return cls.of_inputs(ctx, by_formula.root_mean_square(x, target, g))
+
+    @staticmethod
+    def of_inputs(ctx: Any, dx: Tensor) -> Any:
+        over_x, over_target = ctx.needs_input_grad
+        return dx if over_x else None, -dx if over_target else None

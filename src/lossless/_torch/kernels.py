@@ -10,14 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lossless import _check
+from lossless import _check, reference
 from lossless._diagnose import watch
 from lossless._kernels import native
 from lossless._layout import Rows
 from lossless._plan import RowPlan
 from lossless._reduce import Reduction
 from lossless._torch.memory import empty_like
-from lossless._torch.modes import in_memory
+from lossless._torch.modes import HALVES, in_memory
 from lossless.reference import Elementwise, Pointwise
 
 
@@ -54,11 +54,18 @@ def transform(name: str, x: Tensor, rows: Rows, temperature: float, state: Tenso
     return out
 
 
+def result_serves(name: str, x: Tensor, temperature: float) -> bool:
+    """Whether `transform_backward` is quicker with the result: softmax's, if it is as precise as the arithmetic."""
+    return name == "softmax" and temperature == 1.0 and x.dtype not in HALVES
+
+
 def transform_backward(
-    name: str, x: Tensor, rows: Rows, temperature: float, g: Tensor, state: Tensor | None = None
-) -> Tensor:
+    name: str, x: Tensor, rows: Rows, temperature: float, g: Tensor, state: Tensor | None = None,
+    result: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     dx = empty_like(x)
-    getattr(native, name + "_backward")(x, *rows, in_memory(g), dx, temperature, state)
+    extra = (state,) if result is None else (state, result)
+    getattr(native, name + "_backward")(x, *rows, in_memory(g), dx, temperature, *extra)
     return dx
 
 
@@ -176,6 +183,16 @@ def pointwise(
     )  # fmt: skip
     watch.sound(total, divisor)
     return scalar(total / divisor, x) if loss is None else loss, divisor, dx
+
+
+def root_mean_square(x: Tensor, target: Tensor) -> float | None:
+    """Of all differences; None where their squares leave float64."""
+    of_squares = reference.SquaredError()
+    total = native.pointwise(
+        of_squares.kernel, x, target, None, None, of_squares.kernel_parameters, None, 1.0, 1.0, None
+    )  # fmt: skip
+    watch.sound(total, x.numel())
+    return reference.root_of_mean(total, x.numel())
 
 
 def elementwise(functor: Elementwise, x: Tensor) -> Tensor:

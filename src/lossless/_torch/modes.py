@@ -20,6 +20,7 @@ from lossless._kernels import native
 from lossless.errors import UnsupportedArrayError
 
 PLAIN = frozenset({Tensor, torch.nn.Parameter})
+HALVES = (torch.float16, torch.bfloat16)
 
 _C: Any = torch._C
 _transforms_active = _C._are_functorch_transforms_active

@@ -76,24 +76,25 @@ def transform(name: str, x: Tensor, dim: int) -> Tensor:
     return kernels.transform(name, in_memory(x), to_rows(x.shape, dim), 1.0)
 
 
-def transform_backward(name: str, x: Tensor, dim: int, g: Tensor) -> Tensor:
-    return kernels.transform_backward(name, in_memory(x), to_rows(x.shape, dim), 1.0, g)
+def transform_backward(name: str, x: Tensor, dim: int, g: Tensor, result: MaybeTensor) -> Tensor:
+    result = None if result is None else in_memory(result)
+    return kernels.transform_backward(name, in_memory(x), to_rows(x.shape, dim), 1.0, g, None, result)
 
 
 def _save_transform(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.name, x, ctx.dim = inputs
-    ctx.save_for_backward(x)
+    ctx.save_for_backward(x, output if kernels.result_serves(ctx.name, x, 1.0) else None)
 
 
 def _transform_gradient(ctx: Any, g: Tensor) -> Any:
-    (x,) = ctx.saved_tensors
+    x, result = ctx.saved_tensors
     if torch.is_grad_enabled():
         return None, by_formula.transform(ctx.name, x, to_rows(x.shape, ctx.dim), 1.0, g), None
-    return None, _transform_backward_op(ctx.name, x, ctx.dim, g), None
+    return None, _transform_backward_op(ctx.name, x, ctx.dim, g, result), None
 
 
 _transform_op = _operator(transform, lambda name, x, dim: _like(x), _transform_gradient, _save_transform)
-_transform_backward_op = _operator(transform_backward, lambda name, x, dim, g: _like(x))
+_transform_backward_op = _operator(transform_backward, lambda name, x, dim, g, result: _like(x))
 
 
 # ---------------------------------------------------------------- row statistics

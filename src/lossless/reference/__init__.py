@@ -53,6 +53,7 @@ from lossless.reference.pointwise import (
     elements,
     root_mean_square,
     root_mean_square_slope,
+    root_of_mean,
     weighted,
 )
 from lossless.reference.rows import (
@@ -110,6 +111,7 @@ __all__ = [
     "probability_cost_backward",
     "root_mean_square",
     "root_mean_square_slope",
+    "root_of_mean",
     "row_statistics",
     "row_statistics_backward",
     "row_statistics_curvature",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod, sqrt
 from typing import Any, ClassVar, NamedTuple
 
 from lossless.reference.arithmetic import (
@@ -353,13 +353,18 @@ def root_mean_square(d: Array, axis: tuple[int, ...]) -> Array:
     return xp.squeeze(root, axis=axis)
 
 
+def root_of_mean(total: float, count: int) -> float | None:
+    """The same of a sum of squares in float64; None where it is 0 or infinite, or squares may have vanished."""
+    return sqrt(total / count) if 1e-270 < total < inf else None
+
+
 def root_mean_square_slope(d: Array, axis: tuple[int, ...]) -> Array:
     """d / (count root), its derivative over d."""
     xp = namespace(d)
     count = prod([d.shape[a] for a in axis])
     if not count:
         return d
-    s = xp.max(xp.abs(d), axis=axis, keepdims=True)
+    s = constant(xp.max(xp.abs(d), axis=axis, keepdims=True))
     r = d / xp.where((s > 0.0) & (s < xp.inf), s, 1.0)
     mean = xp.sum(r * r, axis=axis, keepdims=True) / count
     zero = mean == 0.0
