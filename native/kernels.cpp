@@ -763,6 +763,59 @@ template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64
     return failed == NO_MEMORY ? failed : bad;
 }
 
+// Where class y of a row lies.
+int64_t place_of(const RowProblem& p, int64_t row, int64_t y) {
+    return (row / p.inner * p.classes + y) * p.inner + row % p.inner;
+}
+
+// Of log-probabilities: -w x of the label's class, and the sums of both.
+template <class D> int64_t nll(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    Sum<double> losses(broadcast(0.0)), weights(broadcast(0.0));
+    const D* const x = static_cast<const D*>(p.x);
+    Group g = {};
+    Column loss = {};
+    int64_t first_bad = -1;
+    for (int64_t first = begin; first < end; first += ROWS) {
+        const int64_t bad = open_group<D>(p, g, first, int(end - first < ROWS ? end - first : ROWS));
+        if (bad >= 0 && first_bad < 0) first_bad = bad;
+        for (int i = 0; i < g.rows; i++)
+            loss[i] = g.ignored[i] ? 0.0 : 0.0 - g.weight[i] * to_compute(x[place_of(p, first + i, g.target[i])]);
+        by_sixteens(g, [&](int r) {
+            const Pack<double> counts = load(g.counts + r), zero = broadcast(0.0);
+            losses.add(select(counts == zero, zero, load(loss + r)));
+            weights.add(counts * load(g.weight + r));
+            write<D>(p.loss, g, r, load(loss + r));
+        });
+    }
+    const double total = sum_lanes(losses);
+    p.loss_sums[chunk] = total == total ? total : __builtin_nan(""); // of one sign
+    p.weight_sums[chunk] = sum_lanes(weights);
+    return first_bad;
+}
+
+template <class D> int64_t nll_backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
+    D* const out = static_cast<D*>(p.out);
+    for (int64_t row = begin, side_by_side; row < end; row += side_by_side) {
+        const int64_t left = p.inner - row % p.inner;
+        side_by_side = p.inner == 1 ? end - row : left < end - row ? left : end - row;
+        if (p.inner == 1)
+            memset(out + row * p.classes, 0, side_by_side * p.classes * sizeof(D));
+        else
+            for (int64_t j = 0; j < p.classes; j++) memset(out + place_of(p, row, j), 0, side_by_side * sizeof(D));
+    }
+    Group g = {};
+    for (int64_t first = begin; first < end; first += ROWS) {
+        open_group<D>(p, g, first, int(end - first < ROWS ? end - first : ROWS));
+        by_sixteens(g, [&](int r) {
+            Column slope;
+            store(slope, broadcast(0.0) - load(g.weight + r) * read<D>(p.d_loss, p.divisor, g, r));
+            for (int i = r; i < g.rows && i < r + LANES; i++)
+                if (!g.ignored[i]) out[place_of(p, first + i, g.target[i])] = from_compute<D>(Compute<D>(slope[i - r]));
+        });
+    }
+    return -1;
+}
+
 // ---------------------------------------------------------------------------------------------- choosing by dtype
 
 template <class F> auto by_dtype(lossless::DType dtype, F f) {
@@ -824,6 +877,13 @@ int64_t softmax_backward_any(const RowProblem& p, int64_t chunk, int64_t begin, 
     return by_dtype(p.dtype, [&](auto d) { return softmax_backward<decltype(d)>(p, chunk, begin, end); });
 }
 
+int64_t nll_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    return by_dtype(p.dtype, [&](auto d) { return nll<decltype(d)>(p, chunk, begin, end); });
+}
+int64_t nll_backward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    return by_dtype(p.dtype, [&](auto d) { return nll_backward<decltype(d)>(p, chunk, begin, end); });
+}
+
 void pointwise_any(const lossless::PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     by_dtype(p.dtype, [&](auto d) { pointwise<decltype(d)>(p, chunk, begin, end); });
 }
@@ -832,5 +892,5 @@ void pointwise_any(const lossless::PointwiseProblem& p, int64_t chunk, int64_t b
 
 extern "C" const lossless::Kernels LOSSLESS_ISA_SYMBOL;
 const lossless::Kernels LOSSLESS_ISA_SYMBOL = {
-    LOSSLESS_ISA_NAME,    weigh_any,     forward_any, backward_any, softmax_any, log_softmax_any,
-    softmax_backward_any, pointwise_any, temper,      add_exactly};
+    LOSSLESS_ISA_NAME,    weigh_any, forward_any,      backward_any,  softmax_any, log_softmax_any,
+    softmax_backward_any, nll_any,   nll_backward_any, pointwise_any, temper,      add_exactly};

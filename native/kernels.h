@@ -123,7 +123,7 @@ using SumKernel = int64_t (*)(const Limbs&, const double* values, const int64_t*
 // The kernels of one instruction set.
 struct Kernels {
     const char* isa;
-    RowKernel weigh, forward, backward, softmax, log_softmax, softmax_backward;
+    RowKernel weigh, forward, backward, softmax, log_softmax, softmax_backward, nll, nll_backward;
     PointwiseKernel pointwise;
     TemperKernel temper;
     SumKernel add_exactly;

@@ -323,6 +323,8 @@ void entropy(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::h
     run_rows(kernels().forward, p);
 }
 
+const std::tuple<double, double, double, double> NLL = {1, 0, 0, 0};
+
 // A loss of rows: logits, a target, and the link.
 struct RowLoss {
     Rows rows;
@@ -337,6 +339,10 @@ struct RowLoss {
         std::tie(p.nll_scale, p.prior_scale, p.gamma, p.z) = link;
         if (p.gamma != 0 && p.target != Target::index) throw nb::value_error("gamma: only with an index");
         if (p.prior_scale != 0) table.emplace(p, p.weight);
+    }
+    RowProblem& with_labels() {
+        if (rows.p.target != Target::index) throw nb::value_error("target: labels expected");
+        return rows.p;
     }
 };
 
@@ -381,6 +387,33 @@ void row_loss_backward(nb::handle x, int64_t outer, int64_t classes, int64_t inn
     p.divisor = divisor;
     p.out = of.rows.like(dx.required()).data;
     run_rows(kernels().backward, p);
+}
+
+// Labels of log-probabilities. As `row_loss`, divided by nothing: (the first bad row or -1, the sum, that of the
+// weights).
+std::tuple<int64_t, double, double> nll(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle target,
+                                        nb::handle weight, std::optional<int64_t> ignore_index, nb::handle loss_) {
+    RowLoss of(x, outer, classes, inner, target, weight, ignore_index, NLL, 1);
+    RowProblem& p = of.with_labels();
+    Array loss(loss_, "loss", true);
+    std::vector<double> sums(size_t(chunks_of(p.rows(), row_step(p)))), weights(sums.size());
+    p.loss = of.rows.per_row(loss).data;
+    p.loss_sums = sums.data();
+    p.weight_sums = weights.data();
+    const int64_t bad = run_rows(kernels().nll, p);
+    return {bad, total(sums), total(weights)};
+}
+
+// Of the log-probabilities their shape and format alone count, which the gradient has too.
+void nll_backward(nb::handle dx_, int64_t outer, int64_t classes, int64_t inner, nb::handle target, nb::handle weight,
+                  std::optional<int64_t> ignore_index, nb::handle g_, double divisor) {
+    RowLoss of(dx_, outer, classes, inner, target, weight, ignore_index, NLL, 1);
+    RowProblem& p = of.with_labels();
+    Array g(g_, "g"), dx(dx_, "dx", true);
+    p.d_loss = of.rows.upstream(g.required());
+    p.divisor = divisor;
+    p.out = of.rows.like(dx.required()).data;
+    run_rows(kernels().nll_backward, p);
 }
 
 void transform(RowKernel kernel, nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle out_,
@@ -674,6 +707,10 @@ NB_MODULE(_native, m) {
     m.def("row_loss_backward", row_loss_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("target"),
           arg("weight").none(), arg("ignore_index").none(), arg("link"), arg("state"), arg("g"), arg("divisor"),
           arg("dx"), arg("temperature") = 1.0);
+    m.def("nll", nll, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("target"), arg("weight").none(),
+          arg("ignore_index").none(), arg("loss").none());
+    m.def("nll_backward", nll_backward, arg("dx"), arg("outer"), arg("classes"), arg("inner"), arg("target"),
+          arg("weight").none(), arg("ignore_index").none(), arg("g"), arg("divisor"));
     m.def("softmax", softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"),
           arg("temperature") = 1.0, arg("state") = nb::none());
     m.def("log_softmax", log_softmax, arg("x"), arg("outer"), arg("classes"), arg("inner"), arg("out"),

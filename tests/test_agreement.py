@@ -109,6 +109,11 @@ def everything(x, inner_last=False):
                 assert_same_bits(np.array(again), np.array(total))
                 assert_same_bits(gradient, at_once, f"the gradient at once and later, {link}, {temperature}")
                 results += [loss, np.array(total), back(gradient)]
+    for weight in (None, w):
+        loss, gradient = column(), empty()
+        totals = native.nll(source, *shape, y, weight, -100, loss)
+        native.nll_backward(gradient, *shape, y, weight, -100, np.linspace(-1, 1, rows), 0.7)
+        results += [loss, np.array(totals), back(gradient)]
     for temperature in (1.0, 0.7):
         entropy, state, gradient, at_once = column(), np.empty((native.STATE_ROWS, rows)), empty(), empty()
         native.entropy(source, *shape, entropy, state, 0.3, at_once, temperature)

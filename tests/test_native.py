@@ -108,6 +108,39 @@ def test_gradients_of_any_size_pass_through(kernel, classes, scale):
     np.testing.assert_allclose(large / np.float32(scale), small, rtol=1e-5, atol=1e-6)
 
 
+def test_labels_alone_pick_a_log_probability():
+    x, dx = np.zeros((N, C), np.float32), np.empty((N, C), np.float32)
+    with pytest.raises(ValueError, match="target: labels expected"):
+        native.nll(x, N, C, 1, x, None, -100, None)
+    with pytest.raises(ValueError, match="target: labels expected"):
+        native.nll_backward(dx, N, C, 1, x, None, -100, np.ones(1), 1.0)
+    assert native.nll(x, N, C, 1, np.array([0, 1, -100, C, 4, -1]), None, -100, None)[0] == 3
+
+
+@pytest.mark.parametrize("classes", [1, 3, 40, 300])
+@pytest.mark.parametrize("inner", [1, 7, 1000])
+def test_nll_of_any_layout(classes, inner):
+    """Across chunks, and with zeros wherever nothing is picked."""
+    outer = 70_000 // (classes * inner) + 2
+    rng = np.random.default_rng(inner)
+    x = rng.normal(size=(outer, classes, inner))
+    y = rng.integers(-1, classes, (outer, inner))
+    w, g = rng.uniform(0.5, 2, classes), rng.normal(size=(outer, inner))
+    loss, dx = np.empty((outer, inner)), np.full(x.shape, np.nan)
+    bad, total, weights = native.nll(x, outer, classes, inner, y, w, -1, loss)
+    native.nll_backward(dx, outer, classes, inner, y, w, -1, g, 2.0)
+    expected, slopes, kept = np.zeros_like(loss), np.zeros_like(x), 0.0
+    for o, i in np.ndindex(outer, inner):
+        if (j := y[o, i]) >= 0:
+            expected[o, i] = -w[j] * x[o, j, i]
+            slopes[o, j, i] = -w[j] * (g[o, i] / 2.0)
+            kept += w[j]
+    np.testing.assert_array_equal(loss, expected)
+    np.testing.assert_array_equal(dx, slopes)
+    assert bad == -1
+    assert (total, weights) == (pytest.approx(expected.sum(), rel=1e-12, abs=1e-9), pytest.approx(kept))
+
+
 def test_the_result_of_softmax_is_as_precise_as_its_arithmetic():
     x, dx = np.zeros((N, C), np.float32), np.empty((N, C), np.float32)
     half = x.astype(np.float16)

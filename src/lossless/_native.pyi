@@ -89,6 +89,20 @@ def row_loss_backward(
     dx: Any,
     temperature: float = 1.0,
 ) -> None: ...
+def nll(
+    x: Any, outer: int, classes: int, inner: int, target: Any, weight: Any, ignore_index: int | None, loss: Any
+) -> tuple[int, float, float]: ...
+def nll_backward(
+    dx: Any,
+    outer: int,
+    classes: int,
+    inner: int,
+    target: Any,
+    weight: Any,
+    ignore_index: int | None,
+    g: Any,
+    divisor: float,
+) -> None: ...
 def softmax(
     x: Any, outer: int, classes: int, inner: int, out: Any, temperature: float = 1.0, state: Any = None
 ) -> None: ...

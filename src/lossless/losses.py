@@ -324,6 +324,7 @@ def sparse_categorical_cross_entropy(
     return _of_probabilities_or_logits(backend, plan, input, target, from_logits)
 
 
+@straight
 def nll_loss(
     input: Array,
     target: Array,

@@ -344,6 +344,8 @@ def probability_loss(plan: RowPlan, p: Array, target: Array) -> Any:
 @silent
 def nll(plan: RowPlan, x: Array, target: Array, weight: Array | None) -> Any:
     _, target = _pair(plan, x, target)
+    if native is not None:
+        return _nll_kernel(plan, x, target, weight)
     labels = _target_last(plan, target)
     loss, w_y = reference.nll(_classes_last(x, plan.dim), labels, weight, plan.ignore_index)
     divisor = w_y.sum()
@@ -356,6 +358,22 @@ def nll(plan: RowPlan, x: Array, target: Array, weight: Array | None) -> Any:
         return _rows_back(plan, x, dx)
 
     return answer(_rounded(reduce_rows(loss, divisor, plan.reduction), x.dtype), gradient)
+
+
+def _nll_kernel(plan: RowPlan, x: Array, target: Array, weight: Array | None) -> Any:
+    loss = np.empty(plan.shape, x.dtype) if plan.reduction == "none" else None
+    of = *plan.rows, _memory(target), _accumulated(weight, x.dtype), plan.ignore_index
+    bad, total, weights = native.nll(_memory(x), *of, _memory(loss))
+    _raise_bad(bad, plan, target)
+    over = 1.0 if plan.reduction != "mean" else weights or np.nan
+    watch.sound(total, over)
+
+    def gradient() -> Array:
+        dx = np.empty(x.shape, x.dtype)
+        native.nll_backward(_memory(dx), *of, np.ones(1), over)
+        return dx
+
+    return answer(_finish(loss, total, over, plan.reduction, x.dtype), gradient)
 
 
 @silent

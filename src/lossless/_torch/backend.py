@@ -272,8 +272,13 @@ def probability_loss(plan: RowPlan, p: Tensor, target: Tensor) -> Tensor:
 
 
 def nll(plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-    """Outside of transforms PyTorch's own gather, whose gradients are exact; its sums are taken here, in float64."""
+    """Where no kernel serves: PyTorch's own gather, unless something watches, and sums in float64."""
+    if plan.as_given and weight is None and ordinary(x, target):
+        return _by_one_kernel(eager.NLL, (x, target), None, plan)
     _, target = _pair(plan, x, target)
+    if kernels_serve(x, target, weight) and not needs_grad(weight):
+        plan, x, target = _as_it_lies(plan, x, target)
+        return eager.nll(x, target, None if weight is None else _accumulated(weight, x), plan)
     check_supported(plan.function, input=x, target=target, weight=weight)
     if watched() or x.is_meta:
         loss, w_y = reference.nll(_classes_last(x, plan.dim), target, weight, plan.ignore_index)

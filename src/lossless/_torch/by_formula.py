@@ -5,6 +5,7 @@ For `create_graph`, and for incoming gradients that have no memory of their own.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lossless import reference
@@ -46,6 +47,16 @@ def class_loss(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, 
     slopes = {name: d * slope for name, slope in link.slopes(s).items()}
     d_nll, d_lse, d_prior = (slopes.get(name) for name in ("d_nll", "d_lse", "d_prior"))
     return _row_gradient(x, plan, t, link.prior, d_nll, d_lse, None, d_prior)
+
+
+def nll(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float, g: Tensor) -> Tensor:
+    y, g = target.reshape(plan.shape), reference.wide(g)
+    kept = y != plan.ignore_index
+    y = torch.where(kept, y, 0)
+    slope = 0.0 - (g if weight is None else g * reference.wide(weight)[y]) / divisor
+    slope = torch.where(kept, slope, 0.0).unsqueeze(plan.dim)
+    nothing = torch.zeros((), dtype=slope.dtype).expand(x.shape)
+    return nothing.scatter(plan.dim, y.unsqueeze(plan.dim), slope).to(x.dtype)
 
 
 def pointwise(

@@ -339,6 +339,32 @@ class ClassLoss(_LossFunction):
         return cls.of_inputs(ctx, by_formula.class_loss(x, target, weight, ctx.plan, ctx.divisor, g))
 
 
+def nll(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> Tensor:
+    """Of log-probabilities, reduced and rounded."""
+    result: Tensor = NLL.call(*all_in_memory(x, target, weight), plan)
+    return result
+
+
+class NLL(_KernelFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> Tensor:
+        loss, divisor = kernels.nll(x, target, weight, plan)
+        if ctx is not None:
+            ctx.save_for_backward(x, target, weight)
+            ctx.plan, ctx.divisor = plan, divisor
+        return loss
+
+    @staticmethod
+    def by_kernel(ctx: Any, g: Tensor) -> Any:
+        x, target, weight = ctx.saved_tensors
+        return kernels.nll_backward(x, target, weight, ctx.plan, ctx.divisor, g), None, None, None
+
+    @staticmethod
+    def by_formula(ctx: Any, g: Tensor) -> Any:
+        x, target, weight = ctx.saved_tensors
+        return by_formula.nll(x, target, weight, ctx.plan, ctx.divisor, g), None, None, None
+
+
 def pointwise(
     x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, plan: ElementPlan, divisor: float
 ) -> Tensor:

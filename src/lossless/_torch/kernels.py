@@ -156,6 +156,23 @@ def class_loss_backward(
     return dx
 
 
+def nll(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> tuple[Tensor, float]:
+    """(of log-probabilities the loss, reduced and rounded; what a mean was divided by)."""
+    loss = x.new_empty(plan.shape) if plan.reduction == "none" else None
+    bad, total, weights = native.nll(x, *plan.rows, target, weight, plan.ignore_index, loss)
+    if bad >= 0:
+        _raise_bad(bad, target, plan)
+    divisor = 1.0 if plan.reduction != "mean" else weights or nan
+    watch.sound(total, divisor)
+    return scalar(total / divisor, x) if loss is None else loss, divisor
+
+
+def nll_backward(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float, g: Tensor) -> Tensor:
+    dx = empty_like(x)
+    native.nll_backward(dx, *plan.rows, target, weight, plan.ignore_index, in_memory(g), divisor)
+    return dx
+
+
 def _raise_bad(bad: int, target: Tensor | None, plan: RowPlan) -> None:
     """The error for labels that are no class, if `bad` is the number of a row."""
     if bad >= 0 and target is not None:

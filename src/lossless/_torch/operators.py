@@ -76,7 +76,7 @@ def transform(name: str, x: Tensor, dim: int) -> Tensor:
     return kernels.transform(name, in_memory(x), to_rows(x.shape, dim), 1.0)
 
 
-def transform_backward(name: str, x: Tensor, dim: int, g: Tensor, result: MaybeTensor) -> Tensor:
+def transform_backward(name: str, x: Tensor, dim: int, g: Tensor, result: MaybeTensor = None) -> Tensor:
     result = None if result is None else in_memory(result)
     return kernels.transform_backward(name, in_memory(x), to_rows(x.shape, dim), 1.0, g, None, result)
 
@@ -94,7 +94,7 @@ def _transform_gradient(ctx: Any, g: Tensor) -> Any:
 
 
 _transform_op = _operator(transform, lambda name, x, dim: _like(x), _transform_gradient, _save_transform)
-_transform_backward_op = _operator(transform_backward, lambda name, x, dim, g, result: _like(x))
+_transform_backward_op = _operator(transform_backward, lambda name, x, dim, g, result=None: _like(x))
 
 
 # ---------------------------------------------------------------- row statistics
