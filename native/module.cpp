@@ -1,6 +1,7 @@
 // lossless._native: the kernels as Python functions over contiguous arrays. Every argument is checked here again, so
 // that a mistake above raises and never reaches memory that is not ours.
 #include "array.h"
+#include "bins.h"
 #include "cpu.h"
 #include "threads.h"
 
@@ -657,6 +658,97 @@ nb::object find_call(nb::list calls, nb::tuple args, nb::dict kwargs) {
     return nb::none();
 }
 
+// ---------------------------------------------------------------------------------------------- counting
+
+// One chunk: the batches of an evaluation are on threads already.
+template <class F> void counted(int64_t count, F f) {
+    in_parallel(count, 1, [&](int64_t) { f(); });
+}
+
+template <class T> T* each(Array& a, Element element, int64_t count) {
+    return a.required().expect(element, count).as<T>();
+}
+
+int64_t size_of(Array& a) { return a.required().size; }
+
+int level_of(int64_t level) {
+    if (level < 0 || level > 63) throw nb::value_error("level: expected 0 to 63");
+    return int(level);
+}
+
+// The arrays of some cells.
+struct CellArrays {
+    Array key, several, counts;
+    bins::Cells cells;
+    CellArrays(nb::handle key_, nb::handle several_, nb::handle counts_, bool output)
+        : key(key_, "key", output), several(several_, "several", output), counts(counts_, "counts", output) {
+        const int64_t n = size_of(key), groups = n ? size_of(counts) / n : 0;
+        cells = {each<uint64_t>(key, Element::i64, n), each<uint8_t>(several, Element::byte, n),
+                 each<int64_t>(counts, Element::i64, groups * n), groups, n};
+    }
+};
+
+void count_changes(nb::handle key_, nb::handle changes_) {
+    Array key(key_, "key"), changes(changes_, "changes", true);
+    const int64_t count = size_of(key);
+    const uint64_t* from = each<uint64_t>(key, Element::i64, count);
+    int64_t* to = each<int64_t>(changes, Element::i64, 65);
+    counted(count, [&] { bins::count_changes(from, count, to); });
+}
+
+void cells_of_both(nb::handle key_, int64_t level, nb::handle to_key, nb::handle several, nb::handle counts) {
+    Array key(key_, "key");
+    CellArrays to(to_key, several, counts, true);
+    const int64_t count = size_of(key);
+    const uint64_t* from = each<uint64_t>(key, Element::i64, count);
+    if (count && to.cells.groups != 2) throw nb::value_error("counts: expected two groups");
+    bool fits = true;
+    counted(count, [&, level = level_of(level)] { fits = bins::cells_of_both(from, count, level, to.cells); });
+    if (!fits) throw nb::value_error("key: other cells than expected");
+}
+
+void join_cells(nb::handle key_, nb::handle order_, nb::handle from_several, nb::handle from_counts, int64_t level,
+                nb::handle to_key, nb::handle to_several, nb::handle to_counts) {
+    Array key(key_, "key"), order(order_, "order");
+    CellArrays from(key_, from_several, from_counts, false), to(to_key, to_several, to_counts, true);
+    const int64_t count = size_of(key);
+    const int64_t* home = each<int64_t>(order, Element::i64, count);
+    if (from.cells.groups != to.cells.groups) throw nb::value_error("counts: expected as many groups");
+    bool fits = true;
+    counted(count, [&, level = level_of(level)] {
+        fits = bins::join_cells(from.cells.key, home, count, from.cells, level, to.cells);
+    });
+    if (!fits) throw nb::value_error("order, or cells: other ones than expected");
+}
+
+void count_between(nb::handle edge_, nb::handle value_, nb::handle counts_) {
+    Array edge(edge_, "edge"), value(value_, "value"), counts(counts_, "counts", true);
+    const int64_t edges = size_of(edge), count = size_of(value);
+    const double *bounds = each<double>(edge, Element::f64, edges), *from = each<double>(value, Element::f64, count);
+    int64_t* to = each<int64_t>(counts, Element::i64, edges + 1);
+    counted(count, [&] { bins::count_between(bounds, edges, from, count, to); });
+}
+
+void count_marked(double scale, nb::handle value_, nb::handle mark_, nb::handle bin_, nb::handle counts_) {
+    Array value(value_, "value"), mark(mark_, "mark"), bin(bin_, "bin", true), counts(counts_, "counts", true);
+    const int64_t count = size_of(value), places = size_of(counts) / 2;
+    if (places < 1) throw nb::value_error("counts: expected a bin or more");
+    const double* from = each<double>(value, Element::f64, count);
+    const uint8_t* marks = each<uint8_t>(mark, Element::byte, count);
+    int64_t *to = each<int64_t>(counts, Element::i64, 2 * places), *homes = each<int64_t>(bin, Element::i64, count);
+    counted(count, [&] { bins::count_marked(scale, places, from, marks, count, homes, to); });
+}
+
+void count_each(nb::handle index_, nb::handle counts_) {
+    Array index(index_, "index"), counts(counts_, "counts", true);
+    const int64_t count = size_of(index), kinds = size_of(counts);
+    const int64_t* from = each<int64_t>(index, Element::i64, count);
+    int64_t* to = each<int64_t>(counts, Element::i64, kinds);
+    bool fits = true;
+    counted(count, [&] { fits = bins::count_each(from, count, to, kinds); });
+    if (!fits) throw nb::value_error("index: not in [0, kinds)");
+}
+
 // ---------------------------------------------------------------------------------------------- memory
 
 // A fresh large array costs a page fault for each 4 KiB that is first touched: three times the time of writing it. Huge
@@ -695,6 +787,13 @@ NB_MODULE(_native, m) {
     m.def("temper", temper, arg("d"), arg("rows"), arg("classes"), arg("beta"), arg("total"), arg("mean"),
           arg("square"));
     m.def("add_exactly", add_exactly, arg("limbs"), arg("groups"), arg("values"), arg("group").none());
+    m.def("count_changes", count_changes, arg("key"), arg("changes"));
+    m.def("cells_of_both", cells_of_both, arg("key"), arg("level"), arg("to_key"), arg("several"), arg("counts"));
+    m.def("join_cells", join_cells, arg("key"), arg("order"), arg("several"), arg("counts"), arg("level"),
+          arg("to_key"), arg("to_several"), arg("to_counts"));
+    m.def("count_between", count_between, arg("edge"), arg("value"), arg("counts"));
+    m.def("count_marked", count_marked, arg("scale"), arg("value"), arg("mark"), arg("bin"), arg("counts"));
+    m.def("count_each", count_each, arg("index"), arg("counts"));
     m.def("row_statistics_backward", row_statistics_backward, arg("x"), arg("outer"), arg("classes"), arg("inner"),
           arg("target").none(), arg("weight").none(), arg("prior").none(), arg("ignore_index").none(), arg("state"),
           arg("d_nll").none(), arg("d_lse").none(), arg("d_entropy").none(), arg("d_prior").none(), arg("dx"),

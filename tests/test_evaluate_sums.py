@@ -97,6 +97,14 @@ def test_many_merges_carry():
     assert total.total() == rounded(Fraction(64000) * (1 - Fraction(1, 2**33)))
 
 
+def test_limbs_are_never_full():
+    total = ExactSum()
+    total.add(np.full(64, 2.0**-33))
+    for _ in range(80):  # 2^80 times as many
+        total.merge(total)
+    assert total.total() == 2.0 ** (80 + 6 - 33)
+
+
 def test_infinite_numbers_are_counted_apart():
     sums = ExactSum(2)
     sums.add(np.array([1.0, np.inf, 0.5]), np.array([0, 0, 1]))

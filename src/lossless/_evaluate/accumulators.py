@@ -16,6 +16,8 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from lossless import _kernels
+
 from .intervals import UNDEFINED, Interval, Moments, mean_interval
 from .rows import Integers, ScoredRows
 from .sums import ExactSum
@@ -169,6 +171,14 @@ class Accuracy:
         return self.correct / self.rows if self.rows else math.nan
 
 
+def _count_each(index: Integers, counts: Integers) -> None:
+    """Add to counts[i] how often i occurs."""
+    if _kernels.native is not None:
+        _kernels.native.count_each(np.ascontiguousarray(index), counts)
+    else:
+        np.add.at(counts, index, 1)
+
+
 class LabelRanks:
     """Of how many rows the label has the 1st, 2nd, ..., 10th largest score (equal scores by the number of the class).
 
@@ -179,7 +189,7 @@ class LabelRanks:
         self.count = np.zeros(RANKS + 1, np.int64)  # the last for all that rank lower
 
     def update(self, rows: ScoredRows) -> None:
-        self.count += np.bincount(np.minimum(rows.rank, RANKS), minlength=RANKS + 1)
+        _count_each(np.minimum(rows.rank, RANKS), self.count)
 
     def merge(self, other: LabelRanks) -> None:
         self.count += other.count
@@ -226,8 +236,14 @@ class Calibration:
     def add(self, confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> None:
         """Count (n,) predictions."""
         # A confidence of 0 lies in the first bin, and one that rounds to just above 1 in the last.
-        home = np.clip(np.ceil(self._SCALE * confidence), 1, CALIBRATION_BINS).astype(np.int64) - 1
-        wrong, correct = np.bincount(home + CALIBRATION_BINS * right, minlength=2 * CALIBRATION_BINS).reshape(2, -1)
+        if _kernels.native is not None:
+            confidence, home = np.ascontiguousarray(confidence), np.empty(len(confidence), np.int64)
+            split = np.zeros(2 * CALIBRATION_BINS, np.int64)
+            _kernels.native.count_marked(self._SCALE, confidence, np.ascontiguousarray(right), home, split)
+        else:
+            home = np.clip(np.ceil(self._SCALE * confidence), 1, CALIBRATION_BINS).astype(np.int64) - 1
+            split = np.bincount(home + CALIBRATION_BINS * right, minlength=2 * CALIBRATION_BINS)
+        wrong, correct = split.reshape(2, -1)
         self.count += wrong + correct
         self.correct += correct
         self.confidence.add(confidence, home)
@@ -272,6 +288,9 @@ class LossHistogram:
         self.count = np.zeros(len(LOSS_EDGES) + 1, np.int64)
 
     def update(self, rows: ScoredRows) -> None:
+        if _kernels.native is not None:
+            _kernels.native.count_between(LOSS_EDGES, np.ascontiguousarray(rows.nll), self.count)
+            return
         below = np.searchsorted(np.sort(rows.nll), LOSS_EDGES, side="left")  # sorting is faster than 170 edges a row
         self.count += np.diff(below, prepend=0, append=len(rows))
 
@@ -311,9 +330,9 @@ class PerClass:
 
     def update(self, rows: ScoredRows) -> None:
         wrong = np.flatnonzero(~rows.right)  # few, as a rule
-        np.add.at(self.support, rows.label, 1)
-        np.add.at(self.missed, rows.label[wrong], 1)
-        np.add.at(self.mistaken, rows.predicted[wrong], 1)
+        _count_each(rows.label, self.support)
+        _count_each(rows.label[wrong], self.missed)
+        _count_each(rows.predicted[wrong], self.mistaken)
         self.nll.add(rows.nll, rows.label)
 
     def merge(self, other: PerClass) -> None:

@@ -12,7 +12,10 @@ from .intervals import Interval
 from .ranking import CURVE_POINTS, LIMIT, Bounded, Floats, Integers, Points, Ranking, RankSketch, thinned
 from .rows import ScoredRows
 
-_KEPT_BITS = 36  # of a log-confidence, which is then off by 1e-11 of itself at most
+_DROPPED = 53 - 36  # bits of a log-confidence, which is then off by 1e-11 of itself at most
+_NORMAL = 2.0**52
+_FIRST = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, 33))])  # harmonic numbers
+_FAR = 1e5  # from here on 1 / (120 k^4) rounds away beside 1 / (2 k)
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,16 @@ class ConfidenceRanking:
 
 
 def _rounded(keys: Floats) -> Floats:
-    """To 36 bits: equal probabilities, as votes are, differ in the last ones by the order in which rows are summed."""
-    mantissa, exponent = np.frexp(keys)
-    rounded: Floats = np.ldexp(np.rint(np.ldexp(mantissa, _KEPT_BITS)), exponent - _KEPT_BITS)
+    """To 36 bits: equal probabilities, as votes are, differ in the last ones by the order in which rows are summed.
+
+    Half to even, by their own bits: a carry goes on into the exponent. The least are brought among the normal numbers
+    for it, where all have a first bit; none is larger than the logarithm of the number of classes.
+    """
+    rounded = keys * _NORMAL
+    bits, half = rounded.view(np.int64), 1 << (_DROPPED - 1)
+    bits += half - 1 + ((bits >> _DROPPED) & 1)
+    bits &= -2 * half
+    rounded /= _NORMAL
     return rounded
 
 
@@ -81,31 +91,40 @@ def aurc(ranking: Ranking) -> Bounded:
         return Bounded(math.nan, math.nan)
     areas, bounds = [], []
     for part in ranking.blocks():
-        wrong, rows = ranking.count[0, part], ranking.held[part]
-        errors = ranking.upto[0, -1] - ranking.upto[0, part]
-        above = (ranking.rows - ranking.held_upto[part]).astype(np.float64)
-        harmonic = 1.0 / (above + 1.0)
-        shared = np.flatnonzero(rows > 1)
-        harmonic[shared] = _harmonic(above[shared], (above + rows)[shared])
-        areas.append(np.sum(wrong + (errors - wrong * above / rows) * harmonic))
-        unsure = np.flatnonzero(ranking.several[part])
-        mixed = wrong[unsure].astype(np.float64) * (rows - wrong)[unsure]
-        bounds.append(np.sum(mixed * np.minimum(harmonic[unsure] / rows[unsure], 0.5 / (above[unsure] + 1.0))))
+        wrong, rows = ranking.count[0, part].astype(np.float64), ranking.held[part].astype(np.float64)
+        above = np.subtract(ranking.rows, ranking.held_upto[part], dtype=np.float64)
+        harmonic = above + 1.0
+        np.divide(1.0, harmonic, out=harmonic)
+        if (shared := np.flatnonzero(rows > 1.0)).size:
+            harmonic[shared] = _harmonic(above[shared], above[shared] + rows[shared])
+        area = wrong * above  # in its place, as fresh memory costs more
+        area /= rows
+        np.subtract(ranking.upto[0, -1] - ranking.upto[0, part], area, out=area)
+        area *= harmonic
+        area += wrong
+        areas.append(np.sum(area))
+        if (unsure := np.flatnonzero(ranking.several[part])).size:
+            wrong, rows, above, harmonic = (numbers[unsure] for numbers in (wrong, rows, above, harmonic))
+            bounds.append(np.sum(wrong * (rows - wrong) * np.minimum(harmonic / rows, 0.5 / (above + 1.0))))
     return Bounded(math.fsum(areas) / ranking.rows, math.fsum(bounds) / ranking.rows)
 
 
 def _harmonic(start: Floats, stop: Floats) -> Floats:
     """sum of 1/k for start < k <= stop: up to 32 by addition, beyond by Euler-Maclaurin (next term below 1e-16)."""
-    table = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, 33))])
-    small: Floats = table[np.minimum(stop, 32).astype(np.int64)] - table[np.minimum(start, 32).astype(np.int64)]
     a, b = np.maximum(start, 32), np.maximum(stop, 32)
-    large: Floats = np.log1p((b - a) / a) + (_correction(b) - _correction(a))
-    return small + large
+    harmonic: Floats = np.log1p((b - a) / a) + (_correction(b) - _correction(a))
+    near = np.flatnonzero(start < 32)
+    harmonic[near] += _FIRST[np.minimum(stop[near], 32).astype(np.int64)] - _FIRST[start[near].astype(np.int64)]
+    return harmonic
 
 
 def _correction(k: Floats) -> Floats:
     """H(k) - log k - Euler's constant."""
-    return 1 / (2 * k) - 1 / (12 * k**2) + 1 / (120 * k**4) - 1 / (252 * k**6) + 1 / (240 * k**8)
+    correction: Floats = 1 / (2 * k) - 1 / (12 * k**2)
+    near = np.flatnonzero(k < _FAR)
+    k = k[near]
+    correction[near] = correction[near] + 1 / (120 * k**4) - 1 / (252 * k**6) + 1 / (240 * k**8)
+    return correction
 
 
 def adaptive_calibration_error(ranking: Ranking) -> Bounded:

@@ -93,7 +93,12 @@ class Confusion:
         if self._waiting:
             waiting = np.concatenate(self._waiting)
             self._waiting, self._rows_waiting = [], 0
-            self._join(*np.unique(waiting, return_counts=True))
+            if self.classes**2 <= len(waiting):  # sorting takes longer than looking at all pairs
+                count = np.bincount(waiting)
+                pair = np.flatnonzero(count)
+                self._join(pair, count[pair])
+            else:
+                self._join(*np.unique(waiting, return_counts=True))
 
     def _join(self, pair: Integers, count: Integers) -> None:
         """Add counts of different pairs in order, and sample them further if there are too many."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, starmap
@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lossless import _kernels
 
 from .intervals import UNDEFINED, Interval, Z
 
@@ -88,10 +90,12 @@ class RankSketch:
         """The cells in ascending order of their keys."""
         cells = self._settled()
         low = _number(cells.key)
-        high, several = low.copy(), np.flatnonzero(cells.several)
-        # The last key that the cell could hold; beyond infinity there are only NaNs.
-        last = cells.key[several] | ((_ONE << np.uint64(self._level)) - _ONE)
-        high[several] = _number(np.minimum(last, _ordered(np.array([np.inf]))))
+        high, several = low, np.flatnonzero(cells.several)
+        if len(several):
+            high = low.copy()
+            # The last key that the cell could hold; beyond infinity there are only NaNs.
+            last = cells.key[several] | ((_ONE << np.uint64(self._level)) - _ONE)
+            high[several] = _number(np.minimum(last, _ordered(np.array([np.inf]))))
         return Ranking(low, high, cells.several, cells.counts)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,7 +121,12 @@ class RankSketch:
         for home in sorted({home for _, home in self._waiting}):
             keys = np.concatenate([k for k, h in self._waiting if h == home])
             keys.sort()
-            parts.append(_cells_of_both(keys, self._level) if home == _BOTH else self._cells_of(keys, home))
+            apart = _apart(keys)
+            if home == _BOTH:
+                apart[0] = apart[1]  # the last bit is no part of the keys
+            self._level = max(self._level, _level(apart, self.limit))
+            cells = int(apart[self._level])
+            parts.append(_cells_of_both(keys, self._level, cells) if home == _BOTH else self._cells_of(keys, home))
         return parts
 
     def _cells_of(self, keys: Keys, group: int) -> Cells:
@@ -141,24 +150,42 @@ class RankSketch:
         key = np.concatenate([np.zeros(0, np.uint64), *(part.key for part in parts)])
         order = np.argsort(key, kind="stable")  # the parts are sorted already: a merge
         key = key[order]
-        self._level = max(self._level, _level(key, self.limit))
+        apart = _apart(key)
+        self._level = max(self._level, _level(apart, self.limit))
+        several = np.concatenate([np.zeros(0, bool), *(part.several for part in parts)])
+        counts = np.concatenate([np.zeros((self.groups, 0), np.int64), *(part.counts for part in parts)], axis=1)
+        if _kernels.native is not None:
+            cells = _no_rows(self.groups, int(apart[self._level]))
+            _kernels.native.join_cells(_bits(key), order, several, counts, self._level, *_memory(cells))
+            return cells
         start, last = _runs(key, self._level)
-
-        def together(arrays: Iterable[NDArray[Any]]) -> Integers:
-            """Sums over each cell: as differences of running sums, for `reduceat` is ten times slower."""
-            every = np.concatenate([np.zeros(0, np.int64), *arrays])[order]
-            return every if len(start) == len(key) else np.diff(np.cumsum(every)[last], prepend=0)
-
-        several = (together(part.several for part in parts) > 0) | (key[start] != key[last])
-        counts = np.empty((self.groups, len(start)), np.int64)
-        for g in range(self.groups):
-            counts[g] = together(part.counts[g] for part in parts)
-        return Cells(key[start], several, counts)
+        several = np.logical_or.reduceat(several[order], start) | (key[start] != key[last])
+        return Cells(key[start], several, np.add.reduceat(counts[:, order], start, axis=1))
 
 
-def _cells_of_both(keys: Keys, level: int) -> Cells:
-    """Cells of sorted keys whose last bit says the group."""
-    start, last = _runs(keys, max(level, 1))
+def _no_rows(groups: int, cells: int) -> Cells:
+    """So many cells before their rows are counted."""
+    return Cells(np.zeros(cells, np.uint64), np.zeros(cells, bool), np.zeros((groups, cells), np.int64))
+
+
+def _bits(keys: Keys) -> Integers:
+    """The same memory, as kernels take it."""
+    return keys.view(np.int64)
+
+
+def _memory(cells: Cells) -> tuple[Integers, NDArray[np.bool_], Integers]:
+    """Theirs, to be written."""
+    return _bits(cells.key), cells.several, cells.counts
+
+
+def _cells_of_both(keys: Keys, level: int, cells: int) -> Cells:
+    """Cells of sorted keys whose last bit says the group, of which there are so many."""
+    level = max(level, 1)
+    if _kernels.native is not None:
+        made = _no_rows(2, cells)
+        _kernels.native.cells_of_both(_bits(keys), level, *_memory(made))
+        return made
+    start, last = _runs(keys, level)
     first = keys[start]
     counts = np.empty((2, len(start)), np.int64)
     counts[1] = np.diff(np.cumsum((keys & _ONE).view(np.int64))[last], prepend=0)
@@ -172,13 +199,20 @@ def _ordered(values: Floats) -> Keys:
     if np.isnan(values).any():
         raise ValueError("RankSketch orders numbers; leave NaN out and count it")
     signed = (values + 0.0).view(np.int64)
-    return (signed ^ ((signed >> 63) | _LOWEST)).view(np.uint64)  # flips all bits of a negative number
+    flipped = signed >> 63  # all bits of a negative number
+    flipped |= _LOWEST
+    flipped ^= signed
+    return flipped.view(np.uint64)
 
 
 def _number(keys: Keys) -> Floats:
     """The inverse of `_ordered`."""
     signed = keys.view(np.int64)
-    return (signed ^ (~(signed >> 63) | _LOWEST)).view(np.float64)
+    flipped = ~signed
+    flipped >>= 63
+    flipped |= _LOWEST
+    flipped ^= signed
+    return flipped.view(np.float64)
 
 
 def _runs(key: Keys, level: int) -> tuple[Integers, Integers]:
@@ -189,17 +223,24 @@ def _runs(key: Keys, level: int) -> tuple[Integers, Integers]:
     return np.concatenate([ends * 0, change + 1]), np.concatenate([change, ends])
 
 
-def _level(key: Keys, limit: int) -> int:
-    """How many low bits to drop so that no more than `limit` of the sorted keys differ.
+def _apart(key: Keys) -> Integers:
+    """(65,) how many cells sorted keys are in when so many low bits are dropped.
 
     Neighbours that first differ in bit b (the lowest is 1) are one cell from level b on.
     """
-    if len(key) <= limit:
-        return 0
-    differ = key[1:] ^ key[:-1]
-    # Without the bit after the first one the conversion cannot round up to the next power of two.
-    _, first = np.frexp((differ & ~(differ >> _ONE)).astype(np.float64))
-    apart = len(key) - np.cumsum(np.bincount(first, minlength=65))  # cells at each level
+    if _kernels.native is not None:
+        changes = np.zeros(65, np.int64)
+        _kernels.native.count_changes(_bits(key), changes)
+    else:
+        differ = key[1:] ^ key[:-1]
+        # Without the bit after the first one the conversion cannot round up to the next power of two.
+        _, first = np.frexp((differ & ~(differ >> _ONE)).astype(np.float64))
+        changes = np.bincount(first, minlength=65)
+    return len(key) - np.cumsum(changes)
+
+
+def _level(apart: Integers, limit: int) -> int:
+    """The least number of dropped bits that leaves no more than `limit` cells."""
     return int(np.argmax(apart <= limit))
 
 
@@ -273,11 +314,9 @@ class Ranking:
         pairs = int(negative.sum()) * int(positive.sum())
         if not pairs:
             return Bounded(math.nan, math.nan)
-        twice_below = 2 * self.upto[0] - negative
         unsure = np.flatnonzero(self.several)
-        return Bounded(
-            _dot(positive, twice_below) / (2 * pairs), _dot(positive[unsure], negative[unsure]) / (2 * pairs)
-        )
+        twice_below = 2 * _dot(positive, self.upto[0]) - _dot(positive, negative)
+        return Bounded(twice_below / (2 * pairs), _dot(positive[unsure], negative[unsure]) / (2 * pairs))
 
     def auroc_interval(self) -> Interval:
         """DeLong's interval of the area (DeLong et al. 1988, doi:10.2307/2531595), equal keys counting half.
@@ -289,14 +328,20 @@ class Ranking:
         if min(n, p) < 2:
             return UNDEFINED
         area = self.auroc.value
-        of_positives, of_negatives = [], []
+        of_positives: list[float] = []
+        of_negatives: list[float] = []
         for part in self.blocks():
-            negative, positive = self.count[:, part]
+            negative, positive = self.count[:, part].astype(np.float64)
             # For every positive the share of negatives below it, for every negative the share of positives above it.
-            below = (self.upto[0, part] - negative / 2) / n
-            above = (p - self.upto[1, part] + positive / 2) / p
-            of_positives.append(np.sum(positive * (below - area) ** 2))
-            of_negatives.append(np.sum(negative * (above - area) ** 2))
+            below = self.upto[0, part] - negative / 2
+            above = positive / 2
+            above += p - self.upto[1, part]
+            for share, others, rows, sums in ((below, n, positive, of_positives), (above, p, negative, of_negatives)):
+                share /= others  # in its place, as fresh memory costs more
+                share -= area
+                share *= share
+                share *= rows
+                sums.append(np.sum(share))
         variance = math.fsum(of_positives) / (p - 1) / p + math.fsum(of_negatives) / (n - 1) / n
         if area in (0.0, 1.0) or not variance:
             return UNDEFINED

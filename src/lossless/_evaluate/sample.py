@@ -37,7 +37,9 @@ class RowSample:
         place = (np.uint64(rows.file) << _FILE_SHIFT) | rows.row.astype(np.uint64)
         wanted = np.flatnonzero(mixed(place) <= self._bound)
         if len(wanted):
-            self._add({"place": place[wanted], **{name: getattr(rows, name)[wanted] for name in self.fields}})
+            self._add(
+                {"place": place[wanted], **{name: getattr(rows, name).take(wanted, axis=0) for name in self.fields}}
+            )
 
     def merge(self, other: RowSample) -> None:
         """Join the sample of other rows."""
@@ -56,7 +58,7 @@ class RowSample:
             return {}
         every = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
         order = np.argsort(mixed(every["place"]), kind="stable")
-        return {name: values[order] for name, values in every.items()}
+        return {name: values.take(order, axis=0) for name, values in every.items()}
 
     def _add(self, part: Part) -> None:
         self._parts.append(part)
@@ -81,4 +83,6 @@ class RowSample:
 
 def _some(part: Part, keep: NDArray[np.int64]) -> Part:
     """The rows of these numbers."""
-    return part if len(keep) == len(part["place"]) else {name: values[keep] for name, values in part.items()}
+    return (
+        part if len(keep) == len(part["place"]) else {name: values.take(keep, axis=0) for name, values in part.items()}
+    )

@@ -22,6 +22,7 @@ from .sums import ExactSum
 
 REPEATS_SIZE = 1024  # distinct rows that are kept: their number is then known to 3%
 SATURATED = 30.0  # e^-30 is 1e-13
+_ALL = np.uint64(2**64 - 1)
 _LOG_TOLERANCE = 1e-2  # of log-probabilities in half precision
 
 Hashes = NDArray[np.uint64]
@@ -164,6 +165,10 @@ class _Distinct(NamedTuple):
     file: Integers  # of the first row that has it
     row: Integers
 
+    def take(self, keep: Integers) -> _Distinct:
+        """Those of these numbers."""
+        return _Distinct(self.hash[keep], self.times[keep], self.file[keep], self.row[keep])
+
 
 @dataclass(frozen=True)
 class Repeated:
@@ -192,17 +197,19 @@ class Repeats:
         self.size = size
         none = np.zeros(0, np.int64)
         self._kept = _Distinct(none.astype(np.uint64), none, none, none)
+        self._bound = _ALL  # no larger hash is wanted
         self._waiting: list[_Distinct] = []  # rows that follow, not yet joined
         self._rows_waiting = 0
 
     def update(self, rows: ScoredRows) -> None:
-        known = self._kept.hash
-        near = np.flatnonzero(rows.hash <= known[-1]) if len(known) == self.size else np.arange(len(rows))
+        near = np.flatnonzero(rows.hash <= self._bound)
+        if len(near) > 2 * self.size:
+            near = near[self._smallest(rows.hash[near])]
         file, once = np.full(len(near), rows.file), np.ones(len(near), np.int64)
         self._wait([_Distinct(rows.hash[near], once, file, rows.row[near])])
 
     def merge(self, other: Repeats) -> None:
-        self._wait([other._kept, *other._waiting])
+        self._wait([part.take(np.flatnonzero(part.hash <= self._bound)) for part in (other._kept, *other._waiting)])
 
     def shift(self, rows: int) -> None:
         self._kept, *self._waiting = (part._replace(row=part.row + rows) for part in (self._kept, *self._waiting))
@@ -221,25 +228,25 @@ class Repeats:
         if self._rows_waiting >= 4 * self.size:
             self._settle()
 
+    def _smallest(self, hashes: Hashes) -> Integers:
+        """Which are among the `size` smallest different ones; where there are more, no larger one is wanted again."""
+        ordered = np.sort(hashes)
+        ends = np.flatnonzero(ordered[1:] != ordered[:-1])
+        if len(ends) >= self.size:
+            self._bound = min(self._bound, ordered[ends[self.size - 1]])
+        return np.flatnonzero(hashes <= self._bound)
+
     def _settle(self) -> None:
         """Join all rows, of which the first of a hash is where it was seen."""
         hashes, count, file, row = map(np.concatenate, zip(self._kept, *self._waiting, strict=True))
         self._waiting, self._rows_waiting = [], 0
         if not len(hashes):
             return
-        near = np.flatnonzero(hashes <= _smallest(hashes, self.size))
+        near = self._smallest(hashes)
         distinct, first, home = np.unique(hashes[near], return_index=True, return_inverse=True)
         total = np.zeros(len(distinct), np.int64)
         np.add.at(total, home, count[near])
         self._kept = _Distinct(distinct, total, file[near[first]], row[near[first]])
-
-
-def _smallest(hashes: Hashes, size: int) -> np.uint64:
-    """The last of the `size` smallest different ones; of fewer, the largest."""
-    ordered = np.sort(hashes)
-    ends = np.flatnonzero(ordered[1:] != ordered[:-1])
-    last: np.uint64 = ordered[ends[size - 1] if len(ends) >= size else -1]
-    return last
 
 
 def signs() -> Factories:

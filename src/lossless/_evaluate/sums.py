@@ -14,6 +14,7 @@ _LIMB_BITS = 32
 _LIMB = 2.0**_LIMB_BITS
 _LARGE = 2.0**31  # from here on integer parts leave the int64 limbs and go to Python integers
 _BLOCK = 1 << 21  # 2^21 limbs below 2^31 add up to at most 2^52: exact in float64
+_FULL = 1 << 61  # what a limb behind the point holds after a merge: two of them fit, and 2^30 rows in between
 _FEW = 1 << 10  # numbers that are added here where the kernel stops
 _LEVELS, _ROOM = 6, 1 << 10  # limbs to begin with, for numbers down to 1e-30; and of all groups together
 
@@ -90,7 +91,11 @@ class ExactSum:
         for home, whole in other._large.items():
             self._large[home] = self._large.get(home, 0) + whole
         self.infinite += other.infinite
-        # Carry, so that a limb holds under 2^32 between merges, however many rows a run has.
+        if np.abs(self._limbs).max() >= _FULL:  # however many rows a run has
+            self._carry()
+
+    def _carry(self) -> None:
+        """Leave less than 2^32 in all limbs but the first."""
         for level in range(len(self._limbs) - 1, 0, -1):
             carry = self._limbs[level] >> _LIMB_BITS
             self._limbs[level] -= carry << _LIMB_BITS

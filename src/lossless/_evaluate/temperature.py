@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lossless._numpy.backend import tempered
+from lossless._numpy.backend import Tempered, tempered
 
 from .accumulators import Calibration
 from .intervals import UNDEFINED, Interval, Z
@@ -18,6 +18,7 @@ from .sample import RowSample
 from .sums import SignedSum
 
 SAMPLE_SCORES = 1 << 19  # 2 MB of float32: 5,242 rows of 100 classes
+_SURE = 1e-6  # a slope that no rounding makes: it is a mean of differences of numbers below 2
 _LEAST, _GREATEST = 2.0**-20, 2.0**40  # inverse temperatures that are searched, for logits of a range from 1 to 2
 
 
@@ -82,6 +83,7 @@ class _Curve:
     label: Floats  # (n,) d_y, finite
     right: NDArray[np.bool_]  # (n,)
     unit: float  # a power of two: dividing by it rounds nothing
+    known: dict[float, Tempered] = field(default_factory=dict)  # the sums of two inverse temperatures, see `at`
 
     @classmethod
     def of(cls, logits: NDArray[Any], label: NDArray[np.int64], right: NDArray[np.bool_]) -> _Curve:
@@ -99,15 +101,24 @@ class _Curve:
         below /= unit
         return cls(below, own / unit, right, unit)
 
+    def at(self, beta: float) -> Tempered:
+        """The sums of the rows. Those of the first inverse temperature and of the last are asked for again."""
+        if beta not in self.known:
+            if len(self.known) == 2:
+                self.known.popitem()
+            self.known[beta] = tempered(self.below, beta)
+        return self.known[beta]
+
     def least(self) -> float:
         """The inverse temperature of least mean nll; 0, inf or nan (see BestTemperature) if there is none."""
-        if not (np.isfinite(self.below) & (self.below < 0.0)).any():
-            return math.nan
-        if self.all_right or self._slopes(_GREATEST)[0] <= 0.0:
-            return math.inf
-        if self._slopes(_LEAST)[0] >= 0.0:
-            return 0.0
+        if self.all_right:
+            return math.inf if (np.isfinite(self.below) & (self.below < 0.0)).any() else math.nan
         low, high, beta = _LEAST, _GREATEST, min(max(self.unit, _LEAST), _GREATEST)
+        slope, _ = self._slopes(beta)  # which never falls: a sure sign here is that of one end
+        if not slope > _SURE and self._slopes(_GREATEST)[0] <= 0.0:
+            return math.inf
+        if not slope < -_SURE and self._slopes(_LEAST)[0] >= 0.0:
+            return 0.0
         for _ in range(100):
             first, second = self._slopes(beta)
             low, high = (beta, high) if first < 0.0 else (low, beta)
@@ -128,7 +139,7 @@ class _Curve:
 
     def row_slopes(self, beta: float) -> tuple[Floats, Floats]:
         """The first two derivatives of every row's nll."""
-        _, mean, square = tempered(self.below, beta)
+        _, mean, square = self.at(beta)
         return mean - self.label, np.maximum(square - mean * mean, 0.0)
 
     def interval(self, beta: float) -> Interval:
@@ -146,11 +157,19 @@ class _Curve:
         """Mean nll and expected calibration error."""
         if not len(self.label):
             return math.nan, math.nan
-        total = _total(self.below, beta)
+        total = self._total(beta)
         lost = np.where(self.label, beta, 0.0) * self.label  # not inf * 0
         calibration = Calibration()
         calibration.add(1.0 / total, self.right)
         return _mean(np.log(total) - lost), calibration.result().error
+
+    def _total(self, beta: float) -> Floats:
+        """sum_j exp(beta d_j), whose largest term is 1; at the ends of the range of beta its limits."""
+        if 0.0 < beta < math.inf:
+            return self.at(beta).total
+        terms = self.below > -np.inf if beta == 0.0 else self.below == 0.0
+        total: Floats = terms.sum(axis=1, dtype=np.float64)
+        return total
 
 
 def _mean(values: Floats) -> float:
@@ -160,12 +179,3 @@ def _mean(values: Floats) -> float:
     total = SignedSum()
     total.add(values)
     return float(total.exactly() / len(values))
-
-
-def _total(below: Floats, beta: float) -> Floats:
-    """sum_j exp(beta d_j), whose largest term is 1; at the ends of the range of beta its limits."""
-    if 0.0 < beta < math.inf:
-        return tempered(below, beta).total
-    terms = below > -np.inf if beta == 0.0 else below == 0.0
-    total: Floats = terms.sum(axis=1, dtype=np.float64)
-    return total
