@@ -152,6 +152,23 @@ LOSSLESS_INLINE void transpose(float* scratch, Row* rows, const int64_t* start, 
     }
 }
 
+int64_t start_of(const RowProblem& p, int64_t row) { return row / p.inner * p.classes * p.inner + row % p.inner; }
+
+// Where one row after another starts: a division is 20 additions.
+struct Starts {
+    const RowProblem& p;
+    int64_t outer, inner;
+    Starts(const RowProblem& problem, int64_t row) : p(problem), outer(row / p.inner), inner(row % p.inner) {}
+    int64_t next() {
+        const int64_t start = outer * p.classes * p.inner + inner;
+        if (++inner == p.inner) {
+            inner = 0;
+            outer++;
+        }
+        return start;
+    }
+};
+
 // 16 rows transposed into scratch, and back.
 template <class D> struct RowsTransposed {
     using T = Compute<D>;
@@ -174,15 +191,9 @@ template <class D> struct RowsTransposed {
     }
     bool ready() const { return memory.memory; }
     void open(const Group& g) {
-        int64_t outer = g.first_row / p.inner, inner = g.first_row % p.inner; // once: a division is 20 additions
-        for (int i = 0; i < g.rows || i % LANES; i++) {
-            start[i] = outer * p.classes * p.inner + inner;
-            if (i + 1 >= g.rows) continue; // idle lanes repeat the last row
-            if (++inner == p.inner) {
-                inner = 0;
-                outer++;
-            }
-        }
+        Starts starts(p, g.first_row);
+        for (int i = 0; i < g.rows || i % LANES; i++)
+            start[i] = i < g.rows ? starts.next() : start[i - 1]; // idle lanes repeat the last row
         gather(g, all.x, p.x);
         if (p.soft) gather(g, all.t, p.soft);
         if (p.cotangent) gather(g, all.cotangent, p.cotangent);
@@ -344,7 +355,7 @@ Link link_of(const RowProblem& p) { return {p.nll_scale, p.prior_scale, p.gamma,
 template <class D> int64_t largest_class(const RowProblem& p, const Group& g, int i) {
     if (g.log_sum[i] == g.log_sum[i]) return g.largest[i];
     const int64_t row = g.first_row + i;
-    const D* x = static_cast<const D*>(p.x) + row / p.inner * p.classes * p.inner + row % p.inner;
+    const D* x = static_cast<const D*>(p.x) + start_of(p, row);
     int64_t largest = 0;
     for (int64_t j = 0; j < p.classes; j++) {
         const auto value = to_compute(x[j * p.inner]), best = to_compute(x[largest * p.inner]);
@@ -626,12 +637,23 @@ template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t beg
     });
 }
 
+// The mean of the slopes of a row, in two parts: its rounding would be an error of every class.
+struct Mean {
+    Column high, low;
+    template <class T> LOSSLESS_INLINE_MEMBER void put(int r, Pack<double> mean) {
+        const Pack<double> first = to_f64(narrow<T>(mean)), rest = mean - first;
+        store(high + r, first);
+        store(low + r, select(abs(rest) < broadcast(INF), rest, broadcast(0.0)));
+    }
+};
+
 // dx_j = p_j ((g_j - g_k) - sum_i p_i (g_i - g_k)), k the largest class: differences of g alone, so that what a
 // confident row leaves of them is not lost in g_k. Very large and very small cotangents are brought near 1 together.
 template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     using T = Compute<D>;
     Shares s; // times 2^64, so that a small p meets a large slope before it gets denormal
-    Column at_top = {}, up, down, sum = {}, mean;
+    Column at_top = {}, up, down, sum = {};
+    Mean mean;
     return over_rows<D>(p, begin, end, Passes::several, [&](Group& g, auto& rows) {
         if (p.state) {
             restore(p, 0, g, g.peak);
@@ -673,10 +695,11 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
             view.put(down, unit.second);
         });
         prepare_shares<T>(g, 0x1p64 / p.temperature, s);
-        by_sixteens(g, [&](int r) { store(mean + r, to_f64(narrow<T>(load(sum + r) / load(g.all + r)))); });
+        by_sixteens(g, [&](int r) { mean.put<T>(r, load(sum + r) / load(g.all + r)); });
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             const Pack<T> high = view.get(s.high), low = view.get(s.low), scale = view.get(down), back = view.get(up);
-            const Pack<T> top = view.get(at_top) * scale, mean_ = view.get(mean);
+            const Pack<T> top = view.get(at_top) * scale, mean_high = view.get(mean.high),
+                          mean_low = view.get(mean.low);
             // 2^-64 times `back`, a small one as the last, so that what is in between is no denormal
             const Pack<T> one = broadcast(T(1)), whole = broadcast(T(0x1p-64));
             const auto large = back > one;
@@ -686,7 +709,7 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
             auto* const out = data.out;
             view.each([&](Block b) __attribute__((always_inline)) {
                 const Pack<T> e = view.kept(kept, b);
-                const Pack<T> slope = (view.load(cotangent, b, T(0)) * scale - top) - mean_;
+                const Pack<T> slope = ((view.load(cotangent, b, T(0)) * scale - top) - mean_high) - mean_low;
                 view.store(out, b, slope * fma(e, high, e * low) * first * last);
             });
         });
@@ -694,17 +717,39 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
     });
 }
 
-// The same of the probabilities as they were rounded, without exponentials. A probability below the least normal number
-// has lost digits, which shows where a large cotangent meets it or many of them are all that the mean consists of: such
-// rows are made of their logits, as are those whose cotangents want a unit of their own. What is decided for a row
-// looks at that row alone, so that its bits do not hang on others.
+// The logits of a block of the result, where `wanted`, of rows that start there; else any number or -inf.
+template <class D>
+Pack<D> logits_of(const RowProblem& p, const Indices& start, const ClassLanes<D>& view, Block b, Mask<D>) {
+    return view.load(static_cast<const D*>(p.x) + start[view.row], b, D(-INF));
+}
+template <class T>
+Pack<T> logits_of(const RowProblem& p, const Indices& start, const RowLanes<T>& view, Block b, Mask<T> wanted) {
+    const T* const x = static_cast<const T*>(p.x) + b.j * p.inner;
+    const Pack<T> one = broadcast(T(1));
+    T lanes[LANES];
+    store(lanes, broadcast(T(-INF)));
+    for (uint32_t bits = equal_bits(select(wanted, one, broadcast(T(0))), one); bits; bits &= bits - 1) {
+        const int i = __builtin_ctz(bits);
+        lanes[i] = x[start[view.row + i]];
+    }
+    return load(lanes);
+}
+
+// The same of the probabilities as they were rounded, without exponentials. One below the least normal number has lost
+// digits, or all of them (but not where its logit is so far from the largest, or -inf, that it has none). It shows
+// where a large cotangent meets it, or where many of them are all that the mean consists of: such rows are made of
+// their logits, as are those whose cotangents want a unit of their own. What is decided for a row looks at that row
+// alone, so that its bits do not hang on others.
 template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     constexpr double LEAST = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
+    constexpr double REACH = sizeof(T) == 4 ? 133 : 754;       // the exponentials of logits further below are 0
     constexpr double LIFT = sizeof(T) == 4 ? 0x1p64 : 0x1p512; // so that a product of small factors is no denormal
     RowProblem of_result = p, of_logits = p;
     of_result.x = p.result;
     of_logits.result = nullptr;
-    Column at_top = {}, mean, from_logits;
+    Column at_top = {}, sum = {}, from_logits = {}, doubtful = {}, top_logit = {};
+    Indices start;
+    Mean mean;
     int64_t failed = -1;
     const int64_t bad = over_rows<T>(of_result, begin, end, Passes::several, [&](Group& g, auto& rows) {
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
@@ -733,21 +778,44 @@ template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64
                 below.add(zero - q);
             });
             view.put(g.all, all.value());
-            view.put(mean, slopes.value());
+            view.put(sum, slopes.value());
             const Pack<T> most = size.value(), least = zero - below.value();
-            const auto shows = abs(view.get(mean)) < most * broadcast(T(8 * LEAST * LIFT * double(p.classes)));
-            const auto lossy = (least < broadcast(T(LEAST))) & (shows | (most > broadcast(T(0.5))));
+            const auto would_show = (abs(view.get(sum)) < most * broadcast(T(8 * LEAST * LIFT * double(p.classes)))) |
+                                    (most > broadcast(T(0.5)));
             const auto moderate = (most < broadcast(T(0x1p40))) & ((most > broadcast(T(0x1p-40))) | (most == zero));
-            view.put(from_logits, select(lossy | ~moderate, one, zero));
+            view.put(from_logits, select(moderate, zero, one));
+            view.put(doubtful, select(moderate & would_show & (least < broadcast(T(LEAST))), one, zero));
         });
+        bool doubts = false;
+        for (int i = 0; i < g.rows; i++) doubts |= doubtful[i] != 0;
+        Starts starts(p, g.first_row);
+        for (int i = 0; doubts && i < ROWS; i++) {
+            start[i] = i < g.rows ? starts.next() : start[i - 1];
+            top_logit[i] = static_cast<const T*>(p.x)[start[i] + g.largest[i < g.rows ? i : g.rows - 1] * p.inner];
+        }
+        if (doubts)
+            rows.each(g, [&](const auto& view, auto& data) {
+                const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
+                const auto asked = view.get(doubtful) != zero;
+                if (!any(asked)) return;
+                const Pack<T> reach = view.get(top_logit) - broadcast(T(REACH));
+                Most<std::remove_cvref_t<decltype(view)>> lost;
+                view.each([&](Block b) {
+                    const Pack<T> q = view.load(data.x, b, T(1));
+                    const auto none = asked & (q == zero), few = asked & (q > zero) & (q < broadcast(T(LEAST)));
+                    const auto gone = any(none) ? none & (logits_of(p, start, view, b, none) > reach) : none;
+                    lost.add(select(few | gone, one, zero));
+                });
+                view.put(from_logits, select(asked, lost.value(), view.get(from_logits)));
+            });
         // Over the sum of the rounded probabilities: those of equal logits are all off the same way.
-        by_sixteens(g, [&](int r) { store(mean + r, load(mean + r) * broadcast(1 / LIFT) / load(g.all + r)); });
+        by_sixteens(g, [&](int r) { mean.put<T>(r, load(sum + r) * broadcast(1 / LIFT) / load(g.all + r)); });
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-            const Pack<T> top = view.get(at_top), mean_ = view.get(mean);
+            const Pack<T> top = view.get(at_top), mean_high = view.get(mean.high), mean_low = view.get(mean.low);
             const auto *const probabilities = data.x, *const cotangent = data.cotangent;
             auto* const out = data.out;
             view.each([&](Block b) __attribute__((always_inline)) {
-                const Pack<T> slope = (view.load(cotangent, b, T(0)) - top) - mean_;
+                const Pack<T> slope = ((view.load(cotangent, b, T(0)) - top) - mean_high) - mean_low;
                 view.store(out, b, slope * view.load(probabilities, b, T(0)));
             });
         });
@@ -763,23 +831,21 @@ template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64
     return failed == NO_MEMORY ? failed : bad;
 }
 
-// Where class y of a row lies.
-int64_t place_of(const RowProblem& p, int64_t row, int64_t y) {
-    return (row / p.inner * p.classes + y) * p.inner + row % p.inner;
-}
-
 // Of log-probabilities: -w x of the label's class, and the sums of both.
 template <class D> int64_t nll(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     Sum<double> losses(broadcast(0.0)), weights(broadcast(0.0));
     const D* const x = static_cast<const D*>(p.x);
     Group g = {};
     Column loss = {};
+    Starts starts(p, begin);
     int64_t first_bad = -1;
     for (int64_t first = begin; first < end; first += ROWS) {
         const int64_t bad = open_group<D>(p, g, first, int(end - first < ROWS ? end - first : ROWS));
         if (bad >= 0 && first_bad < 0) first_bad = bad;
-        for (int i = 0; i < g.rows; i++)
-            loss[i] = g.ignored[i] ? 0.0 : 0.0 - g.weight[i] * to_compute(x[place_of(p, first + i, g.target[i])]);
+        for (int i = 0; i < g.rows; i++) {
+            const int64_t start = starts.next();
+            loss[i] = g.ignored[i] ? 0.0 : 0.0 - g.weight[i] * to_compute(x[start + g.target[i] * p.inner]);
+        }
         by_sixteens(g, [&](int r) {
             const Pack<double> counts = load(g.counts + r), zero = broadcast(0.0);
             losses.add(select(counts == zero, zero, load(loss + r)));
@@ -795,22 +861,26 @@ template <class D> int64_t nll(const RowProblem& p, int64_t chunk, int64_t begin
 
 template <class D> int64_t nll_backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     D* const out = static_cast<D*>(p.out);
-    for (int64_t row = begin, side_by_side; row < end; row += side_by_side) {
-        const int64_t left = p.inner - row % p.inner;
-        side_by_side = p.inner == 1 ? end - row : left < end - row ? left : end - row;
-        if (p.inner == 1)
-            memset(out + row * p.classes, 0, side_by_side * p.classes * sizeof(D));
+    for (int64_t row = begin, rows; row < end; row += rows) { // whole blocks of (classes, inner), or columns of one
+        D* const at = out + start_of(p, row);
+        const int64_t inner = row % p.inner, left = end - row, blocks = left / p.inner;
+        rows = inner || !blocks ? (p.inner - inner < left ? p.inner - inner : left) : blocks * p.inner;
+        if (rows >= p.inner)
+            memset(at, 0, rows * p.classes * sizeof(D));
         else
-            for (int64_t j = 0; j < p.classes; j++) memset(out + place_of(p, row, j), 0, side_by_side * sizeof(D));
+            for (int64_t j = 0; j < p.classes; j++) memset(at + j * p.inner, 0, rows * sizeof(D));
     }
     Group g = {};
+    Starts starts(p, begin);
     for (int64_t first = begin; first < end; first += ROWS) {
         open_group<D>(p, g, first, int(end - first < ROWS ? end - first : ROWS));
         by_sixteens(g, [&](int r) {
             Column slope;
             store(slope, broadcast(0.0) - load(g.weight + r) * read<D>(p.d_loss, p.divisor, g, r));
-            for (int i = r; i < g.rows && i < r + LANES; i++)
-                if (!g.ignored[i]) out[place_of(p, first + i, g.target[i])] = from_compute<D>(Compute<D>(slope[i - r]));
+            for (int i = r; i < g.rows && i < r + LANES; i++) {
+                const int64_t start = starts.next();
+                if (!g.ignored[i]) out[start + g.target[i] * p.inner] = from_compute<D>(Compute<D>(slope[i - r]));
+            }
         });
     }
     return -1;
