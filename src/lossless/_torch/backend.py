@@ -372,9 +372,9 @@ def _as(a: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
 def root_mean_square(plan: ElementPlan, x: Tensor, target: Tensor, dims: tuple[int, ...]) -> Tensor:
     if plan.as_given and len(dims) == x.ndim:
         if ordinary(x, target):
-            return _by_one_kernel(eager.RootMeanSquare, (x, target))
+            return _by_one_kernel(eager.RootMeanSquare, (x, target), plan)
         if kernels_serve(x, target):
-            return eager.root_mean_square(x, target)
+            return eager.root_mean_square(x, target, plan)
     check_supported(plan.function, input=x, target=target)
     root = reference.root_mean_square(reference.wide(x) - reference.wide(target), dims)
     return reduce_rows(root, None, plan.reduction).to(_promote(x, target))

@@ -393,9 +393,8 @@ class PointwiseLoss(_LossFunction):
 
     @staticmethod
     def of_inputs(ctx: Any, dx: Tensor) -> Any:
-        """Over `x` and `target`: only squared error asks for the second, which is the negative."""
-        over_x, over_target, *_ = ctx.needs_input_grad
-        return dx if over_x else None, -dx if over_target else None, None, None, None, None
+        """Over `x` and `target`: only squared error asks for the second."""
+        return *_of_difference(ctx, dx), None, None, None, None
 
     @classmethod
     def by_formula(cls, ctx: Any, g: Tensor) -> Any:
@@ -404,9 +403,15 @@ class PointwiseLoss(_LossFunction):
         return cls.of_inputs(ctx, dx)
 
 
-def root_mean_square(x: Tensor, target: Tensor) -> Tensor:
+def _of_difference(ctx: Any, dx: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients over `x` and `target` of what depends on x - target alone."""
+    over_x, over_target, *_ = ctx.needs_input_grad
+    return dx if over_x else None, -dx if over_target else None
+
+
+def root_mean_square(x: Tensor, target: Tensor, plan: ElementPlan) -> Tensor:
     """Of all differences; `target` may need a gradient too."""
-    args = all_in_memory(x, target)
+    args = (*all_in_memory(x, target), plan)
     return RootMeanSquare.recorded(*args) if needs_grad(target) else RootMeanSquare.call(*args)
 
 
@@ -414,11 +419,11 @@ class RootMeanSquare(_KernelFunction):
     """By the formula where squares leave float64, and where all differences are 0."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, target: Tensor) -> Tensor:
-        root = kernels.root_mean_square(x, target)
+    def forward(ctx: Any, x: Tensor, target: Tensor, plan: ElementPlan) -> Tensor:
+        root = kernels.root_mean_square(plan.loss, x, target)
         if ctx is not None:
             ctx.save_for_backward(x, target)
-            ctx.root = root
+            ctx.plan, ctx.root = plan, root
         if root is None:
             d = reference.wide(x) - reference.wide(target)
             root = reference.root_mean_square(d, tuple(range(d.ndim))).item()
@@ -430,15 +435,10 @@ class RootMeanSquare(_KernelFunction):
             return cls.by_formula(ctx, g)
         x, target = ctx.saved_tensors
         divisor = 2.0 * ctx.root * x.numel()
-        dx = kernels.pointwise_backward(reference.SquaredError(), x, target, None, None, divisor, g)
-        return cls.of_inputs(ctx, dx)
-
-    @classmethod
-    def by_formula(cls, ctx: Any, g: Tensor) -> Any:
-        x, target = ctx.saved_tensors
-        return cls.of_inputs(ctx, by_formula.root_mean_square(x, target, g))
+        dx = kernels.pointwise_backward(ctx.plan.loss, x, target, None, None, divisor, g)
+        return *_of_difference(ctx, dx), None
 
     @staticmethod
-    def of_inputs(ctx: Any, dx: Tensor) -> Any:
-        over_x, over_target = ctx.needs_input_grad
-        return dx if over_x else None, -dx if over_target else None
+    def by_formula(ctx: Any, g: Tensor) -> Any:
+        x, target = ctx.saved_tensors
+        return *_of_difference(ctx, by_formula.root_mean_square(x, target, g)), None

@@ -202,12 +202,9 @@ def pointwise(
     return scalar(total / divisor, x) if loss is None else loss, divisor, dx
 
 
-def root_mean_square(x: Tensor, target: Tensor) -> float | None:
+def root_mean_square(squares: Pointwise, x: Tensor, target: Tensor) -> float | None:
     """Of all differences; None where their squares leave float64."""
-    of_squares = reference.SquaredError()
-    total = native.pointwise(
-        of_squares.kernel, x, target, None, None, of_squares.kernel_parameters, None, 1.0, 1.0, None
-    )  # fmt: skip
+    total = native.pointwise(squares.kernel, x, target, None, None, squares.kernel_parameters, None, 1.0, 1.0, None)
     watch.sound(total, x.numel())
     return reference.root_of_mean(total, x.numel())
 
