@@ -78,10 +78,12 @@ template <class D> struct RowsInPlace {
     }
     bool ready() const { return !data.no_memory; }
     void open(const Group&) {}
+    // Where row i of the group starts in memory.
+    int64_t start_of(const Group& g, int i) const { return (g.first_row + i) * p.classes; }
     template <class F> LOSSLESS_INLINE_MEMBER void each(Group& g, F&& f) {
         for (int i = 0; i < g.rows; i++) {
             if (g.ignored[i]) continue;
-            const int64_t start = (g.first_row + i) * p.classes;
+            const int64_t start = start_of(g, i);
             data.x = static_cast<const D*>(p.x) + start;
             if (p.soft) data.t = static_cast<const D*>(p.soft) + start;
             if (p.cotangent) data.cotangent = static_cast<const D*>(p.cotangent) + start;
@@ -198,6 +200,7 @@ template <class D> struct RowsTransposed {
         if (p.soft) gather(g, all.t, p.soft);
         if (p.cotangent) gather(g, all.cotangent, p.cotangent);
     }
+    int64_t start_of(const Group&, int i) const { return start[i]; }
     template <class F> LOSSLESS_INLINE_MEMBER void each(Group& g, F&& f) {
         for (int r = 0; r < g.rows; r += LANES) {
             const auto from = [&](T* scratch) { return scratch ? number(scratch, r, 0) : nullptr; };
@@ -717,20 +720,20 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
     });
 }
 
-// The logits of a block of the result, where `wanted`, of rows that start there; else any number or -inf.
-template <class D>
-Pack<D> logits_of(const RowProblem& p, const Indices& start, const ClassLanes<D>& view, Block b, Mask<D>) {
-    return view.load(static_cast<const D*>(p.x) + start[view.row], b, D(-INF));
+// The logits of a block of the result, where `wanted`; else any number or -inf.
+template <class D> Pack<D> logits_of(const RowProblem& p, const RowsInPlace<D>& rows, const Group& g,
+                                     const ClassLanes<D>& view, Block b, Mask<D>) {
+    return view.load(static_cast<const D*>(p.x) + rows.start_of(g, view.row), b, D(-INF));
 }
-template <class T>
-Pack<T> logits_of(const RowProblem& p, const Indices& start, const RowLanes<T>& view, Block b, Mask<T> wanted) {
+template <class T> Pack<T> logits_of(const RowProblem& p, const RowsTransposed<T>& rows, const Group& g,
+                                     const RowLanes<T>& view, Block b, Mask<T> wanted) {
     const T* const x = static_cast<const T*>(p.x) + b.j * p.inner;
     const Pack<T> one = broadcast(T(1));
     T lanes[LANES];
     store(lanes, broadcast(T(-INF)));
     for (uint32_t bits = equal_bits(select(wanted, one, broadcast(T(0))), one); bits; bits &= bits - 1) {
         const int i = __builtin_ctz(bits);
-        lanes[i] = x[start[view.row + i]];
+        lanes[i] = x[rows.start_of(g, view.row + i)];
     }
     return load(lanes);
 }
@@ -748,7 +751,6 @@ template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64
     of_result.x = p.result;
     of_logits.result = nullptr;
     Column at_top = {}, sum = {}, from_logits = {}, doubtful = {}, top_logit = {};
-    Indices start;
     Mean mean;
     int64_t failed = -1;
     const int64_t bad = over_rows<T>(of_result, begin, end, Passes::several, [&](Group& g, auto& rows) {
@@ -786,28 +788,23 @@ template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64
             view.put(from_logits, select(moderate, zero, one));
             view.put(doubtful, select(moderate & would_show & (least < broadcast(T(LEAST))), one, zero));
         });
-        bool doubts = false;
-        for (int i = 0; i < g.rows; i++) doubts |= doubtful[i] != 0;
-        Starts starts(p, g.first_row);
-        for (int i = 0; doubts && i < ROWS; i++) {
-            start[i] = i < g.rows ? starts.next() : start[i - 1];
-            top_logit[i] = static_cast<const T*>(p.x)[start[i] + g.largest[i < g.rows ? i : g.rows - 1] * p.inner];
-        }
-        if (doubts)
-            rows.each(g, [&](const auto& view, auto& data) {
-                const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
-                const auto asked = view.get(doubtful) != zero;
-                if (!any(asked)) return;
-                const Pack<T> reach = view.get(top_logit) - broadcast(T(REACH));
-                Most<std::remove_cvref_t<decltype(view)>> lost;
-                view.each([&](Block b) {
-                    const Pack<T> q = view.load(data.x, b, T(1));
-                    const auto none = asked & (q == zero), few = asked & (q > zero) & (q < broadcast(T(LEAST)));
-                    const auto gone = any(none) ? none & (logits_of(p, start, view, b, none) > reach) : none;
-                    lost.add(select(few | gone, one, zero));
-                });
-                view.put(from_logits, select(asked, lost.value(), view.get(from_logits)));
+        for (int i = 0; i < g.rows; i++)
+            if (doubtful[i] != 0)
+                top_logit[i] = static_cast<const T*>(p.x)[rows.start_of(g, i) + g.largest[i] * p.inner];
+        rows.each(g, [&](const auto& view, auto& data) {
+            const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
+            const auto asked = view.get(doubtful) != zero;
+            if (!any(asked)) return;
+            const Pack<T> reach = view.get(top_logit) - broadcast(T(REACH));
+            Most<std::remove_cvref_t<decltype(view)>> lost;
+            view.each([&](Block b) {
+                const Pack<T> q = view.load(data.x, b, T(1));
+                const auto none = asked & (q == zero), few = asked & (q > zero) & (q < broadcast(T(LEAST)));
+                const auto gone = any(none) ? none & (logits_of(p, rows, g, view, b, none) > reach) : none;
+                lost.add(select(few | gone, one, zero));
             });
+            view.put(from_logits, select(asked, lost.value(), view.get(from_logits)));
+        });
         // Over the sum of the rounded probabilities: those of equal logits are all off the same way.
         by_sixteens(g, [&](int r) { mean.put<T>(r, load(sum + r) * broadcast(1 / LIFT) / load(g.all + r)); });
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
