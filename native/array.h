@@ -51,6 +51,8 @@ class Array {
     void* data = nullptr;
     Element element = Element::byte;
     int64_t size = 0;
+    int ndim = 0;                   // of a tensor
+    const int64_t* shape = nullptr; // of a tensor, as long as that lives
 
   private:
     // The part of DLPack 1.3 that is used here.
@@ -94,12 +96,14 @@ class Array {
         if (t.device_type != 1) throw nb::type_error((name + ": must be in CPU memory").c_str());
         given = true;
         data = t.data ? static_cast<char*>(t.data) + t.byte_offset : nullptr;
+        ndim = t.ndim;
+        shape = t.shape;
         size = 1;
-        for (int i = 0; i < t.ndim; i++) size *= t.shape[i];
+        for (int i = 0; i < ndim; i++) size *= shape[i];
         int64_t step = 1;
-        for (int i = t.ndim - 1; i >= 0 && t.strides && size > 0; i--) {
-            if (t.shape[i] != 1 && t.strides[i] != step) throw nb::value_error((name + ": must be contiguous").c_str());
-            step *= t.shape[i];
+        for (int i = ndim - 1; i >= 0 && t.strides && size > 0; i--) {
+            if (shape[i] != 1 && t.strides[i] != step) throw nb::value_error((name + ": must be contiguous").c_str());
+            step *= shape[i];
         }
         constexpr int INT = 0, UINT = 1, FLOAT = 2, BFLOAT = 4, BOOL = 6;
         const int kind = t.lanes == 1 ? t.code << 8 | t.bits : -1;

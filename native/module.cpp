@@ -542,38 +542,42 @@ void pointwise_backward(const std::string& kind, nb::handle x, nb::handle target
 // ---------------------------------------------------------------------------------------------- ordinary tensors
 
 std::vector<PyObject*> plain_types, followers;
+PyObject* forward_mode = nullptr;
 
-// The types of tensors that are no subclasses; and functions that tell whether something follows PyTorch's operations.
-void set_torch(nb::tuple types, nb::tuple functions) {
+// The types of tensors that are no subclasses; functions that tell whether something follows PyTorch's operations; and
+// the module that knows the level of forward mode.
+void set_torch(nb::tuple types, nb::tuple functions, nb::object forward_ad) {
     for (nb::handle type : types) plain_types.push_back(type.inc_ref().ptr());
     for (nb::handle function : functions) followers.push_back(function.inc_ref().ptr());
-}
-
-bool followed() {
-    for (PyObject* follower : followers)
-        if (PyObject_IsTrue(nb::handle(follower)().ptr())) return true;
-    return false;
+    forward_mode = forward_ad.inc_ref().ptr();
 }
 
 nb::handle interned(const char* name) { return PyUnicode_InternFromString(name); }
 
-bool is_true(PyObject* answer) {
-    if (!answer) nb::raise_python_error();
-    return nb::steal(answer).is(Py_True);
+nb::object answer(PyObject* object) {
+    if (!object) nb::raise_python_error();
+    return nb::steal(object);
 }
 
-// What an ordinary tensor holds: one of the plain types and not of a subclass, dense and contiguous in this memory,
-// without a negation that is still to come, and with no gradient to be found unless it is the first of its call.
-std::optional<Element> ordinary_element(nb::handle t, bool first) {
+bool followed() {
+    static const nb::handle level = interned("_current_level");
+    for (PyObject* follower : followers)
+        if (PyObject_IsTrue(answer(PyObject_CallNoArgs(follower)).ptr())) return true;
+    return forward_mode && PyLong_AsLong(answer(PyObject_GetAttr(forward_mode, level.ptr())).ptr()) >= 0;
+}
+
+// Whether `t` is an ordinary tensor of which `see` says yes: of one of the plain types and not of a subclass, dense and
+// contiguous in this memory, without a negation that is still to come, and with no gradient to be found unless it is the
+// first of its call.
+template <class F> bool is_ordinary(nb::handle t, bool first, F see) {
     static const nb::handle is_neg = interned("is_neg"), requires_grad = interned("requires_grad");
-    if (std::find(plain_types.begin(), plain_types.end(), (PyObject*)Py_TYPE(t.ptr())) == plain_types.end()) return {};
+    if (std::find(plain_types.begin(), plain_types.end(), (PyObject*)Py_TYPE(t.ptr())) == plain_types.end()) return false;
     try {
         const Array array(t, "tensor");
-        if (is_true(PyObject_CallMethodNoArgs(t.ptr(), is_neg.ptr()))) return {};
-        if (!first && is_true(PyObject_GetAttr(t.ptr(), requires_grad.ptr()))) return {};
-        return array.element;
+        return see(array) && !answer(PyObject_CallMethodNoArgs(t.ptr(), is_neg.ptr())).is(Py_True) &&
+               (first || !answer(PyObject_GetAttr(t.ptr(), requires_grad.ptr())).is(Py_True));
     } catch (const std::exception&) {
-        return {};
+        return false;
     }
 }
 
@@ -581,7 +585,7 @@ std::optional<Element> ordinary_element(nb::handle t, bool first) {
 bool ordinary(nb::args tensors) {
     if (followed()) return false;
     for (size_t i = 0; i < tensors.size(); i++)
-        if (!tensors[i].is_none() && !ordinary_element(tensors[i], i == 0)) return false;
+        if (!tensors[i].is_none() && !is_ordinary(tensors[i], i == 0, [](const Array&) { return true; })) return false;
     return true;
 }
 
@@ -592,34 +596,39 @@ bool is_option(nb::handle a) {
            PyUnicode_CheckExact(a.ptr());
 }
 
-nb::object shape_of(nb::handle t) {
-    static const nb::handle shape = interned("shape");
-    return t.attr(shape);
-}
-
-// What the checks of a call see of an argument: an option itself; of an ordinary tensor (element, shape). Or nothing.
+// What the checks of a call see of an argument: an option itself; the element and the shape of an ordinary tensor, as
+// bytes. Or nothing.
 nb::object form_of(nb::handle a, bool first) {
     if (is_option(a)) return nb::borrow(a);
-    const std::optional<Element> element = ordinary_element(a, first);
-    if (!element) return {};
-    return nb::make_tuple(int(*element), shape_of(a));
+    std::vector<int64_t> form;
+    const bool seen = is_ordinary(a, first, [&](const Array& array) {
+        form.push_back(int(array.element));
+        form.insert(form.end(), array.shape, array.shape + array.ndim);
+        return true;
+    });
+    return seen ? nb::object(nb::bytes(form.data(), form.size() * sizeof(int64_t))) : nb::object();
 }
 
 bool has_form(nb::handle a, nb::handle form, bool first) {
     if (a.is(form)) return true;
-    if (!PyTuple_CheckExact(form.ptr()))
+    if (!PyBytes_CheckExact(form.ptr()))
         return Py_TYPE(a.ptr()) == Py_TYPE(form.ptr()) && PyObject_RichCompareBool(a.ptr(), form.ptr(), Py_EQ) == 1;
-    const std::optional<Element> element = ordinary_element(a, first);
-    return element && int(*element) == PyLong_AsLong(PyTuple_GET_ITEM(form.ptr(), 0)) &&
-           PyObject_RichCompareBool(shape_of(a).ptr(), PyTuple_GET_ITEM(form.ptr(), 1), Py_EQ) == 1;
+    return is_ordinary(a, first, [&](const Array& array) {
+        const char* bytes = PyBytes_AS_STRING(form.ptr());
+        const int64_t element = int(array.element), sizes = array.ndim * int64_t(sizeof(int64_t));
+        return PyBytes_GET_SIZE(form.ptr()) == int64_t(sizeof element) + sizes &&
+               std::memcmp(bytes, &element, sizeof element) == 0 &&
+               (sizes == 0 || std::memcmp(bytes + sizeof element, array.shape, sizes) == 0);
+    });
 }
 
 // The forms of all arguments, in their order, and the names of the last; None if one has none, or if it is a tensor and
-// not among the first.
-nb::object call_form(nb::tuple args, nb::dict kwargs, size_t tensors) {
+// not one of those that a kernel takes.
+nb::object call_form(nb::tuple args, nb::dict kwargs, nb::tuple taken) {
     nb::list forms, names;
     const auto add = [&](nb::handle a) {
-        const nb::object form = is_option(a) || forms.size() < tensors ? form_of(a, forms.size() == 0) : nb::object();
+        const bool fits = is_option(a) || std::any_of(taken.begin(), taken.end(), [&](nb::handle b) { return a.is(b); });
+        const nb::object form = fits ? form_of(a, forms.size() == 0) : nb::object();
         if (form) forms.append(form);
         return bool(form);
     };
@@ -844,9 +853,9 @@ NB_MODULE(_native, m) {
             use_torch_threads(reinterpret_cast<void*>(parallel), reinterpret_cast<void*>(number));
         },
         arg("parallel_for"), arg("get_num_threads"));
-    m.def("set_torch", set_torch, arg("types"), arg("followers"));
+    m.def("set_torch", set_torch, arg("types"), arg("followers"), arg("forward_ad"));
     m.def("ordinary", ordinary);
-    m.def("call_form", call_form, arg("args"), arg("kwargs"), arg("tensors"));
+    m.def("call_form", call_form, arg("args"), arg("kwargs"), arg("taken"));
     m.def("find_call", find_call, arg("calls"), arg("args"), arg("kwargs"));
     m.def("is_one_number", is_one_number, arg("array"));
     m.def("advise_huge_pages", advise_huge_pages, arg("array"));

@@ -119,6 +119,38 @@ def test_any_other_form_does_not(no_plans):
         long_way(call)
 
 
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "probabilities"])
+def test_class_weights_go_straight_by_name_or_position(soft, no_plans):
+    target, other = (T, T.roll(1, 0)) if soft else (Y, Y.roll(1, 0))
+    w, changed = torch.linspace(0.5, 2.0, 5), torch.linspace(3.0, 0.25, 5)
+    lossless.cross_entropy(X, target, w)
+    lossless.cross_entropy(X, target, weight=w)
+    lossless.cross_entropy(X, weight=w, target=target)
+    if not soft:
+        lossless.nll_loss(X, target, weight=w, reduction="sum")
+    no_plans()
+    expected = F.cross_entropy(2 * X, other, changed)
+    torch.testing.assert_close(lossless.cross_entropy(2 * X, other, changed), expected)
+    torch.testing.assert_close(lossless.cross_entropy(2 * X, other, weight=changed), expected)
+    torch.testing.assert_close(lossless.cross_entropy(2 * X, weight=changed, target=other), expected)
+    if not soft:
+        sums = (f.nll_loss(X, other, weight=changed, reduction="sum") for f in (lossless, F))
+        torch.testing.assert_close(*sums)
+    for weight in (w.double(), w.clone().requires_grad_(), torch.ones(10)[::2]):
+        long_way(lambda weight=weight: lossless.cross_entropy(X, target, weight=weight))
+    long_way(lambda: lossless.cross_entropy(input=X, target=target))
+
+
+def test_a_tensor_given_twice_is_no_puzzle():
+    p = torch.softmax(X, 1)
+    for _ in range(3):
+        assert lossless.mse_loss(p, p) == 0
+        assert lossless.mse_loss(p, target=p) == 0
+        torch.testing.assert_close(lossless.mse_loss(p, target=p + 1), torch.tensor(1.0))
+        row = p[0].contiguous()
+        torch.testing.assert_close(lossless.cross_entropy(p, p, row), F.cross_entropy(p, p, row))
+
+
 def test_mistakes_are_found_as_before():
     for _ in range(3):
         lossless.cross_entropy(X, Y)

@@ -54,8 +54,10 @@ class RowPlan(NamedTuple):
     temperature: float = 1.0
     curve: tuple[str, float] | None = None
     "What becomes of the cost of the true class: a name in `reference.links.CURVES`, and its parameter."
+    inplace: bool = False
+    "Whether the gradient may be written over `input`."
     as_given: bool = False
-    "Whether one kernel computes the loss from `input` and `target` as they come, and nothing else."
+    "Whether one kernel computes the loss from `input`, `target` and `weight` as they come, and nothing else."
 
     @property
     def is_plain(self) -> bool:
@@ -89,6 +91,8 @@ class ElementPlan(NamedTuple):
     "A target whose elements count for nothing."
     denominator: str | None = None
     "What a mean divides by: a name, or None for PyTorch's rule."
+    inplace: bool = False
+    "Whether the gradient may be written over `input`."
     as_given: bool = False
     "Whether one kernel computes the loss from `input` and `target` as they come, and nothing else."
 
@@ -147,6 +151,7 @@ def plan_class_loss(
     z_loss: float = 0.0,
     temperature: float = 1.0,
     curve: tuple[str, float] | None = None,
+    inplace: bool = False,
 ) -> RowPlan:
     """Losses over classes: along `dim`, or by PyTorch's rule in dimension 1, or 0 of a single row."""
     _check.check_floating(function, _check.dtype_name(dtype), target_dtype=_check.dtype_name(target_dtype))
@@ -180,9 +185,12 @@ def plan_class_loss(
         z_loss,
         temperature,
         curve,
+        inplace,
     )
     fits = target_dtype == dtype if soft else names == "int64" and target_shape == plan.shape
-    nothing_else = weight_shape is None and sample_weight_shape is None and alpha_shape is None
+    if weight_shape is not None:
+        fits = fits and weight_dtype == dtype and _check.dtype_name(dtype) in ("float32", "float64")
+    nothing_else = sample_weight_shape is None and alpha_shape is None and not inplace
     return plan._replace(as_given=plan.has_kernel and fits and nothing_else)
 
 
@@ -245,9 +253,10 @@ def plan_binary(
     sample_weight_dtype: Any = None,
     ignore_index: int | None = None,
     denominator: str | None = None,
+    inplace: bool = False,
 ) -> ElementPlan:
     """Elementwise classification: every score, or probability, with its own target; `loss` and its parameters."""
-    plan = ElementPlan(function, loss(*parameters), reduction, ignore_index, denominator)
+    plan = ElementPlan(function, loss(*parameters), reduction, ignore_index, denominator, inplace)
     name = _check.dtype_name(dtype)
     _check.check_floating(function, name, plan.names[0], target_dtype=_check.dtype_name(target_dtype))
     _check.check_same_shape(function, target_shape, shape)
@@ -258,7 +267,7 @@ def plan_binary(
         _check.check_broadcasts(function, "pos_weight", pos_weight_shape, shape, _check.dtype_name(pos_weight_dtype))
     if sample_weight_shape is not None:
         _check.check_leading_weight(function, sample_weight_shape, _check.dtype_name(sample_weight_dtype), shape)
-    if weight_shape is None and pos_weight_shape is None and sample_weight_shape is None:
+    if weight_shape is None and pos_weight_shape is None and sample_weight_shape is None and not inplace:
         return plan.of_pair(shape, dtype, target_shape, target_dtype)
     return plan
 

@@ -5,7 +5,6 @@ one kernel computed a call, from tensors as they lie, and nothing was warned of,
 the call, and a call of the same form takes that way. All others, and those that something follows, take the long one.
 """
 
-import operator
 import sys
 import threading
 from collections.abc import Callable
@@ -50,9 +49,12 @@ def straight(function: Callable[P, T]) -> Callable[P, T]:
         way = native.find_call(ways, args, kwargs)
         if way is None:
             return _long_way(function, ways, args, kwargs)
-        if not looked_at or watch.passed_over(sys._getframe(1)):
-            result: T = way(*args)
-            if not (looked_at and watch.heard(sys._getframe(1))):
+        if not looked_at:
+            return way(*args, **kwargs)  # type: ignore[no-any-return]
+        caller = sys._getframe(1)
+        if watch.passed_over(caller):
+            result: T = way(*args, **kwargs)
+            if not (watch.alarm and watch.heard(caller)):
                 return result
         return function(*args, **kwargs)
 
@@ -67,14 +69,29 @@ def _long_way(function: Callable[..., T], ways: list[Any], args: tuple[Any, ...]
         result = function(*args, **kwargs)
         if len(_call.found) == 1 and _check.warnings_given() == said:
             ((way, arrays),) = _call.found
-            given = args[: len(arrays)]
-            form = _kernels.native.call_form(args, kwargs, len(arrays))
-            if form is not None and len(given) == len(arrays) and all(map(operator.is_, given, arrays)):
+            form = _kernels.native.call_form(args, kwargs, arrays)
+            way = _from_arguments(way, arrays, args, kwargs)
+            if form is not None and way is not None:
                 del ways[FORMS - 1 :]
                 ways.insert(0, (form, way))
         return result
     finally:
         _call.found = outer
+
+
+def _from_arguments(
+    way: Callable[..., Any], arrays: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[..., Any] | None:
+    """`way` of the arguments of a call like this one, if the arrays are the first of them, or have names."""
+    given = 0
+    while given < min(len(args), len(arrays)) and args[given] is arrays[given]:
+        given += 1
+    if given == len(arrays):
+        return way
+    names = [name for array in arrays[given:] for name, a in kwargs.items() if a is array]
+    if not given or len(names) != len(arrays) - given:
+        return None
+    return lambda *args, **kwargs: way(*args[:given], *(kwargs[name] for name in names))
 
 
 watch.WRAPPERS.add(_long_way.__code__)

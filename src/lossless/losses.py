@@ -53,6 +53,7 @@ def cross_entropy(
     denominator: str | float | Array | None = None,
     z_loss: float = 0.0,
     temperature: float = 1.0,
+    inplace: bool = False,
 ) -> Array:
     """Cross-entropy of logits: the price, in nats, that the model puts on the true class.
 
@@ -79,6 +80,11 @@ def cross_entropy(
             on ranks whose gradients are averaged the total of all ranks divided by their number.
         z_loss: z >= 0: the share of lse^2, which keeps logits from drifting.
         temperature: > 0; the loss is that of input / temperature.
+        inplace: whether PyTorch's backward pass may write the gradient over `input`, so that it takes no memory of its
+            own. For logits that nobody reads afterwards, made by an operation whose own gradient does not need them (a
+            linear layer's does not; of others PyTorch refuses the backward pass). A second backward pass is refused.
+            Where no kernel computes the loss (on other devices, under transforms and torch.compile, with
+            sample weights), under create_graph and under checkpoints nothing is overwritten.
 
     Returns:
         A scalar, or one loss a row for reduction="none"; dtype of `input` (with probabilities: promoted with
@@ -90,7 +96,7 @@ def cross_entropy(
         DimensionError: `input` has no dimension `dim`.
         TargetIndexError: a label outside [0, C) that is not `ignore_index`.
         ParameterError: an option out of its range, an unknown reduction or denominator, a denominator without
-            reduction="mean", ignore_index >= 0 with probabilities.
+            reduction="mean", ignore_index >= 0 with probabilities, `inplace` for a leaf, whose numbers are its own.
 
     Edges:
         The mean of no rows, or of ignored rows only, is NaN, their sum 0. A class at -inf that the target does not
@@ -123,12 +129,14 @@ def cross_entropy(
     ignore_index = to_int("cross_entropy", "ignore_index", ignore_index)
     label_smoothing = to_float("cross_entropy", "label_smoothing", label_smoothing)
     z_loss, temperature = to_float("cross_entropy", "z_loss", z_loss), to_temperature("cross_entropy", temperature)
-    if dim is sample_weight is name is None and z_loss == 0.0 and temperature == 1.0:  # PyTorch's, and nothing else
+    inplace = to_flag("cross_entropy", "inplace", inplace)
+    # PyTorch's, and nothing else
+    if dim is sample_weight is name is None and z_loss == 0.0 and temperature == 1.0 and not inplace:
         options: dict[str, Any] = {}
     else:
         options = _row_options("cross_entropy", dim, sample_weight, name)
         check_not_negative("cross_entropy", "z_loss", z_loss)
-        options |= {"z_loss": z_loss, "temperature": temperature}
+        options |= {"z_loss": z_loss, "temperature": temperature, "inplace": inplace}
     plan = plan_class_loss(
         "cross_entropy", input.shape, input.dtype, target.shape, target.dtype, *_meta(weight), ignore_index,
         label_smoothing, reduction, **options,
@@ -152,6 +160,7 @@ def focal_loss(
     dim: int | None = None,
     sample_weight: Array | None = None,
     denominator: str | float | Array | None = None,
+    inplace: bool = False,
 ) -> Array:
     """Focal loss of softmax logits: cross-entropy that discounts rows already classified well.
 
@@ -173,6 +182,7 @@ def focal_loss(
         dim: the dimension of the classes; None for PyTorch's rule, dimension 1 (or 0 of a single row).
         sample_weight: weight s of each row, shape of the labels; differentiated in PyTorch.
         denominator: what a mean divides by: as in `cross_entropy`, and "positives": max(1, sum of the target).
+        inplace: whether PyTorch's backward pass may write the gradient over `input`, as in `cross_entropy`.
 
     Returns:
         A scalar, or one loss a row for reduction="none"; dtype of `input` (with probabilities: promoted with
@@ -183,7 +193,8 @@ def focal_loss(
         DimensionError: `input` has no dimension `dim`.
         TargetIndexError: a label outside [0, C) that is not `ignore_index`.
         ParameterError: gamma < 0, a number for `alpha` with more than two classes, an unknown reduction or
-            denominator, a denominator without reduction="mean", ignore_index >= 0 with probabilities.
+            denominator, a denominator without reduction="mean", ignore_index >= 0 with probabilities, `inplace` for a
+            leaf.
 
     Edges:
         The mean of no rows, or of ignored rows only, is NaN, their sum 0. At p_y = 1 loss and gradient are 0 for
@@ -205,7 +216,7 @@ def focal_loss(
     check_not_negative("focal_loss", "gamma", gamma)
     return _curved(
         "focal_loss", ("focal", gamma) if gamma else None, input, target, weight, alpha, ignore_index, reduction, dim,
-        sample_weight, denominator,
+        sample_weight, denominator, inplace,
     )  # fmt: skip
 
 
@@ -392,6 +403,7 @@ def binary_cross_entropy_with_logits(
     ignore_index: int | None = None,
     sample_weight: Array | None = None,
     denominator: str | float | Array | None = None,
+    inplace: bool = False,
 ) -> Array:
     """Binary cross-entropy of logits: every score is its own yes-or-no question.
 
@@ -412,6 +424,7 @@ def binary_cross_entropy_with_logits(
         denominator: what a mean divides by. None or "count": the elements not ignored. "weights": their sum of
             s w (v t + 1 - t). "batch": all elements. "positives": max(1, sum t) of those not ignored. Or a number,
             or a 0-d array: itself.
+        inplace: whether PyTorch's backward pass may write the gradient over `input`, as in `cross_entropy`.
 
     Returns:
         A scalar, or the shape of `input` for reduction="none"; dtype of `input` promoted with `target`.
@@ -420,7 +433,7 @@ def binary_cross_entropy_with_logits(
     Raises:
         LogitsDtypeError, TargetDtypeError, ShapeError: arrays that do not fit together.
         ParameterError: an option out of its range, an unknown reduction or denominator, a denominator without
-            reduction="mean".
+            reduction="mean", `inplace` for a leaf.
 
     Edges:
         +-inf on the right side costs 0, on the wrong side inf. The mean of no elements is NaN; so is that of
@@ -443,15 +456,16 @@ def binary_cross_entropy_with_logits(
     )  # fmt: skip
     reduction = to_reduction(function, reduction, size_average, reduce)
     input = backend.for_loss(input)
-    label_smoothing = _smoothing(function, label_smoothing)
-    if ignore_index is sample_weight is denominator is None and label_smoothing == 0.0:  # PyTorch's, and nothing else
+    label_smoothing, inplace = _smoothing(function, label_smoothing), to_flag(function, "inplace", inplace)
+    # PyTorch's, and nothing else
+    if ignore_index is sample_weight is denominator is None and label_smoothing == 0.0 and not inplace:
         parameters: tuple[float, ...] = ()
         options: dict[str, Any] = {}
         divisor = None
     else:
         denominator = denominator if given is None else given
         divisor, options = _element_options(function, ignore_index, sample_weight, denominator, reduction)
-        parameters = (label_smoothing,)
+        options["inplace"], parameters = inplace, (label_smoothing,)
     plan = plan_binary(
         function, input.shape, input.dtype, target.shape, target.dtype, *_meta(weight), *_meta(pos_weight), reduction,
         BinaryCrossEntropyWithLogits, parameters, **options,
@@ -809,6 +823,7 @@ def _curved(
     dim: int | None,
     sample_weight: Array | None,
     denominator: str | float | Array | None,
+    inplace: bool = False,
 ) -> Array:
     """A loss that bends the cost of the true class by one of `reference.links.CURVES`."""
     backend, input, target, weight, vector, sample_weight, _ = select(
@@ -826,7 +841,7 @@ def _curved(
     plan = plan_class_loss(
         function, input.shape, input.dtype, target.shape, target.dtype, *_meta(weight),
         to_int(function, "ignore_index", ignore_index), 0.0, to, **_row_options(function, dim, sample_weight, name),
-        alpha_shape=alpha_shape, alpha_dtype=alpha_dtype, curve=curve,
+        alpha_shape=alpha_shape, alpha_dtype=alpha_dtype, curve=curve, inplace=to_flag(function, "inplace", inplace),
     )  # fmt: skip
     loss = backend.class_loss(plan, input, target, weight, sample_weight, vector, divisor)
     if occasion := due(backend):

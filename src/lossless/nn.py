@@ -122,9 +122,10 @@ class CrossEntropyLoss(_Options, torch.nn.CrossEntropyLoss):
         denominator: str | float | Tensor | None = None,
         z_loss: float = 0.0,
         temperature: float = 1.0,
+        inplace: bool = False,
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
-        self.dim, self.z_loss, self.temperature = dim, z_loss, temperature
+        self.dim, self.z_loss, self.temperature, self.inplace = dim, z_loss, temperature, inplace
         self._keep("denominator", denominator)
 
     def forward(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
@@ -140,6 +141,7 @@ class CrossEntropyLoss(_Options, torch.nn.CrossEntropyLoss):
             denominator=self.denominator,
             z_loss=self.z_loss,
             temperature=self.temperature,
+            inplace=self.inplace,
         )
 
 
@@ -162,9 +164,10 @@ class FocalLoss(_Options, _WeightedLoss):
         reduction: str = "mean",
         dim: int | None = None,
         denominator: str | float | Tensor | None = None,
+        inplace: bool = False,
     ) -> None:
         super().__init__(weight, reduction=reduction)
-        self.gamma, self.ignore_index, self.dim = gamma, ignore_index, dim
+        self.gamma, self.ignore_index, self.dim, self.inplace = gamma, ignore_index, dim, inplace
         if isinstance(alpha, Tensor):
             self.register_buffer("alpha", alpha)
         else:
@@ -183,6 +186,7 @@ class FocalLoss(_Options, _WeightedLoss):
             dim=self.dim,
             sample_weight=sample_weight,
             denominator=self.denominator,
+            inplace=self.inplace,
         )
 
 
@@ -302,9 +306,10 @@ class BCEWithLogitsLoss(_Options, torch.nn.BCEWithLogitsLoss):
         label_smoothing: float = 0.0,
         ignore_index: int | None = None,
         denominator: str | float | Tensor | None = None,
+        inplace: bool = False,
     ) -> None:
         super().__init__(weight, size_average, reduce, reduction, pos_weight)
-        self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
+        self.label_smoothing, self.ignore_index, self.inplace = label_smoothing, ignore_index, inplace
         self._keep("denominator", denominator)
 
     def forward(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
@@ -318,6 +323,7 @@ class BCEWithLogitsLoss(_Options, torch.nn.BCEWithLogitsLoss):
             ignore_index=self.ignore_index,
             sample_weight=sample_weight,
             denominator=self.denominator,
+            inplace=self.inplace,
         )
 
 

@@ -18,6 +18,7 @@ from lossless._straight import found
 from lossless._torch import differentiable, eager, operators
 from lossless._torch.modes import HALVES as HALVES
 from lossless._torch.modes import (
+    check_given_up,
     check_supported,
     kernels_serve,
     needs_grad,
@@ -82,10 +83,15 @@ def _row_kernels(plan: RowPlan, *tensors: Tensor | None) -> Any:
     return None if kernels is operators and plan.temperature != 1.0 else kernels
 
 
-def _by_one_kernel(kernel: Any, arrays: tuple[Tensor, ...], *rest: Any) -> Tensor:
-    """What one kernel makes of arrays as they lie. The way is said, but for halves: autocast may convert them."""
-    if arrays[0].dtype not in HALVES:
-        found(kernel.way(len(arrays), *rest), *arrays)
+def _by_one_kernel(kernel: Any, arrays: tuple[Tensor | None, ...], *rest: Any) -> Tensor:
+    """What one kernel makes of arrays as they lie; the last may be missing.
+
+    The way is said, but for halves: autocast may convert them.
+    """
+    x, *others = (a for a in arrays if a is not None)
+    if x.dtype not in HALVES:
+        missing = arrays[1 + len(others) :]
+        found(kernel.way(1 + len(others), *missing, *rest), x, *others)
     result: Tensor = kernel.call(*arrays, *rest)
     return result
 
@@ -211,9 +217,11 @@ def class_loss(
     plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None, sample_weight: Tensor | None, alpha: Tensor | None,
     divisor: Tensor | float | None,
 ) -> Tensor:  # fmt: skip
-    if plan.as_given and divisor is None and ordinary(x, target):
-        return _by_one_kernel(eager.ClassLoss, (x, target), None, plan, None)
+    if plan.as_given and divisor is None and ordinary(x, target, weight):
+        return _by_one_kernel(eager.ClassLoss, (x, target, weight), plan, None)
     _check_divisor(plan.function, divisor)
+    if plan.inplace:
+        check_given_up(plan.function, x)
     x, target = _pair(plan, x, target, weight)
     soft_curve = plan.curve if plan.soft else None
     kernels = None
@@ -273,8 +281,8 @@ def probability_loss(plan: RowPlan, p: Tensor, target: Tensor) -> Tensor:
 
 def nll(plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
     """Where no kernel serves: PyTorch's own gather, unless something watches, and sums in float64."""
-    if plan.as_given and weight is None and ordinary(x, target):
-        return _by_one_kernel(eager.NLL, (x, target), None, plan)
+    if plan.as_given and ordinary(x, target, weight):
+        return _by_one_kernel(eager.NLL, (x, target, weight), plan)
     _, target = _pair(plan, x, target)
     if kernels_serve(x, target, weight) and not needs_grad(weight):
         plan, x, target = _as_it_lies(plan, x, target)
@@ -307,6 +315,8 @@ def pointwise(
 ) -> Tensor:  # fmt: skip
     if plan.as_given and weight is None and ordinary(x, target):
         return _by_one_kernel(eager.PointwiseLoss, (x, target), None, None, plan, x.numel())
+    if plan.inplace:
+        check_given_up(plan.function, x)
     squared = isinstance(plan.loss, reference.SquaredError)
     dtype = _promote(x, target, weight if squared else None)
     kernels = None

@@ -9,11 +9,12 @@ All tensors arrive in one dtype; a Function's also contiguous in memory: `ordina
 
 from collections.abc import Callable
 from math import copysign, nan
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.graph import increment_version
 
 from lossless import reference
 from lossless._layout import Rows
@@ -43,9 +44,17 @@ class _KernelFunction(Function):
     def way(cls, arrays: int, *rest: Any) -> Callable[..., Any]:
         """`call`, of so many first arguments and `rest`."""
         recorded, forward, enabled = cls.recorded, cls.forward, torch.is_grad_enabled
-        if arrays == 1:
-            return lambda x, *_: recorded(x, *rest) if x.requires_grad and enabled() else forward(None, x, *rest)
-        return lambda x, t, *_: recorded(x, t, *rest) if x.requires_grad and enabled() else forward(None, x, t, *rest)
+
+        def of_one(x: Tensor, *_: Any, **__: Any) -> Any:
+            return recorded(x, *rest) if x.requires_grad and enabled() else forward(None, x, *rest)
+
+        def of_two(x: Tensor, t: Tensor, *_: Any, **__: Any) -> Any:
+            return recorded(x, t, *rest) if x.requires_grad and enabled() else forward(None, x, t, *rest)
+
+        def of_three(x: Tensor, t: Tensor, w: Tensor, *_: Any, **__: Any) -> Any:
+            return recorded(x, t, w, *rest) if x.requires_grad and enabled() else forward(None, x, t, w, *rest)
+
+        return (of_one, of_two, of_three)[arrays - 1]
 
     @classmethod
     def backward(cls, ctx: Any, *g: Tensor | None) -> Any:
@@ -181,6 +190,16 @@ class RowStatistics(_KernelFunction):
 # ---------------------------------------------------------------- losses
 
 
+class _Expected(NamedTuple):
+    """What came upstream to the loss of a plan the last time."""
+
+    plan: RowPlan | ElementPlan
+    "Kept, so that its address stays its own."
+    g: float
+    missed: bool
+    "Whether it must come once more to be expected."
+
+
 class _Upstream:
     """The gradient that came upstream to the loss of a plan, in its last backward pass: most often 1, step after step.
 
@@ -192,34 +211,37 @@ class _Upstream:
     """
 
     def __init__(self) -> None:
-        # With the plan, so that its address stays its own, and whether it must come once more to be expected.
-        self._last: dict[int, tuple[Any, float, bool]] = {}
+        self._last: dict[int, _Expected] = {}
 
-    def take(self, plan: RowPlan | ElementPlan) -> float | None:
+    def take(self, plan: RowPlan | ElementPlan) -> _Expected | None:
         """What is expected."""
-        _, g, missed = self._last.get(id(plan), (plan, nan, True))
-        if missed or _is_counted():
+        last = self._last.get(id(plan))
+        if last is None or last.missed or _saving_hooks(True) is not None:
             return None
         self._last.pop(id(plan), None)
-        return g
+        return last
+
+    def confirm(self, expected: _Expected) -> None:
+        """It came."""
+        self._last[id(expected.plan)] = expected
 
     def came(self, plan: RowPlan | ElementPlan, g: float) -> None:
-        _, before, missed = self._last.get(id(plan), (plan, g, False))
-        self._note(plan, g, missed and not _alike(g, before))
+        last = self._last.get(id(plan))
+        self._note(plan, g, last is not None and last.missed and not _alike(g, last.g))
 
-    def missed(self, plan: RowPlan | ElementPlan) -> None:
-        """Another came than was expected."""
-        self._note(plan, nan, True)
+    def missed(self, expected: _Expected) -> None:
+        """Another came."""
+        self._note(expected.plan, nan, True)
 
     def _note(self, plan: RowPlan | ElementPlan, g: float, missed: bool) -> None:
         if len(self._last) > 1024:
             self._last.clear()
-        self._last[id(plan)] = plan, g, missed
+        self._last[id(plan)] = _Expected(plan, g, missed)
 
 
 def _alike(a: float, b: float) -> bool:
     """Whether the bits are, but of NaN, which nothing is like."""
-    return a == b and copysign(1.0, a) == copysign(1.0, b)
+    return a == b and (a != 0.0 or copysign(1.0, a) == copysign(1.0, b))
 
 
 _upstream = _Upstream()
@@ -232,10 +254,13 @@ def _is_counted() -> bool:
 
 
 class _LossFunction(_KernelFunction):
-    """A loss may have its gradient ready: in `ctx.ready`, with what was expected upstream."""
+    """A loss may have its gradient ready: in `ctx.ready`, with what was expected upstream.
+
+    One that was given up its logits writes the gradient over them when the backward pass comes, and not before.
+    """
 
     gradient: Callable[..., Any]
-    "By kernels: of (ctx, the saved tensors, the upstream gradient, the number that it is all over or None)."
+    "By kernels: of (ctx, the saved tensors, the upstream gradient, the number that it is all over or None, into what)."
     of_inputs: Callable[..., Any]
     "What backward returns: of (ctx, that gradient)."
 
@@ -250,18 +275,41 @@ class _LossFunction(_KernelFunction):
             except (RuntimeError, IndexError):  # a batch in disguise; somebody was quicker
                 pass
             else:
-                if number is not None and _alike(number, expected):
-                    _upstream.came(ctx.plan, number)
+                if number is not None and _alike(number, expected.g):
+                    _upstream.confirm(expected)
                     return cls.of_inputs(ctx, dx)
-                _upstream.missed(ctx.plan)
+                _upstream.missed(expected)
+        if ctx.plan.inplace and ctx.overwritten:
+            raise RuntimeError(
+                f"{ctx.plan.function}: the first backward pass has written the gradient over the logits, as "
+                "inplace=True allows: leave it out to call backward twice"
+            )
         return super().backward(ctx, *g)
 
     @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
         saved, number = ctx.saved_tensors, kernels.shared(g)
+        if ctx.plan.inplace:
+            return cls.of_inputs(ctx, cls._in_place(ctx, saved, g))
         if number is not None:
             _upstream.came(ctx.plan, number)
-        return cls.of_inputs(ctx, cls.gradient(ctx, saved, g, number))
+        return cls.of_inputs(ctx, cls.gradient(ctx, saved, g, number, None))
+
+    @classmethod
+    def give_up(cls, ctx: Any, plan: RowPlan | ElementPlan) -> None:
+        """Notes whether the gradient goes over the logits: not where somebody saves them in his own way."""
+        if plan.inplace:
+            ctx.given_up, ctx.overwritten = not _is_counted(), False
+
+    @classmethod
+    def _in_place(cls, ctx: Any, saved: Any, g: Tensor) -> Tensor:
+        x = saved[0]
+        if not ctx.given_up:
+            return cls.gradient(ctx, saved, g, None, None)
+        dx = cls.gradient(ctx, saved, g, None, x.detach())
+        increment_version(x)  # so that autograd refuses who reads the logits after this
+        ctx.overwritten = True
+        return dx
 
 
 class Entropy(_LossFunction):
@@ -271,15 +319,15 @@ class Entropy(_LossFunction):
     def forward(ctx: Any, x: Tensor, plan: RowPlan) -> Tensor:
         if ctx is None:
             return kernels.entropy(x, plan, None, None)[0]
-        g = _upstream.take(plan)
-        state = kernels.empty_state(x, plan.rows) if g is None else None
-        out, dx = kernels.entropy(x, plan, state, g)
+        expected = _upstream.take(plan)
+        state = kernels.empty_state(x, plan.rows) if expected is None else None
+        out, dx = kernels.entropy(x, plan, state, expected and expected.g)
         ctx.save_for_backward(x, state)
-        ctx.plan, ctx.ready = plan, [] if g is None else [(g, dx)]
+        ctx.plan, ctx.ready = plan, expected and [(expected, dx)]
         return out
 
     @staticmethod
-    def gradient(ctx: Any, saved: Any, g: Tensor, _: float | None) -> Tensor:
+    def gradient(ctx: Any, saved: Any, g: Tensor, _: float | None, __: None) -> Tensor:
         x, state = saved
         if state is None:
             state = kernels.empty_state(x, ctx.plan.rows)
@@ -306,28 +354,29 @@ def class_loss(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, 
 
 
 class ClassLoss(_LossFunction):
-    @staticmethod
+    @classmethod
     def forward(
-        ctx: Any, x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float | None
+        cls, ctx: Any, x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float | None
     ) -> Tensor:
         if ctx is None:
             return kernels.class_loss(x, target, weight, plan, divisor, None)[0]
-        g = _upstream.take(plan)
-        state = kernels.empty_state(x, plan.rows) if g is None else None
-        loss, ctx.divisor, dx = kernels.class_loss(x, target, weight, plan, divisor, state, g)
+        expected = _upstream.take(plan)
+        state = kernels.empty_state(x, plan.rows) if expected is None else None
+        loss, ctx.divisor, dx = kernels.class_loss(x, target, weight, plan, divisor, state, expected and expected.g)
         ctx.save_for_backward(x, target, weight, state)
-        ctx.plan, ctx.ready = plan, [] if g is None else [(g, dx)]
+        ctx.plan, ctx.ready = plan, expected and [(expected, dx)]
+        cls.give_up(ctx, plan)
         return loss
 
     @staticmethod
-    def gradient(ctx: Any, saved: Any, g: Tensor, number: float | None) -> Tensor | None:
+    def gradient(ctx: Any, saved: Any, g: Tensor, number: float | None, into: Tensor | None) -> Tensor | None:
         x, target, weight, state = saved
         if state is None:
             if number is not None:
                 return kernels.class_loss(x, target, weight, ctx.plan, ctx.divisor, None, number)[2]
             state = kernels.empty_state(x, ctx.plan.rows)
             kernels.class_loss(x, target, weight, ctx.plan, ctx.divisor, state)
-        return kernels.class_loss_backward(x, target, weight, state, ctx.plan, ctx.divisor, g)
+        return kernels.class_loss_backward(x, target, weight, state, ctx.plan, ctx.divisor, g, into)
 
     @staticmethod
     def of_inputs(ctx: Any, dx: Tensor) -> Any:
@@ -374,22 +423,25 @@ def pointwise(
 
 
 class PointwiseLoss(_LossFunction):
-    @staticmethod
+    @classmethod
     def forward(
-        ctx: Any, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, plan: ElementPlan,
+        cls, ctx: Any, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, plan: ElementPlan,
         divisor: float,
     ) -> Tensor:  # fmt: skip
-        g = None if ctx is None else _upstream.take(plan)
-        loss, divisor, dx = kernels.pointwise(plan.loss, x, target, weight, pos_weight, plan.reduction, divisor, g)
+        expected = ctx and _upstream.take(plan)
+        loss, divisor, dx = kernels.pointwise(
+            plan.loss, x, target, weight, pos_weight, plan.reduction, divisor, expected and expected.g
+        )
         if ctx is not None:
             ctx.save_for_backward(x, target, weight, pos_weight)
-            ctx.plan, ctx.divisor, ctx.ready = plan, divisor, [] if g is None else [(g, dx)]
+            ctx.plan, ctx.divisor, ctx.ready = plan, divisor, expected and [(expected, dx)]
+            cls.give_up(ctx, plan)
         return loss
 
     @staticmethod
-    def gradient(ctx: Any, saved: Any, g: Tensor, _: float | None) -> Tensor:
+    def gradient(ctx: Any, saved: Any, g: Tensor, _: float | None, into: Tensor | None) -> Tensor:
         x, target, weight, pos_weight = saved
-        return kernels.pointwise_backward(ctx.plan.loss, x, target, weight, pos_weight, ctx.divisor, g)
+        return kernels.pointwise_backward(ctx.plan.loss, x, target, weight, pos_weight, ctx.divisor, g, into)
 
     @staticmethod
     def of_inputs(ctx: Any, dx: Tensor) -> Any:

@@ -40,8 +40,7 @@ def shared(g: Tensor) -> float | None:
         if not g.numel() or (any(g.stride()) and not (g.is_contiguous() and native.is_one_number(g))):
             return None
         g = g[(0,) * g.ndim]
-    number: float = g.item()
-    return number
+    return g.item()  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------- transforms
@@ -146,9 +145,11 @@ def class_loss(
 
 
 def class_loss_backward(
-    x: Tensor, target: Tensor, weight: Tensor | None, state: Tensor, plan: RowPlan, divisor: float, g: Tensor
-) -> Tensor:
-    dx = empty_like(x)
+    x: Tensor, target: Tensor, weight: Tensor | None, state: Tensor, plan: RowPlan, divisor: float, g: Tensor,
+    dx: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Into `dx`, which may have the memory of `x`."""
+    dx = empty_like(x) if dx is None else dx
     native.row_loss_backward(
         x, *plan.rows, target, weight, plan.ignore_index, plan.kernel_link, state, in_memory(g), divisor, dx,
         plan.temperature,
@@ -217,9 +218,10 @@ def elementwise(functor: Elementwise, x: Tensor) -> Tensor:
 
 def pointwise_backward(
     functor: Elementwise, x: Tensor, target: Tensor | None, weight: Tensor | None, pos_weight: Tensor | None,
-    divisor: float, g: Tensor,
+    divisor: float, g: Tensor, dx: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    dx = empty_like(x)
+    """Into `dx`, which may have the memory of `x`."""
+    dx = empty_like(x) if dx is None else dx
     native.pointwise_backward(
         functor.kernel, x, target, weight, pos_weight, functor.kernel_parameters, in_memory(g), divisor, dx
     )

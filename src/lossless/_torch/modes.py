@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from lossless._kernels import native
-from lossless.errors import UnsupportedArrayError
+from lossless.errors import ParameterError, UnsupportedArrayError
 
 PLAIN = frozenset({Tensor, torch.nn.Parameter})
 HALVES = (torch.float16, torch.bfloat16)
@@ -132,6 +132,16 @@ def needs_grad(*tensors: Tensor | None) -> bool:
     return False
 
 
+def check_given_up(function: str, x: Tensor) -> None:
+    """A gradient may be written over `x`: it is no leaf, and no view of one, whose numbers somebody keeps."""
+    owner = x if x._base is None else x._base
+    if needs_grad(x) and owner.is_leaf and owner.requires_grad:
+        raise ParameterError(
+            f"{function}: inplace=True would write the gradient over the numbers of a leaf, which are its own. It is "
+            f"for the results of operations: leave it out, or pass {function} what a layer computed."
+        )
+
+
 def check_supported(function: str, **tensors: Tensor | None) -> None:
     """Each is a dense tensor with memory behind it, which the reference formulas can compute with."""
     for name, t in tensors.items():
@@ -168,6 +178,6 @@ def share_threads() -> None:
 
 
 if native is not None:
-    functions = _C._len_torch_function_stack, _transforms_active, _dispatch_modes, _tracing_state, _tangents
-    native.set_torch(tuple(PLAIN), functions)
+    functions = _C._len_torch_function_stack, _transforms_active, _dispatch_modes, _tracing_state
+    native.set_torch(tuple(PLAIN), functions, forward_ad)
     share_threads()
