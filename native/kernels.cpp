@@ -158,14 +158,14 @@ int64_t start_of(const RowProblem& p, int64_t row) { return row / p.inner * p.cl
 
 // Where one row after another starts: a division is 20 additions.
 struct Starts {
-    const RowProblem& p;
-    int64_t outer, inner;
-    Starts(const RowProblem& problem, int64_t row) : p(problem), outer(row / p.inner), inner(row % p.inner) {}
+    int64_t block, inner, of_block, at; // of the block of (classes, inner) that the row is in; and the row's place there
+    Starts(const RowProblem& p, int64_t row)
+        : block(p.classes * p.inner), inner(p.inner), of_block(row / p.inner * block), at(row % p.inner) {}
     int64_t next() {
-        const int64_t start = outer * p.classes * p.inner + inner;
-        if (++inner == p.inner) {
-            inner = 0;
-            outer++;
+        const int64_t start = of_block + at;
+        if (++at == inner) {
+            at = 0;
+            of_block += block;
         }
         return start;
     }
@@ -430,7 +430,7 @@ template <class D, Target target, bool extra, bool numbers = false, class Rows>
 LOSSLESS_INLINE void sum_up(const RowProblem& p, Group& g, Rows& rows) {
     rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
         find_largest(view, data, g);
-        if constexpr (target == Target::index) view.pick(g.x_target, data.x, g.target);
+        if constexpr (target == Target::index) view.pick(g.x_target, data.x, view.get_class(g.target));
     });
     place<Compute<D>, target>(g);
     rows.each(g, [&](const auto& view, auto& data)
@@ -558,7 +558,7 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
         }
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             target == Target::soft || (extra && p.prior) ? find_again(view, data, g) : find_limit(view, data, g);
-            if constexpr (target == Target::index) view.pick(g.x_target, data.x, g.target);
+            if constexpr (target == Target::index) view.pick(g.x_target, data.x, view.get_class(g.target));
             if constexpr (target == Target::soft) sum_target(p, view, data, g);
         });
         place<Compute<D>, target>(g);
@@ -664,7 +664,7 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
         }
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             p.state ? find_again(view, data, g) : find_largest(view, data, g);
-            view.pick(at_top, data.cotangent, g.largest);
+            view.pick(at_top, data.cotangent, view.get_class(g.largest));
         });
         place<T, Target::none>(g);
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
@@ -754,11 +754,12 @@ template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64
     Mean mean;
     int64_t failed = -1;
     const int64_t bad = over_rows<T>(of_result, begin, end, Passes::several, [&](Group& g, auto& rows) {
+        bool any_doubtful = false, any_from_logits = false;
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             const auto largest = view.first_largest(
                 [&](Block b) __attribute__((always_inline)) { return view.load(data.x, b, T(-INF)); });
             view.put_class(g.largest, largest.at);
-            view.pick(at_top, data.cotangent, g.largest);
+            view.pick(at_top, data.cotangent, largest.at);
         });
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             using View = std::remove_cvref_t<decltype(view)>;
@@ -785,13 +786,16 @@ template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64
             const auto would_show = (abs(view.get(sum)) < most * broadcast(T(8 * LEAST * LIFT * double(p.classes)))) |
                                     (most > broadcast(T(0.5)));
             const auto moderate = (most < broadcast(T(0x1p40))) & ((most > broadcast(T(0x1p-40))) | (most == zero));
+            const auto doubt = moderate & would_show & (least < broadcast(T(LEAST)));
             view.put(from_logits, select(moderate, zero, one));
-            view.put(doubtful, select(moderate & would_show & (least < broadcast(T(LEAST))), one, zero));
+            view.put(doubtful, select(doubt, one, zero));
+            any_doubtful |= any(doubt);
+            any_from_logits |= any(doubt | ~moderate);
         });
-        for (int i = 0; i < g.rows; i++)
+        for (int i = 0; any_doubtful && i < g.rows; i++)
             if (doubtful[i] != 0)
                 top_logit[i] = static_cast<const T*>(p.x)[rows.start_of(g, i) + g.largest[i] * p.inner];
-        rows.each(g, [&](const auto& view, auto& data) {
+        if (any_doubtful) rows.each(g, [&](const auto& view, auto& data) {
             const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
             const auto asked = view.get(doubtful) != zero;
             if (!any(asked)) return;
@@ -817,7 +821,7 @@ template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64
             });
         });
         rows.close(g);
-        for (int i = 0, next; i < g.rows; i = next) {
+        for (int i = 0, next; any_from_logits && i < g.rows; i = next) {
             const auto same = [&](int j) { return (from_logits[j] != 0) == (from_logits[i] != 0); };
             for (next = i + 1; next < g.rows && same(next);) next++;
             if (from_logits[i] == 0) continue;

@@ -178,7 +178,7 @@ template <class View> struct TargetSums {
     LOSSLESS_INLINE_MEMBER void put(const View& view, const Data<View>& data, Group& g) {
         view.put(g.soft_rest, rest.value());
         view.put(g.soft_size, size.value());
-        view.pick(g.soft_top, data.t, g.largest);
+        view.pick(g.soft_top, data.t, view.get_class(g.largest));
     }
 };
 

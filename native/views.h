@@ -198,9 +198,7 @@ template <class D> struct ClassLanes {
     LOSSLESS_INLINE_MEMBER Class get_class(const Indices& column) const { return {column[row]}; }
     LOSSLESS_INLINE_MEMBER void put_class(Indices& column, Class c) const { column[row] = c.j; }
     // The number of that class, into a column.
-    LOSSLESS_INLINE_MEMBER void pick(Column& column, const D* x, const Indices& at) const {
-        column[row] = to_compute(x[at[row]]);
-    }
+    LOSSLESS_INLINE_MEMBER void pick(Column& column, const D* x, Class at) const { column[row] = to_compute(x[at.j]); }
 
   private:
     // Blocks in turn for two chains of operations, which hide their latency.
@@ -314,11 +312,15 @@ template <class C> struct RowLanes {
         for (int i = 0; i < LANES; i++) column[row + i] = lanes[i];
     }
 
-    LOSSLESS_INLINE_MEMBER void pick(Column& column, const T* x, const Indices& at) const {
-        for (int i = 0; i < LANES; i++) {
-            const int64_t j = at[row + i];
-            column[row + i] = x[(j < 0 ? 0 : j) * LANES + i];
+    LOSSLESS_INLINE_MEMBER void pick(Column& column, const T* x, Class at) const {
+        if (classes <= 2 * LANES) { // looking at every class costs less than sixteen numbers one by one
+            Pack<T> picked = broadcast(T(0));
+            each([&](Block b) __attribute__((always_inline)) { picked = select(at.in(b), load(x, b, T(0)), picked); });
+            return put(column, picked);
         }
+        Bits<T> lanes[LANES];
+        ::store(lanes, at.j);
+        for (int i = 0; i < LANES; i++) column[row + i] = x[(lanes[i] < 0 ? 0 : lanes[i]) * LANES + i];
     }
 };
 
