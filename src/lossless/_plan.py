@@ -58,6 +58,8 @@ class RowPlan(NamedTuple):
     "Whether the gradient may be written over `input`."
     as_given: bool = False
     "Whether one kernel computes the loss from `input`, `target` and `weight` as they come, and nothing else."
+    kernel_link: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+    "What that kernel makes of the statistics: the factors of nll and of the prior, the focal gamma, and z."
 
     @property
     def is_plain(self) -> bool:
@@ -73,12 +75,6 @@ class RowPlan(NamedTuple):
     def has_kernel(self) -> bool:
         """Whether one kernel computes the loss: of all links but a curve over every class of a soft target."""
         return self.is_moderate and self.denominator in (None, "given") and not (self.soft and self.curve)
-
-    @property
-    def kernel_link(self) -> tuple[float, float, float, float]:
-        """What that kernel makes of the statistics: the factors of nll and of the prior, the focal gamma, and z."""
-        e = self.smoothing
-        return 1.0 - e, e / self.rows.classes, self.curve[1] if self.curve else 0.0, self.z_loss
 
 
 class ElementPlan(NamedTuple):
@@ -191,7 +187,11 @@ def plan_class_loss(
     if weight_shape is not None:
         fits = fits and weight_dtype == dtype and _check.dtype_name(dtype) in ("float32", "float64")
     nothing_else = sample_weight_shape is None and alpha_shape is None and not inplace
-    return plan._replace(as_given=plan.has_kernel and fits and nothing_else)
+    e = plan.smoothing
+    return plan._replace(
+        as_given=plan.has_kernel and fits and nothing_else,
+        kernel_link=(1.0 - e, e / plan.rows.classes, curve[1] if curve else 0.0, z_loss),
+    )
 
 
 @cached

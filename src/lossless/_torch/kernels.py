@@ -21,12 +21,15 @@ from lossless._torch.modes import HALVES, in_memory
 from lossless.reference import Elementwise, Pointwise
 
 
+CPU = torch.device("cpu")
+
+
 def scalar(total: float, x: Tensor) -> Tensor:
     """`total` rounded to x's dtype; infinite where it is too large, which `scalar_tensor` refuses to do."""
     try:
-        return torch.scalar_tensor(total, dtype=x.dtype, device=x.device)
+        return torch.scalar_tensor(total, dtype=x.dtype, device=CPU)
     except RuntimeError:
-        return torch.scalar_tensor(total, dtype=torch.float64, device=x.device).to(x.dtype)
+        return torch.scalar_tensor(total, dtype=torch.float64, device=CPU).to(x.dtype)
 
 
 def empty_state(x: Tensor, rows: Rows) -> Tensor:
