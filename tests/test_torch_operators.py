@@ -35,18 +35,30 @@ def graph_of(function, *inputs):
 # What is served by kernels in eager mode, and with which arguments.
 CALLS = {
     "softmax": lambda x: lossless.softmax(x, 0),
+    "softmax, temperature": lambda x: lossless.softmax(x, 1, temperature=3.0),
     "log_softmax": lossless.log_softmax,
+    "log_softmax, temperature": lambda x: lossless.log_softmax(x, 1, temperature=0.4),
+    "sigmoid": lossless.sigmoid,
+    "logsigmoid": lossless.logsigmoid,
     "logsumexp": lossless.logsumexp,
     "cross_entropy": lambda x: lossless.cross_entropy(x, Y, W, ignore_index=2, label_smoothing=0.1),
     "cross_entropy, none": lambda x: lossless.cross_entropy(x, Y, reduction="none"),
     "cross_entropy, soft": lambda x: lossless.cross_entropy(x, T),
-    "cross_entropy, z-loss": lambda x: lossless.cross_entropy(x, Y, z_loss=0.1, sample_weight=V[:, 0].exp()),
-    "focal_loss": lambda x: lossless.focal_loss(x, Y, alpha=P),
+    "cross_entropy, temperature": lambda x: lossless.cross_entropy(x, Y, z_loss=0.1, temperature=2.0),
+    "cross_entropy, link": lambda x: lossless.cross_entropy(x, Y, z_loss=0.1, sample_weight=V[:, 0].exp()),
+    "focal_loss": lambda x: lossless.focal_loss(x, Y, weight=W, gamma=1.5),
+    "focal_loss, link": lambda x: lossless.focal_loss(x, Y, alpha=P),
+    "nll_loss": lambda x: lossless.nll_loss(x, Y, W, ignore_index=2),
+    "nll_loss, none": lambda x: lossless.nll_loss(x, Y, reduction="none"),
     "row_statistics": lambda x: lossless.row_statistics(x, Y, prior=P).nll,
+    "row_statistics, temperature": lambda x: lossless.row_statistics(x, Y, temperature=0.5).entropy,
     "entropy": lambda x: lossless.info.entropy(x, kind="logits"),
     "binary_cross_entropy_with_logits": lambda x: lossless.binary_cross_entropy_with_logits(x, BITS, W, pos_weight=P),
     "mse_loss": lambda x: lossless.mse_loss(x, V),
     "mse_loss, none": lambda x: lossless.mse_loss(x, V, reduction="none"),
+    "rmse_loss": lambda x: lossless.rmse_loss(x, V),
+    "sigmoid_focal_loss": lambda x: lossless.sigmoid_focal_loss(x, BITS, 0.3, 1.5),
+    "kl_div": lambda x: lossless.kl_div(x, T, reduction="batchmean"),
 }
 
 
@@ -61,7 +73,7 @@ def test_compiled_code_has_the_bits_of_eager_mode(name):
         assert any("lossless" in op for op in graph_of(function, x))
         values = [function(x), torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=True)(x)]
     gradients = [torch.autograd.grad(v, x, torch.ones_like(v))[0] for v in values]
-    if "z-loss" not in name and name != "focal_loss":  # their last steps are the compiler's
+    if "link" not in name:  # their last steps are the compiler's
         assert torch.equal(*values)
         assert torch.equal(*gradients)
     torch.testing.assert_close(*values, rtol=1e-6, atol=0)
@@ -86,16 +98,37 @@ def test_opcheck(dtype, layout, soft):
     weight, prior = W.to(wide), P.to(wide)
     g = x.detach().cos()
     leaf = x.detach().requires_grad_()
-    rows = ("row_statistics", dim, ignored)
+    rows = ("row_statistics", dim, ignored, 0.5)
     for reduction in ("sum", "none", "mean")[: 2 if layout == "empty" else 3]:  # NaN is no equal of NaN to opcheck
-        options = ("cross_entropy", dim, ignored, 0.1, reduction)
-        _check(ops.cross_entropy_forward, (leaf, target, weight, *options, True))
-        loss, divisor, state = ops.cross_entropy_forward(x, target, weight, *options, True)
-        _check(ops.cross_entropy_backward, (x, target, weight, state, divisor, loss, *options))
-        for kernel, t in (("bce_with_logits", g.sigmoid()), ("squared_error", g)):
-            _check(ops.pointwise_forward, (leaf, t, g.exp(), None, kernel, reduction))
-            loss = ops.pointwise_forward(x, t, g.exp(), None, kernel, reduction)
-            _check(ops.pointwise_backward, (x, t, g.exp(), None, loss, kernel, reduction))
+        for z, temperature, gamma in ((0.0, 1.0, None), (0.1, 2.0, None if soft else 1.5)):
+            options = ("cross_entropy", dim, ignored, 0.1, reduction, z, temperature, gamma)
+            _check(ops.class_loss_forward, (leaf, target, weight, *options, True))
+            loss, divisor, state = ops.class_loss_forward(x, target, weight, *options, True)
+            _check(ops.class_loss_backward, (x, target, weight, state, divisor, loss, *options))
+        if not soft:
+            options = ("nll_loss", dim, ignored, reduction)
+            _check(ops.nll_forward, (leaf, target, weight, *options))
+            loss, divisor = ops.nll_forward(x, target, weight, *options)
+            _check(ops.nll_backward, (x, target, weight, divisor, loss, *options))
+        for kernel, fields, t, w in (
+            ("bce_with_logits", [0.0], g.sigmoid(), g.exp()),
+            ("squared_error", [], g, g.exp()),
+            ("sigmoid_focal", [0.25, 2.0], g.sigmoid(), None),
+            ("kl_divergence", [0.0], g.sigmoid(), None),
+            ("sigmoid", [], None, None),
+            ("log_sigmoid", [], None, None),
+        ):
+            if dtype is torch.float64 and kernel in ("sigmoid_focal", "kl_divergence"):  # no kernel takes those
+                continue
+            options = (kernel, fields, reduction if t is not None else "none")
+            by = torch.tensor(7.0, dtype=torch.float64) if kernel == "kl_divergence" else None
+            _check(ops.pointwise_forward, (leaf, t, w, None, by, *options))
+            loss = ops.pointwise_forward(x, t, w, None, by, *options)
+            _check(ops.pointwise_backward, (x, t, w, None, by, loss, *options))
+    if layout != "empty":
+        _check(ops.root_mean_square_forward, (leaf, g))
+        loss, root = ops.root_mean_square_forward(x, g)
+        _check(ops.root_mean_square_backward, (x, g, root, loss))
     for entropy, unrounded in ((True, False), (False, True)):
         arguments = (target, weight if soft else None, prior, *rows, entropy, unrounded)
         _check(ops.statistics, (leaf, *arguments, True))
@@ -105,9 +138,11 @@ def test_opcheck(dtype, layout, soft):
             d[2] = None
         _check(ops.statistics_backward, (x, *arguments[:3], state, *d, *rows))
     for name in ("softmax", "log_softmax"):
-        _check(ops.transform, (name, leaf, dim))
+        _check(ops.transform, (name, leaf, dim, 1.0))
+        _check(ops.transform, (name, leaf, dim, 2.0))
         result = x.softmax(dim) if name == "softmax" and dtype in (torch.float32, torch.float64) else None
-        _check(ops.transform_backward, (name, x, dim, g, result))
+        _check(ops.transform_backward, (name, x, dim, 1.0, g, result))
+        _check(ops.transform_backward, (name, x, dim, 2.0, g, None))
 
 
 def _check(operator, arguments):
@@ -123,18 +158,28 @@ def _check(operator, arguments):
 def test_a_bad_label_is_an_error_in_compiled_code():
     torch.compiler.reset()
     for backend in ("aot_eager", "inductor"):
-        loss = torch.compile(lossless.cross_entropy, backend=backend, fullgraph=True)
-        same(loss(X, Y), F.cross_entropy(X, Y))
-        with pytest.raises(IndexError, match="Target 7 is out of bounds"):
-            loss(X, Y + 7)
-        same(loss(X, Y), F.cross_entropy(X, Y))
+        for ours, theirs in ((lossless.cross_entropy, F.cross_entropy), (lossless.nll_loss, F.nll_loss)):
+            loss = torch.compile(ours, backend=backend, fullgraph=True)
+            same(loss(X, Y), theirs(X, Y))
+            with pytest.raises(IndexError, match="Target 7 is out of bounds"):
+                loss(X, Y + 7)
+            same(loss(X, Y), theirs(X, Y))
 
 
 def test_a_bad_label_that_formulas_meet_in_compiled_code_gives_nan():
     torch.compiler.reset()
-    assert torch.compile(lossless.nll_loss, backend="aot_eager", fullgraph=True)(X, Y + 5).isnan()
-    loss = torch.compile(lambda x, y: lossless.cross_entropy(x, y, temperature=2.0), backend="aot_eager")
+    loss = torch.compile(lambda x, y: lossless.cross_entropy(x, y, temperature=1e-9), backend="aot_eager")
     assert loss(X, Y + 5).isnan()
+
+
+@needs_kernels
+def test_a_root_that_no_kernel_can_square_keeps_its_gradient():
+    torch.compiler.reset()
+    loss = torch.compile(lossless.rmse_loss, backend="aot_eager", fullgraph=True)
+    for scale in (1e-300, 0.0, 1.0, 1e300):
+        x = (scale * X).requires_grad_()
+        gradients = [torch.autograd.grad(f(x, torch.zeros_like(X)), x)[0] for f in (loss, lossless.rmse_loss)]
+        assert torch.equal(*gradients)
 
 
 def test_compile_keeps_the_digits_and_takes_any_size():
@@ -158,6 +203,14 @@ ANY_SIZE = {
     "binary_cross_entropy_with_logits": (lossless.binary_cross_entropy_with_logits, lambda x, y, t: (x, t)),
     "mse_loss": (lossless.mse_loss, lambda x, y, t: (x, t)),
     "rmse_loss": (lossless.rmse_loss, lambda x, y, t: (x, t)),
+    "softmax, temperature": (lambda x: lossless.softmax(x, temperature=2.0), lambda x, y, t: (x,)),
+    "cross_entropy, temperature": (
+        lambda x, y: lossless.cross_entropy(x, y, label_smoothing=0.1, z_loss=0.01, temperature=2.0),
+        lambda x, y, t: (x, y),
+    ),
+    "sigmoid": (lossless.sigmoid, lambda x, y, t: (x,)),
+    "sigmoid_focal_loss": (lambda x, t: lossless.sigmoid_focal_loss(x, t, 0.3, 1.5), lambda x, y, t: (x, t)),
+    "kl_div": (lambda x, t: lossless.kl_div(x, t, reduction="batchmean"), lambda x, y, t: (x, t)),
 }
 
 
@@ -239,7 +292,7 @@ def test_no_second_derivative_is_silently_wrong():
     (g,) = torch.autograd.grad(f(x, Y), x, create_graph=True)
     with pytest.raises(RuntimeError, match="double backward"):
         torch.autograd.grad(g.sum(), x)
-    g = torch.ops.lossless.transform_backward("softmax", x, 1, X)
+    g = torch.ops.lossless.transform_backward("softmax", x, 1, 1.0, X)
     with pytest.raises(NotImplementedError, match="eager mode"):
         torch.autograd.grad(g.sum(), x)
 
@@ -249,8 +302,8 @@ def test_shapes_are_known_without_numbers():
     half = X.bfloat16()
     with FakeTensorMode() as mode:
         x, y = (mode.from_tensor(a) for a in (half, Y))
-        loss, divisor, state = torch.ops.lossless.cross_entropy_forward(
-            x, y, None, "cross_entropy", 1, None, 0.0, "none", True
+        loss, divisor, state = torch.ops.lossless.class_loss_forward(
+            x, y, None, "cross_entropy", 1, None, 0.0, "none", 0.0, 1.0, None, True
         )
     assert (loss.shape, loss.dtype, divisor.dtype) == (Y.shape, torch.bfloat16, torch.float64)
     assert state.shape == (_kernels.native.STATE_ROWS, len(Y))

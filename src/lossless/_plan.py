@@ -62,14 +62,15 @@ class RowPlan(NamedTuple):
     "What that kernel makes of the statistics: the factors of nll and of the prior, the focal gamma, and z."
 
     @property
-    def is_plain(self) -> bool:
-        """Whether it is PyTorch's cross-entropy."""
-        return self.denominator is None and not self.z_loss and self.temperature == 1.0 and self.curve is None
-
-    @property
     def is_moderate(self) -> bool:
         """Whether the kernels divide by the temperature: a float holds two parts of the inverse of no extreme one."""
         return 2.0**-20 <= self.temperature <= 2.0**20
+
+    def linked(self) -> "RowPlan":
+        """With `kernel_link`, which every call of a kernel asks for."""
+        e = self.smoothing
+        link = 1.0 - e, e / self.rows.classes if e else 0.0, self.curve[1] if self.curve else 0.0, self.z_loss
+        return self._replace(kernel_link=link)
 
     @property
     def has_kernel(self) -> bool:
@@ -187,11 +188,7 @@ def plan_class_loss(
     if weight_shape is not None:
         fits = fits and weight_dtype == dtype and _check.dtype_name(dtype) in ("float32", "float64")
     nothing_else = sample_weight_shape is None and alpha_shape is None and not inplace
-    e = plan.smoothing
-    return plan._replace(
-        as_given=plan.has_kernel and fits and nothing_else,
-        kernel_link=(1.0 - e, e / plan.rows.classes, curve[1] if curve else 0.0, z_loss),
-    )
+    return plan._replace(as_given=plan.has_kernel and fits and nothing_else).linked()
 
 
 @cached

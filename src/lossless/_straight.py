@@ -70,10 +70,10 @@ def _long_way(function: Callable[..., T], ways: list[Any], args: tuple[Any, ...]
         if len(_call.found) == 1 and _check.warnings_given() == said:
             ((way, arrays),) = _call.found
             form = _kernels.native.call_form(args, kwargs, arrays)
-            way = _from_arguments(way, arrays, args, kwargs)
-            if form is not None and way is not None:
+            from_arguments = _from_arguments(way, arrays, args, kwargs)
+            if form is not None and from_arguments is not None:
                 del ways[FORMS - 1 :]
-                ways.insert(0, (form, way))
+                ways.insert(0, (form, from_arguments))
         return result
     finally:
         _call.found = outer

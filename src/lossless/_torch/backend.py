@@ -1,7 +1,6 @@
 """The verbs of `lossless._dispatch.Backend` on PyTorch tensors."""
 
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -78,9 +77,8 @@ def _kernels_for(*tensors: Tensor | None) -> Any:
 
 
 def _row_kernels(plan: RowPlan, *tensors: Tensor | None) -> Any:
-    """The same for rows of the plan's temperature: the operators know of none."""
-    kernels = _kernels_for(*tensors) if plan.is_moderate else None
-    return None if kernels is operators and plan.temperature != 1.0 else kernels
+    """The same for rows of the plan's temperature."""
+    return _kernels_for(*tensors) if plan.is_moderate else None
 
 
 def _by_one_kernel(kernel: Any, arrays: tuple[Tensor | None, ...], *rest: Any) -> Tensor:
@@ -173,8 +171,9 @@ def elementwise(function: str, functor: reference.Elementwise, /, **arrays: Tens
         (x,) = arrays.values()
         if ordinary(x):
             return _by_one_kernel(eager.Elementwise, (x,), functor)
-        if kernels_serve(x):
-            return eager.elementwise(functor, x)
+        if kernels := _kernels_for(x):
+            result: Tensor = kernels.elementwise(functor, x)
+            return result
     check_supported(function, **arrays)
     return differentiable.elementwise(functor, *arrays.values()).to(_promote(*arrays.values()))
 
@@ -284,9 +283,12 @@ def nll(plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None) -> Tens
     if plan.as_given and ordinary(x, target, weight):
         return _by_one_kernel(eager.NLL, (x, target, weight), plan)
     _, target = _pair(plan, x, target)
-    if kernels_serve(x, target, weight) and not needs_grad(weight):
+    kernels = None if needs_grad(weight) else _kernels_for(x, target, weight)
+    if kernels is eager:
         plan, x, target = _as_it_lies(plan, x, target)
-        return eager.nll(x, target, None if weight is None else _accumulated(weight, x), plan)
+    if kernels:
+        result: Tensor = kernels.nll(x, target, None if weight is None else _accumulated(weight, x), plan)
+        return result
     check_supported(plan.function, input=x, target=target, weight=weight)
     if watched() or x.is_meta:
         loss, w_y = reference.nll(_classes_last(x, plan.dim), target, weight, plan.ignore_index)
@@ -323,17 +325,16 @@ def pointwise(
     of_a_number = divisor is None or isinstance(divisor, float)
     if sample_weight is None and of_a_number and plan.has_kernel(dtype, weight is not None):
         kernels = _kernels_for(x, target, weight, pos_weight)
-    if kernels is operators and ((squared and weight is not None) or plan.loss.kernel not in operators.FUNCTORS):
-        kernels = None  # the sum of weights, and parameters, are not known to the compiler
+    if kernels is operators and squared and weight is not None:
+        kernels = None  # the sum of the weights is not known to the compiler
     if kernels and not needs_grad(weight, pos_weight, None if squared else target):
         floating = x.is_floating_point() and target.is_floating_point()
         inner = _promote(x, target, weight, pos_weight) if floating else torch.float64
         shape = x.shape if target.shape == x.shape else torch.broadcast_shapes(x.shape, target.shape)
         x, target = _as(x, inner, shape), _as(target, inner, shape)
-        by_weight = squared and weight is not None  # the weight as given, before it is expanded
-        count = divisor
-        if count is None:
-            count = weight.sum(dtype=torch.float64).item() if by_weight else prod(shape)  # type: ignore[union-attr]
+        count = divisor  # else that of the elements
+        if count is None and squared and weight is not None:
+            count = weight.sum(dtype=torch.float64).item()  # as given, before it is expanded
         weight = None if weight is None else _as(weight, inner, shape)
         pos_weight = None if pos_weight is None else _as(pos_weight, inner, shape)
         loss = kernels.pointwise(x, target, weight, pos_weight, plan, count)
@@ -383,8 +384,9 @@ def root_mean_square(plan: ElementPlan, x: Tensor, target: Tensor, dims: tuple[i
     if plan.as_given and len(dims) == x.ndim:
         if ordinary(x, target):
             return _by_one_kernel(eager.RootMeanSquare, (x, target), plan)
-        if kernels_serve(x, target):
-            return eager.root_mean_square(x, target, plan)
+        if kernels := _kernels_for(x, target):
+            result: Tensor = kernels.root_mean_square(x, target, plan)
+            return result
     check_supported(plan.function, input=x, target=target)
     root = reference.root_mean_square(reference.wide(x) - reference.wide(target), dims)
     return reduce_rows(root, None, plan.reduction).to(_promote(x, target))

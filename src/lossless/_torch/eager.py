@@ -415,10 +415,14 @@ class NLL(_KernelFunction):
 
 
 def pointwise(
-    x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, plan: ElementPlan, divisor: float
-) -> Tensor:
-    """The loss, reduced and rounded, a mean by `divisor`; of squared error `target` may need a gradient too."""
-    args = (*all_in_memory(x, target, weight, pos_weight), plan, divisor)
+    x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, plan: ElementPlan,
+    divisor: float | None,
+) -> Tensor:  # fmt: skip
+    """The loss, reduced and rounded, a mean by `divisor`, or by the number of elements.
+
+    Of squared error `target` may need a gradient too.
+    """
+    args = (*all_in_memory(x, target, weight, pos_weight), plan, x.numel() if divisor is None else divisor)
     return PointwiseLoss.recorded(*args) if needs_grad(target) else PointwiseLoss.call(*args)
 
 
@@ -472,22 +476,18 @@ class RootMeanSquare(_KernelFunction):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, target: Tensor, plan: ElementPlan) -> Tensor:
-        root = kernels.root_mean_square(plan.loss, x, target)
+        loss, root = kernels.root_mean_square(plan.loss, x, target)
         if ctx is not None:
             ctx.save_for_backward(x, target)
             ctx.plan, ctx.root = plan, root
-        if root is None:
-            d = reference.wide(x) - reference.wide(target)
-            root = reference.root_mean_square(d, tuple(range(d.ndim))).item()
-        return kernels.scalar(root, x)
+        return loss
 
     @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
         if ctx.root is None:
             return cls.by_formula(ctx, g)
         x, target = ctx.saved_tensors
-        divisor = 2.0 * ctx.root * x.numel()
-        dx = kernels.pointwise_backward(ctx.plan.loss, x, target, None, None, divisor, g)
+        dx = kernels.root_mean_square_backward(ctx.plan.loss, x, target, ctx.root, g)
         return *_of_difference(ctx, dx), None
 
     @staticmethod

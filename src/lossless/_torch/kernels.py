@@ -20,7 +20,6 @@ from lossless._torch.memory import empty_like
 from lossless._torch.modes import HALVES, in_memory
 from lossless.reference import Elementwise, Pointwise
 
-
 CPU = torch.device("cpu")
 
 
@@ -206,11 +205,20 @@ def pointwise(
     return scalar(total / divisor, x) if loss is None else loss, divisor, dx
 
 
-def root_mean_square(squares: Pointwise, x: Tensor, target: Tensor) -> float | None:
-    """Of all differences; None where their squares leave float64."""
+def root_mean_square(squares: Pointwise, x: Tensor, target: Tensor) -> tuple[Tensor, float | None]:
+    """(of all differences, rounded; unrounded, or None where their squares leave float64: by the formula then)."""
     total = native.pointwise(squares.kernel, x, target, None, None, squares.kernel_parameters, None, 1.0, 1.0, None)
     watch.sound(total, x.numel())
-    return reference.root_of_mean(total, x.numel())
+    root = reference.root_of_mean(total, x.numel())
+    if root is not None:
+        return scalar(root, x), root
+    d = reference.wide(x) - reference.wide(target)
+    return scalar(reference.root_mean_square(d, tuple(range(d.ndim))).item(), x), None
+
+
+def root_mean_square_backward(squares: Pointwise, x: Tensor, target: Tensor, root: float, g: Tensor) -> Tensor:
+    """Over `x`, of an unrounded root."""
+    return pointwise_backward(squares, x, target, None, None, 2.0 * root * x.numel(), g)
 
 
 def elementwise(functor: Elementwise, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ which keep the formulas: a program is to run where no lossless is installed.
 """
 
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any, Optional
 
 import torch
@@ -21,11 +22,17 @@ from lossless.reference import Statistics
 
 MaybeTensor = Optional[Tensor]  # noqa: UP045 - infer_schema reads no other form
 MaybeInt = Optional[int]  # noqa: UP045 - infer_schema reads no other form
+MaybeFloat = Optional[float]  # noqa: UP045 - infer_schema reads no other form
 
-FUNCTORS: dict[str, reference.Pointwise] = {
-    "bce_with_logits": reference.BinaryCrossEntropyWithLogits(),
-    "squared_error": reference.SquaredError(),
+FUNCTORS: dict[str, Any] = {
+    "bce_with_logits": reference.BinaryCrossEntropyWithLogits,
+    "squared_error": reference.SquaredError,
+    "sigmoid_focal": reference.SigmoidFocal,
+    "kl_divergence": reference.KLDivergence,
+    "sigmoid": reference.Sigmoid,
+    "log_sigmoid": reference.LogSigmoid,
 }
+"""By the names of their kernels; an operator is told the fields of the one it computes, in their order."""
 
 _library = torch.library.Library("lossless", "FRAGMENT")
 
@@ -63,38 +70,42 @@ def _like(x: Tensor, *_: Any) -> Tensor:
 
 
 def softmax(x: Tensor, plan: RowPlan) -> Tensor:
-    out: Tensor = _transform_op("softmax", x, plan.dim)
+    out: Tensor = _transform_op("softmax", x, plan.dim, plan.temperature)
     return out
 
 
 def log_softmax(x: Tensor, plan: RowPlan) -> Tensor:
-    out: Tensor = _transform_op("log_softmax", x, plan.dim)
+    out: Tensor = _transform_op("log_softmax", x, plan.dim, plan.temperature)
     return out
 
 
-def transform(name: str, x: Tensor, dim: int) -> Tensor:
-    return kernels.transform(name, in_memory(x), to_rows(x.shape, dim), 1.0)
+def transform(name: str, x: Tensor, dim: int, temperature: float) -> Tensor:
+    return kernels.transform(name, in_memory(x), to_rows(x.shape, dim), temperature)
 
 
-def transform_backward(name: str, x: Tensor, dim: int, g: Tensor, result: MaybeTensor = None) -> Tensor:
+def transform_backward(
+    name: str, x: Tensor, dim: int, temperature: float, g: Tensor, result: MaybeTensor = None
+) -> Tensor:
     result = None if result is None else in_memory(result)
-    return kernels.transform_backward(name, in_memory(x), to_rows(x.shape, dim), 1.0, g, None, result)
+    return kernels.transform_backward(name, in_memory(x), to_rows(x.shape, dim), temperature, g, None, result)
 
 
 def _save_transform(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.name, x, ctx.dim = inputs
-    ctx.save_for_backward(x, output if kernels.result_serves(ctx.name, x, 1.0) else None)
+    ctx.name, x, ctx.dim, ctx.temperature = inputs
+    ctx.save_for_backward(x, output if kernels.result_serves(ctx.name, x, ctx.temperature) else None)
 
 
 def _transform_gradient(ctx: Any, g: Tensor) -> Any:
     x, result = ctx.saved_tensors
     if torch.is_grad_enabled():
-        return None, by_formula.transform(ctx.name, x, to_rows(x.shape, ctx.dim), 1.0, g), None
-    return None, _transform_backward_op(ctx.name, x, ctx.dim, g, result), None
+        dx = by_formula.transform(ctx.name, x, to_rows(x.shape, ctx.dim), ctx.temperature, g)
+    else:
+        dx = _transform_backward_op(ctx.name, x, ctx.dim, ctx.temperature, g, result)
+    return None, dx, None, None
 
 
-_transform_op = _operator(transform, lambda name, x, dim: _like(x), _transform_gradient, _save_transform)
-_transform_backward_op = _operator(transform_backward, lambda name, x, dim, g, result=None: _like(x))
+_transform_op = _operator(transform, lambda name, x, dim, temperature: _like(x), _transform_gradient, _save_transform)
+_transform_backward_op = _operator(transform_backward, lambda name, x, dim, temperature, g, result=None: _like(x))
 
 
 # ---------------------------------------------------------------- row statistics
@@ -113,18 +124,19 @@ def row_statistics(
     """As `eager.row_statistics`."""
     entropy = not (only_lse or for_link)
     out = _statistics_op(
-        x, target, weight, prior, plan.function, plan.dim, plan.ignore_index, entropy, for_link, needs_grad(x)
-    )
+        x, target, weight, prior, plan.function, plan.dim, plan.ignore_index, plan.temperature, entropy, for_link,
+        needs_grad(x),
+    )  # fmt: skip
     wanted = (target is not None, True, entropy, prior is not None, target is not None)
     return Statistics(*(a if there else None for a, there in zip(out, wanted, strict=False)))
 
 
 def statistics(
     x: Tensor, target: MaybeTensor, weight: MaybeTensor, prior: MaybeTensor, function: str, dim: int,
-    ignore_index: MaybeInt, entropy: bool, unrounded: bool, differentiated: bool,
+    ignore_index: MaybeInt, temperature: float, entropy: bool, unrounded: bool, differentiated: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """nll, lse, entropy, prior, correct and what backward needs: empty where not asked for."""
-    plan = _row_plan(function, x, target, dim, ignore_index)
+    plan = _row_plan(function, x, target, dim, ignore_index, temperature=temperature)
     x, target, weight, prior = all_in_memory(x, target, weight, prior)
     state = kernels.empty_state(x, plan.rows) if differentiated else None
     out = kernels.row_statistics(x, target, weight, prior, plan, entropy, unrounded, state)
@@ -132,18 +144,18 @@ def statistics(
 
 
 def _statistics_shapes(
-    x: Tensor, target: Any, weight: Any, prior: Any, function: str, dim: int, ignore_index: Any, entropy: bool,
-    unrounded: bool, differentiated: bool,
+    x: Tensor, target: Any, weight: Any, prior: Any, function: str, dim: int, ignore_index: Any, temperature: float,
+    entropy: bool, unrounded: bool, differentiated: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    plan = _row_plan(function, x, target, dim, ignore_index)
+    plan = _row_plan(function, x, target, dim, ignore_index, temperature=temperature)
     out = kernels.row_outputs(x, target, prior, plan, entropy, unrounded)
     return _none_as_empty(x, *out, kernels.empty_state(x, plan.rows) if differentiated else None)
 
 
 def _save_statistics(ctx: Any, inputs: Any, output: Any) -> None:
-    x, target, weight, prior, function, dim, ignore_index, *_ = inputs
+    x, target, weight, prior, function, dim, ignore_index, temperature, *_ = inputs
     ctx.save_for_backward(x, target, weight, prior, output[-1])
-    ctx.plan = _row_plan(function, x, target, dim, ignore_index)
+    ctx.plan = _row_plan(function, x, target, dim, ignore_index, temperature=temperature)
     ctx.set_materialize_grads(False)
 
 
@@ -154,15 +166,17 @@ def _statistics_gradient(ctx: Any, *g: Tensor | None) -> Any:
     if torch.is_grad_enabled():
         dx = by_formula.row_statistics(x, target, weight, prior, plan, *d)
     else:
-        dx = _statistics_backward_op(x, target, weight, prior, state, *d, plan.function, plan.dim, plan.ignore_index)
-    return dx, *(None,) * 9
+        options = plan.function, plan.dim, plan.ignore_index, plan.temperature
+        dx = _statistics_backward_op(x, target, weight, prior, state, *d, *options)
+    return dx, *(None,) * 10
 
 
 def statistics_backward(
     x: Tensor, target: MaybeTensor, weight: MaybeTensor, prior: MaybeTensor, state: Tensor, d_nll: MaybeTensor,
     d_lse: MaybeTensor, d_entropy: MaybeTensor, d_prior: MaybeTensor, function: str, dim: int, ignore_index: MaybeInt,
+    temperature: float,
 ) -> Tensor:  # fmt: skip
-    plan = _row_plan(function, x, target, dim, ignore_index)
+    plan = _row_plan(function, x, target, dim, ignore_index, temperature=temperature)
     x, target, weight, prior = all_in_memory(x, target, weight, prior)
     return kernels.row_statistics_backward(x, target, weight, prior, state, plan, d_nll, d_lse, d_entropy, d_prior)
 
@@ -171,36 +185,39 @@ _statistics_op = _operator(statistics, _statistics_shapes, _statistics_gradient,
 _statistics_backward_op = _operator(statistics_backward, _like)
 
 
-# ---------------------------------------------------------------- cross-entropy
+# ---------------------------------------------------------------- losses over classes
 
 
 def has_class_loss(plan: RowPlan) -> bool:
-    return plan.is_plain
+    """No divisor of the caller's is known to the compiler."""
+    return plan.has_kernel and plan.denominator is None
 
 
 def class_loss(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float | None = None) -> Tensor:
-    """As `eager.class_loss`, of PyTorch's cross-entropy, for which no divisor is given."""
-    loss: Tensor = _cross_entropy_op(
-        x, target, weight, plan.function, plan.dim, plan.ignore_index, plan.smoothing, plan.reduction, needs_grad(x)
-    )[0]
+    """As `eager.class_loss`, without a divisor of the caller's."""
+    gamma = plan.curve[1] if plan.curve else None
+    loss: Tensor = _class_loss_op(
+        x, target, weight, plan.function, plan.dim, plan.ignore_index, plan.smoothing, plan.reduction, plan.z_loss,
+        plan.temperature, gamma, needs_grad(x),
+    )[0]  # fmt: skip
     return loss
 
 
-def cross_entropy_forward(
+def class_loss_forward(
     x: Tensor, target: Tensor, weight: MaybeTensor, function: str, dim: int, ignore_index: MaybeInt, smoothing: float,
-    reduction: str, differentiated: bool,
+    reduction: str, z_loss: float, temperature: float, gamma: MaybeFloat, differentiated: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(loss, what a mean was divided by, what backward needs)."""
-    plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction)
+    plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction, z_loss, temperature, gamma)
     x, target, weight = all_in_memory(x, target, weight)
     state = kernels.empty_state(x, plan.rows) if differentiated else None
     loss, divisor, _ = kernels.class_loss(x, target, weight, plan, None, state)
     return _none_as_empty(x, loss, torch.scalar_tensor(divisor, dtype=torch.float64), state)
 
 
-def _cross_entropy_shapes(
+def _class_loss_shapes(
     x: Tensor, target: Tensor, weight: Any, function: str, dim: int, ignore_index: Any, smoothing: float,
-    reduction: Any, differentiated: bool,
+    reduction: Any, z_loss: float, temperature: float, gamma: Any, differentiated: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction)
     loss = x.new_empty(plan.shape if reduction == "none" else ())
@@ -208,89 +225,210 @@ def _cross_entropy_shapes(
     return _none_as_empty(x, loss, x.new_empty((), dtype=torch.float64), state)
 
 
-def _save_cross_entropy(ctx: Any, inputs: Any, output: Any) -> None:
+def _save_class_loss(ctx: Any, inputs: Any, output: Any) -> None:
     x, target, weight, *options, _ = inputs
     _, divisor, state = output
     ctx.save_for_backward(x, target, weight, divisor, state)
     ctx.options = options
 
 
-def _cross_entropy_gradient(ctx: Any, g: Tensor, *_: None) -> Any:
+def _class_loss_gradient(ctx: Any, g: Tensor, *_: None) -> Any:
     x, target, weight, divisor, state = ctx.saved_tensors
     function, *options = ctx.options
     if torch.is_grad_enabled():
         dx = by_formula.class_loss(x, target, weight, _row_plan(function, x, target, *options), divisor, g)
     else:
-        dx = _cross_entropy_backward_op(x, target, weight, state, divisor, g, function, *options)
-    return dx, *(None,) * 8
+        dx = _class_loss_backward_op(x, target, weight, state, divisor, g, function, *options)
+    return dx, *(None,) * 11
 
 
-def cross_entropy_backward(
+def class_loss_backward(
     x: Tensor, target: Tensor, weight: MaybeTensor, state: Tensor, divisor: Tensor, g: Tensor, function: str, dim: int,
-    ignore_index: MaybeInt, smoothing: float, reduction: str,
+    ignore_index: MaybeInt, smoothing: float, reduction: str, z_loss: float, temperature: float, gamma: MaybeFloat,
 ) -> Tensor:  # fmt: skip
-    plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction)
+    plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction, z_loss, temperature, gamma)
     x, target, weight = all_in_memory(x, target, weight)
     return kernels.class_loss_backward(x, target, weight, state, plan, divisor.item(), g)
 
 
-_cross_entropy_op = _operator(
-    cross_entropy_forward, _cross_entropy_shapes, _cross_entropy_gradient, _save_cross_entropy
-)
-_cross_entropy_backward_op = _operator(cross_entropy_backward, _like)
+_class_loss_op = _operator(class_loss_forward, _class_loss_shapes, _class_loss_gradient, _save_class_loss)
+_class_loss_backward_op = _operator(class_loss_backward, _like)
 
 
-# ---------------------------------------------------------------- elementwise losses
+def nll(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> Tensor:
+    """As `eager.nll`."""
+    loss: Tensor = _nll_op(x, target, weight, plan.function, plan.dim, plan.ignore_index, plan.reduction)[0]
+    return loss
+
+
+def nll_forward(
+    x: Tensor, target: Tensor, weight: MaybeTensor, function: str, dim: int, ignore_index: MaybeInt, reduction: str
+) -> tuple[Tensor, Tensor]:
+    """(loss, what a mean was divided by)."""
+    plan = _row_plan(function, x, target, dim, ignore_index, reduction=reduction)
+    x, target, weight = all_in_memory(x, target, weight)
+    loss, divisor = kernels.nll(x, target, weight, plan)
+    return loss, torch.scalar_tensor(divisor, dtype=torch.float64)
+
+
+def _nll_shapes(
+    x: Tensor, target: Any, weight: Any, function: str, dim: int, ignore_index: Any, reduction: str
+) -> tuple[Tensor, Tensor]:
+    shape = without_dim(x.shape, dim) if reduction == "none" else ()
+    return x.new_empty(shape), x.new_empty((), dtype=torch.float64)
+
+
+def _save_nll(ctx: Any, inputs: Any, output: Any) -> None:
+    x, target, weight, *ctx.options = inputs
+    ctx.save_for_backward(x, target, weight, output[1])
+
+
+def _nll_gradient(ctx: Any, g: Tensor, _: None) -> Any:
+    x, target, weight, divisor = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        function, dim, ignore_index, reduction = ctx.options
+        plan = _row_plan(function, x, target, dim, ignore_index, reduction=reduction)
+        dx = by_formula.nll(x, target, weight, plan, divisor, g)
+    else:
+        dx = _nll_backward_op(x, target, weight, divisor, g, *ctx.options)
+    return dx, *(None,) * 6
+
+
+def nll_backward(
+    x: Tensor, target: Tensor, weight: MaybeTensor, divisor: Tensor, g: Tensor, function: str, dim: int,
+    ignore_index: MaybeInt, reduction: str,
+) -> Tensor:  # fmt: skip
+    plan = _row_plan(function, x, target, dim, ignore_index, reduction=reduction)
+    x, target, weight = all_in_memory(x, target, weight)
+    return kernels.nll_backward(x, target, weight, plan, divisor.item(), g)
+
+
+_nll_op = _operator(nll_forward, _nll_shapes, _nll_gradient, _save_nll)
+_nll_backward_op = _operator(nll_backward, _like)
+
+
+# ---------------------------------------------------------------- single numbers
 
 
 def pointwise(
-    x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, plan: ElementPlan, count: int
-) -> Tensor:
-    """As `eager.pointwise`; `count` is that of the elements."""
-    result: Tensor = _pointwise_op(x, target, weight, pos_weight, plan.loss.kernel or "", plan.reduction)
+    x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, plan: ElementPlan,
+    divisor: float | None,
+) -> Tensor:  # fmt: skip
+    """As `eager.pointwise`. To the compiler a divisor is a tensor, whose number it does not look at."""
+    by = None if divisor is None else torch.scalar_tensor(divisor, dtype=torch.float64)
+    result: Tensor = _pointwise_op(x, target, weight, pos_weight, by, *_told(plan.loss), plan.reduction)
     return result
 
 
+def elementwise(functor: reference.Elementwise, x: Tensor) -> Tensor:
+    """As `eager.elementwise`."""
+    result: Tensor = _pointwise_op(x, None, None, None, None, *_told(functor), "none")
+    return result
+
+
+def _told(functor: Any) -> tuple[str, list[float]]:
+    return functor.kernel, [float(value) for value in astuple(functor)]
+
+
 def pointwise_forward(
-    x: Tensor, target: Tensor, weight: MaybeTensor, pos_weight: MaybeTensor, kernel: str, reduction: str
-) -> Tensor:
+    x: Tensor, target: MaybeTensor, weight: MaybeTensor, pos_weight: MaybeTensor, divisor: MaybeTensor, kernel: str,
+    fields: list[float], reduction: str,
+) -> Tensor:  # fmt: skip
+    """Of a loss, or without a target of a function of x alone."""
     x, target, weight, pos_weight = all_in_memory(x, target, weight, pos_weight)
-    functor = FUNCTORS[kernel]
-    return kernels.pointwise(functor, x, target, weight, pos_weight, reduction, x.numel())[0]  # type: ignore[arg-type]
+    functor = FUNCTORS[kernel](*fields)
+    if target is None:
+        return kernels.elementwise(functor, x)
+    by = _count(x, divisor)
+    return kernels.pointwise(functor, x, target, weight, pos_weight, reduction, by)[0]  # type: ignore[arg-type]
+
+
+def _count(x: Tensor, divisor: Tensor | None) -> float:
+    return float(x.numel() if divisor is None else divisor.item())
 
 
 def _save_pointwise(ctx: Any, inputs: Any, output: Any) -> None:
-    *tensors, ctx.kernel, ctx.reduction = inputs
+    *tensors, ctx.kernel, ctx.fields, ctx.reduction = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _pointwise_gradient(ctx: Any, g: Tensor) -> Any:
-    tensors = ctx.saved_tensors
+    x, target, weight, pos_weight, divisor = ctx.saved_tensors
     if torch.is_grad_enabled():
-        divisor = tensors[0].numel() if ctx.reduction == "mean" else 1.0
-        x, target, weight, pos_weight = tensors
-        dx = by_formula.pointwise(FUNCTORS[ctx.kernel], x, target, weight, pos_weight, divisor, g)
+        functor, by = FUNCTORS[ctx.kernel](*ctx.fields), x.numel() if divisor is None else divisor
+        dx = by_formula.pointwise(functor, x, target, weight, pos_weight, by if ctx.reduction == "mean" else 1.0, g)
     else:
-        dx = _pointwise_backward_op(*tensors, g, ctx.kernel, ctx.reduction)
+        options = ctx.kernel, ctx.fields, ctx.reduction
+        dx = _pointwise_backward_op(x, target, weight, pos_weight, divisor, g, *options)
     over_x, over_target = ctx.needs_input_grad[:2]
-    return dx if over_x else None, -dx if over_target else None, *(None,) * 4
+    return dx if over_x else None, -dx if over_target else None, *(None,) * 6
 
 
 def pointwise_backward(
-    x: Tensor, target: Tensor, weight: MaybeTensor, pos_weight: MaybeTensor, g: Tensor, kernel: str, reduction: str
-) -> Tensor:
-    divisor = x.numel() if reduction == "mean" else 1.0
+    x: Tensor, target: MaybeTensor, weight: MaybeTensor, pos_weight: MaybeTensor, divisor: MaybeTensor, g: Tensor,
+    kernel: str, fields: list[float], reduction: str,
+) -> Tensor:  # fmt: skip
+    by = _count(x, divisor) if reduction == "mean" else 1.0
     x, target, weight, pos_weight = all_in_memory(x, target, weight, pos_weight)
-    return kernels.pointwise_backward(FUNCTORS[kernel], x, target, weight, pos_weight, divisor, g)
+    return kernels.pointwise_backward(FUNCTORS[kernel](*fields), x, target, weight, pos_weight, by, g)
 
 
 _pointwise_op = _operator(
     pointwise_forward,
-    lambda x, target, weight, pos_weight, kernel, reduction: x.new_empty(x.shape if reduction == "none" else ()),
+    lambda x, target, weight, pos_weight, divisor, kernel, fields, reduction: x.new_empty(
+        x.shape if reduction == "none" else ()
+    ),
     _pointwise_gradient,
     _save_pointwise,
 )
 _pointwise_backward_op = _operator(pointwise_backward, _like)
+
+
+SQUARES = reference.SquaredError()
+BY_FORMULA = -1.0
+"""The root of what no kernel can square."""
+
+
+def root_mean_square(x: Tensor, target: Tensor, plan: ElementPlan) -> Tensor:
+    """As `eager.root_mean_square`."""
+    loss: Tensor = _root_mean_square_op(x, target)[0]
+    return loss
+
+
+def root_mean_square_forward(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """(rounded, unrounded or `BY_FORMULA`)."""
+    loss, root = kernels.root_mean_square(SQUARES, *all_in_memory(x, target))
+    return loss, torch.scalar_tensor(BY_FORMULA if root is None else root, dtype=torch.float64)
+
+
+def _save_root_mean_square(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*inputs, output[1])
+
+
+def _root_mean_square_gradient(ctx: Any, g: Tensor, _: None) -> Any:
+    x, target, root = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        dx = by_formula.root_mean_square(x, target, g)
+    else:
+        dx = _root_mean_square_backward_op(x, target, root, g)
+    over_x, over_target = ctx.needs_input_grad
+    return dx if over_x else None, -dx if over_target else None
+
+
+def root_mean_square_backward(x: Tensor, target: Tensor, root: Tensor, g: Tensor) -> Tensor:
+    if root.item() == BY_FORMULA:
+        return by_formula.root_mean_square(x, target, g)
+    x, target = all_in_memory(x, target)
+    return kernels.root_mean_square_backward(SQUARES, x, target, root.item(), g)
+
+
+_root_mean_square_op = _operator(
+    root_mean_square_forward,
+    lambda x, target: (x.new_empty(()), x.new_empty((), dtype=torch.float64)),
+    _root_mean_square_gradient,
+    _save_root_mean_square,
+)
+_root_mean_square_backward_op = _operator(root_mean_square_backward, _like)
 
 
 # ---------------------------------------------------------------- shared
@@ -303,9 +441,12 @@ def _none_as_empty(x: Tensor, *outputs: Tensor | None) -> tuple[Any, ...]:
 
 def _row_plan(
     function: str, x: Tensor, target: Tensor | None, dim: int, ignore_index: int | None, smoothing: float = 0.0,
-    reduction: Any = "none",
+    reduction: Any = "none", z_loss: float = 0.0, temperature: float = 1.0, gamma: float | None = None,
 ) -> RowPlan:  # fmt: skip
     """The plan again, from what an operator can be given."""
     soft = target is not None and target.is_floating_point()
     rows, shape = to_rows(x.shape, dim), without_dim(x.shape, dim)
-    return RowPlan(function, dim, rows, shape, soft, ignore_index, smoothing, reduction)
+    curve = None if gamma is None else ("focal", gamma)
+    return RowPlan(
+        function, dim, rows, shape, soft, ignore_index, smoothing, reduction, None, z_loss, temperature, curve
+    ).linked()
