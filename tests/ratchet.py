@@ -2,8 +2,9 @@
 
 `recorded.toml` has the largest error in ulp for each function, quantity, format and kind of regime, on the kernels.
 `make record` writes what the tests find; a number that grew needs a reason in CHANGELOG. The kernels give the same bits
-everywhere; what float64 results on the reference path are made of (exp, log) may round otherwise on another machine:
-half an ulp is left for that.
+everywhere (`hashes.toml`); what float64 results on the reference path are made of (exp, log) rounds otherwise on another
+machine, so that the worst meets another regime there: on an AMD EPYC the gradient of `perplexity` is off by 2.8 ulp where
+an Intel Xeon has 1.7 in that regime, and 3.1 in another. Half an ulp is left for that, and the largest of all regimes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def hold(name: str, dtype: str, quantity: str, verdict: Verdict) -> None:
         kinds[kind] = max(verdict.normal, kinds.get(kind, 0.0))
     elif _kernels.native is not None:
         record = RECORDED[key][kind]
-        limit = max(RATCHET * record, record + 0.5 if dtype == "float64" else 0.0)
+        limit = RATCHET * record
+        if dtype == "float64":
+            limit = max(limit, record + 0.5, *RECORDED[key].values())
         assert verdict.normal <= limit, (
             f"{key}: {verdict.normal:.3f} ulp in regime {kind}, recorded {record}: more than {RATCHET} times worse"
         )
