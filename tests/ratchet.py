@@ -2,9 +2,9 @@
 
 `recorded.toml` has the largest error in ulp for each function, quantity, format and kind of regime, on the kernels.
 `make record` writes what the tests find; a number that grew needs a reason in CHANGELOG. The kernels give the same bits
-everywhere (`hashes.toml`); what float64 results on the reference path are made of (exp, log) rounds otherwise on another
-machine, so that the worst meets another regime there: on an AMD EPYC the gradient of `perplexity` is off by 2.8 ulp where
-an Intel Xeon has 1.7 in that regime, and 3.1 in another. Half an ulp is left for that, and the largest of all regimes.
+everywhere (`hashes.toml`). What float64 results on the reference path are made of (exp, log) rounds otherwise on
+another machine, and the worst meets another regime: the gradient of `perplexity` is off by 2.8 ulp on an AMD EPYC where
+an Intel Xeon has 1.7, and 3.1 elsewhere. Half an ulp is left for that, and the largest of all regimes.
 """
 
 from __future__ import annotations

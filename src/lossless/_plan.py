@@ -58,8 +58,8 @@ class RowPlan(NamedTuple):
     "Whether the gradient may be written over `input`."
     as_given: bool = False
     "Whether one kernel computes the loss from `input`, `target` and `weight` as they come, and nothing else."
-    kernel_link: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
-    "What that kernel makes of the statistics: the factors of nll and of the prior, the focal gamma, and z."
+    kernel_link: Any = None
+    "Of `linked` plans what a kernel makes of the statistics: factors of nll and of the prior, the focal gamma, and z."
 
     @property
     def is_moderate(self) -> bool:

@@ -82,7 +82,7 @@ def _long_way(function: Callable[..., T], ways: list[Any], args: tuple[Any, ...]
 def _from_arguments(
     way: Callable[..., Any], arrays: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Callable[..., Any] | None:
-    """`way` of the arguments of a call like this one, if the arrays are the first of them, or have names."""
+    """`way` of the arguments of a call like this one, if its first array is the first of them; others may be named."""
     given = 0
     while given < min(len(args), len(arrays)) and args[given] is arrays[given]:
         given += 1

@@ -81,10 +81,11 @@ def cross_entropy(
         z_loss: z >= 0: the share of lse^2, which keeps logits from drifting.
         temperature: > 0; the loss is that of input / temperature.
         inplace: whether PyTorch's backward pass may write the gradient over `input`, so that it takes no memory of its
-            own. For logits that nobody reads afterwards, made by an operation whose own gradient does not need them (a
-            linear layer's does not; of others PyTorch refuses the backward pass). A second backward pass is refused.
-            Where no kernel computes the loss (on other devices, under transforms and torch.compile, with
-            sample weights), under create_graph and under checkpoints nothing is overwritten.
+            own; what is read of `input` afterwards is the gradient. It does so if a kernel computes the loss, and
+            `input` was made by a matrix product, a convolution, arithmetic or a cast, or is a view of such a result.
+            Else (of leaves and compiled models, with sample weights, on other devices, under transforms,
+            torch.compile, create_graph and checkpoints) nothing is overwritten. Refused are a second backward pass,
+            and any other that was to read `input` later.
 
     Returns:
         A scalar, or one loss a row for reduction="none"; dtype of `input` (with probabilities: promoted with
@@ -96,7 +97,7 @@ def cross_entropy(
         DimensionError: `input` has no dimension `dim`.
         TargetIndexError: a label outside [0, C) that is not `ignore_index`.
         ParameterError: an option out of its range, an unknown reduction or denominator, a denominator without
-            reduction="mean", ignore_index >= 0 with probabilities, `inplace` for a leaf, whose numbers are its own.
+            reduction="mean", ignore_index >= 0 with probabilities.
 
     Edges:
         The mean of no rows, or of ignored rows only, is NaN, their sum 0. A class at -inf that the target does not
@@ -193,8 +194,7 @@ def focal_loss(
         DimensionError: `input` has no dimension `dim`.
         TargetIndexError: a label outside [0, C) that is not `ignore_index`.
         ParameterError: gamma < 0, a number for `alpha` with more than two classes, an unknown reduction or
-            denominator, a denominator without reduction="mean", ignore_index >= 0 with probabilities, `inplace` for a
-            leaf.
+            denominator, a denominator without reduction="mean", ignore_index >= 0 with probabilities.
 
     Edges:
         The mean of no rows, or of ignored rows only, is NaN, their sum 0. At p_y = 1 loss and gradient are 0 for
@@ -433,7 +433,7 @@ def binary_cross_entropy_with_logits(
     Raises:
         LogitsDtypeError, TargetDtypeError, ShapeError: arrays that do not fit together.
         ParameterError: an option out of its range, an unknown reduction or denominator, a denominator without
-            reduction="mean", `inplace` for a leaf.
+            reduction="mean".
 
     Edges:
         +-inf on the right side costs 0, on the wrong side inf. The mean of no elements is NaN; so is that of
@@ -686,7 +686,7 @@ def kl_div(
     plan = plan_divergence(
         "kl_div", input.shape, input.dtype, target.shape, target.dtype, log_target, "mean" if per_batch else to
     )
-    if word == "mean" and not legacy:
+    if word == "mean" and not legacy and not backend.is_compiling():  # which would compile anew for every size
         tell(
             "kl-mean",
             "kl_div",
@@ -696,7 +696,7 @@ def kl_div(
             f"reduction is 'mean', which divides by the {prod(input.shape)} numbers of input, expected 'batchmean'",
         )
     if target.shape != input.shape:
-        _tell_of_broadcast("kl_div", input, target)
+        _tell_of_broadcast("kl_div", backend, input, target)
     divisor = None
     if per_batch:  # under the legacy flags too, as in PyTorch
         divisor = float(input.shape[0] if input.shape else 1)
@@ -750,7 +750,7 @@ def mse_loss(
     input = backend.for_loss(input)
     plan = plan_squared("mse_loss", input.shape, input.dtype, target.shape, target.dtype, reduction)
     if not plan.as_given and target.shape != input.shape:
-        _tell_of_broadcast("mse_loss", input, target)
+        _tell_of_broadcast("mse_loss", backend, input, target)
     if weight is not None and weight.shape != input.shape:
         raise ShapeError(
             f"Weights and input must have the same size.\nmse_loss: weight has shape {list(weight.shape)} and input "
@@ -910,8 +910,10 @@ def _array(denominator: Any) -> Any:
     return None if denominator is None or isinstance(denominator, str | Real) else denominator
 
 
-def _tell_of_broadcast(function: str, input: Array, target: Array) -> None:
-    """PyTorch's warning, and what comes of it."""
+def _tell_of_broadcast(function: str, backend: Backend, input: Array, target: Array) -> None:
+    """PyTorch's warning, and what comes of it; not to a compiler, which would compile anew for every size."""
+    if backend.is_compiling():
+        return
     pairs = prod(broadcast_shape(function, input.shape, target.shape))
     tell(
         "broadcast",

@@ -17,7 +17,6 @@ from lossless._straight import found
 from lossless._torch import differentiable, eager, operators
 from lossless._torch.modes import HALVES as HALVES
 from lossless._torch.modes import (
-    check_given_up,
     check_supported,
     kernels_serve,
     needs_grad,
@@ -219,8 +218,6 @@ def class_loss(
     if plan.as_given and divisor is None and ordinary(x, target, weight):
         return _by_one_kernel(eager.ClassLoss, (x, target, weight), plan, None)
     _check_divisor(plan.function, divisor)
-    if plan.inplace:
-        check_given_up(plan.function, x)
     x, target = _pair(plan, x, target, weight)
     soft_curve = plan.curve if plan.soft else None
     kernels = None
@@ -317,8 +314,6 @@ def pointwise(
 ) -> Tensor:  # fmt: skip
     if plan.as_given and weight is None and ordinary(x, target):
         return _by_one_kernel(eager.PointwiseLoss, (x, target), None, None, plan, x.numel())
-    if plan.inplace:
-        check_given_up(plan.function, x)
     squared = isinstance(plan.loss, reference.SquaredError)
     dtype = _promote(x, target, weight if squared else None)
     kernels = None

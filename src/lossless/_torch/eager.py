@@ -7,6 +7,8 @@ All tensors arrive in one dtype; a Function's also contiguous in memory: `ordina
 """
 # mypy: allow-subclassing-any
 
+import os
+import threading
 from collections.abc import Callable
 from math import copysign, nan
 from typing import Any, NamedTuple
@@ -20,7 +22,15 @@ from lossless import reference
 from lossless._layout import Rows
 from lossless._plan import ElementPlan, RowPlan
 from lossless._torch import by_formula, kernels
-from lossless._torch.modes import all_in_memory, batched, in_memory, needs_grad, watched
+from lossless._torch.modes import (
+    all_in_memory,
+    batched,
+    in_memory,
+    may_be_overwritten,
+    needs_grad,
+    share_memory,
+    watched,
+)
 from lossless.reference import Statistics
 
 
@@ -248,6 +258,19 @@ _upstream = _Upstream()
 _saving_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks
 
 
+_overwriting = threading.Lock()
+
+
+def _new_lock() -> None:
+    """In a forked child, where the old one may be another thread's."""
+    global _overwriting
+    _overwriting = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
+
+
 def _is_counted() -> bool:
     """Whether somebody saves tensors in his own way (checkpoints, offloading): more than there must be defeats him."""
     return _saving_hooks(True) is not None
@@ -256,7 +279,7 @@ def _is_counted() -> bool:
 class _LossFunction(_KernelFunction):
     """A loss may have its gradient ready: in `ctx.ready`, with what was expected upstream.
 
-    One that was given up its logits writes the gradient over them when the backward pass comes, and not before.
+    With `inplace` it goes over the logits, when the backward pass comes and not before.
     """
 
     gradient: Callable[..., Any]
@@ -288,28 +311,29 @@ class _LossFunction(_KernelFunction):
 
     @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
-        saved, number = ctx.saved_tensors, kernels.shared(g)
         if ctx.plan.inplace:
-            return cls.of_inputs(ctx, cls._in_place(ctx, saved, g))
+            return cls.of_inputs(ctx, cls._over_logits(ctx, g))
+        saved, number = ctx.saved_tensors, kernels.shared(g)
         if number is not None:
             _upstream.came(ctx.plan, number)
         return cls.of_inputs(ctx, cls.gradient(ctx, saved, g, number, None))
 
     @classmethod
-    def give_up(cls, ctx: Any, plan: RowPlan | ElementPlan) -> None:
-        """Notes whether the gradient goes over the logits: not where somebody saves them in his own way."""
+    def give_up(cls, ctx: Any, x: Tensor, plan: RowPlan | ElementPlan) -> None:
+        """Notes whether the gradient may go over the logits: not where somebody saves them in his own way."""
         if plan.inplace:
-            ctx.given_up, ctx.overwritten = not _is_counted(), False
+            ctx.given_up, ctx.overwritten = may_be_overwritten(x) and not _is_counted(), False
 
     @classmethod
-    def _in_place(cls, ctx: Any, saved: Any, g: Tensor) -> Tensor:
-        x = saved[0]
-        if not ctx.given_up:
-            return cls.gradient(ctx, saved, g, None, None)
-        dx = cls.gradient(ctx, saved, g, None, x.detach())
-        increment_version(x)  # so that autograd refuses who reads the logits after this
-        ctx.overwritten = True
-        return dx
+    def _over_logits(cls, ctx: Any, g: Tensor) -> Tensor:
+        """Autograd is told first, so that nobody reads what an interrupted kernel has left."""
+        with _overwriting:  # of two backward passes at once only one finds the logits as they were
+            x, *others = saved = ctx.saved_tensors
+            over = ctx.given_up and not (batched(g) or share_memory(x, g, *others))
+            if over:
+                increment_version(x)
+                ctx.overwritten = True
+        return cls.gradient(ctx, saved, g, None, x.detach() if over else None)
 
 
 class Entropy(_LossFunction):
@@ -365,7 +389,7 @@ class ClassLoss(_LossFunction):
         loss, ctx.divisor, dx = kernels.class_loss(x, target, weight, plan, divisor, state, expected and expected.g)
         ctx.save_for_backward(x, target, weight, state)
         ctx.plan, ctx.ready = plan, expected and [(expected, dx)]
-        cls.give_up(ctx, plan)
+        cls.give_up(ctx, x, plan)
         return loss
 
     @staticmethod
@@ -439,7 +463,7 @@ class PointwiseLoss(_LossFunction):
         if ctx is not None:
             ctx.save_for_backward(x, target, weight, pos_weight)
             ctx.plan, ctx.divisor, ctx.ready = plan, divisor, expected and [(expected, dx)]
-            cls.give_up(ctx, plan)
+            cls.give_up(ctx, x, plan)
         return loss
 
     @staticmethod

@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from lossless._kernels import native
-from lossless.errors import ParameterError, UnsupportedArrayError
+from lossless.errors import UnsupportedArrayError
 
 PLAIN = frozenset({Tensor, torch.nn.Parameter})
 HALVES = (torch.float16, torch.bfloat16)
@@ -132,14 +132,32 @@ def needs_grad(*tensors: Tensor | None) -> bool:
     return False
 
 
-def check_given_up(function: str, x: Tensor) -> None:
-    """A gradient may be written over `x`: it is no leaf, and no view of one, whose numbers somebody keeps."""
-    owner = x if x._base is None else x._base
-    if needs_grad(x) and owner.is_leaf and owner.requires_grad:
-        raise ParameterError(
-            f"{function}: inplace=True would write the gradient over the numbers of a leaf, which are its own. It is "
-            f"for the results of operations: leave it out, or pass {function} what a layer computed."
-        )
+MAKERS = frozenset(
+    f"{name}Backward0"
+    for name in (
+        "Addmm", "Mm", "Bmm", "Baddbmm", "Addbmm", "Convolution", "UpsampleNearest2D", "UpsampleBilinear2D",
+        "Add", "Sub", "Mul", "Div", "Cat", "Stack", "Index", "Clone", "ToCopy",
+    )
+)  # fmt: skip
+"""Operations whose result has memory of its own, and is nothing that their own gradients read."""
+
+
+def may_be_overwritten(x: Tensor) -> bool:
+    """Whether autograd vouches for it: one of these operations made `x`, or what it is a view of.
+
+    Not of the others: a leaf's numbers are its own; `tanh` reads its result again; and what compiled code and custom
+    Functions save is out of autograd's sight.
+    """
+    maker = (x if x._base is None else x._base).grad_fn
+    while maker is not None and maker.name() == "UnsafeViewBackward0":
+        maker = maker.next_functions[0][0]
+    return maker is not None and not x.is_leaf and maker.name() in MAKERS
+
+
+def share_memory(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether one of the others lies in the storage of `x`."""
+    place = x.untyped_storage().data_ptr()
+    return any(a is not None and a.untyped_storage().data_ptr() == place for a in others)
 
 
 def check_supported(function: str, **tensors: Tensor | None) -> None:

@@ -70,37 +70,38 @@ def _like(x: Tensor, *_: Any) -> Tensor:
 
 
 def softmax(x: Tensor, plan: RowPlan) -> Tensor:
-    out: Tensor = _transform_op("softmax", x, plan.dim, plan.temperature)
+    out: Tensor = _transform_op("softmax", x, plan.dim, _told(plan.temperature))
     return out
 
 
 def log_softmax(x: Tensor, plan: RowPlan) -> Tensor:
-    out: Tensor = _transform_op("log_softmax", x, plan.dim, plan.temperature)
+    out: Tensor = _transform_op("log_softmax", x, plan.dim, _told(plan.temperature))
     return out
 
 
-def transform(name: str, x: Tensor, dim: int, temperature: float) -> Tensor:
-    return kernels.transform(name, in_memory(x), to_rows(x.shape, dim), temperature)
+def transform(name: str, x: Tensor, dim: int, temperature: MaybeTensor) -> Tensor:
+    return kernels.transform(name, in_memory(x), to_rows(x.shape, dim), _number(temperature))
 
 
 def transform_backward(
-    name: str, x: Tensor, dim: int, temperature: float, g: Tensor, result: MaybeTensor = None
+    name: str, x: Tensor, dim: int, temperature: MaybeTensor, g: Tensor, result: MaybeTensor = None
 ) -> Tensor:
-    result = None if result is None else in_memory(result)
-    return kernels.transform_backward(name, in_memory(x), to_rows(x.shape, dim), temperature, g, None, result)
+    result, t = None if result is None else in_memory(result), _number(temperature)
+    return kernels.transform_backward(name, in_memory(x), to_rows(x.shape, dim), t, g, None, result)
 
 
 def _save_transform(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.name, x, ctx.dim, ctx.temperature = inputs
-    ctx.save_for_backward(x, output if kernels.result_serves(ctx.name, x, ctx.temperature) else None)
+    ctx.name, x, ctx.dim, temperature = inputs
+    by_result = temperature is None and kernels.result_serves(ctx.name, x, 1.0)
+    ctx.save_for_backward(x, temperature, output if by_result else None)
 
 
 def _transform_gradient(ctx: Any, g: Tensor) -> Any:
-    x, result = ctx.saved_tensors
+    x, temperature, result = ctx.saved_tensors
     if torch.is_grad_enabled():
-        dx = by_formula.transform(ctx.name, x, to_rows(x.shape, ctx.dim), ctx.temperature, g)
+        dx = by_formula.transform(ctx.name, x, to_rows(x.shape, ctx.dim), _number(temperature), g)
     else:
-        dx = _transform_backward_op(ctx.name, x, ctx.dim, ctx.temperature, g, result)
+        dx = _transform_backward_op(ctx.name, x, ctx.dim, temperature, g, result)
     return None, dx, None, None
 
 
@@ -124,19 +125,19 @@ def row_statistics(
     """As `eager.row_statistics`."""
     entropy = not (only_lse or for_link)
     out = _statistics_op(
-        x, target, weight, prior, plan.function, plan.dim, plan.ignore_index, plan.temperature, entropy, for_link,
-        needs_grad(x),
+        x, target, weight, prior, _told(plan.temperature), plan.function, plan.dim, plan.ignore_index, entropy,
+        for_link, needs_grad(x),
     )  # fmt: skip
     wanted = (target is not None, True, entropy, prior is not None, target is not None)
     return Statistics(*(a if there else None for a, there in zip(out, wanted, strict=False)))
 
 
 def statistics(
-    x: Tensor, target: MaybeTensor, weight: MaybeTensor, prior: MaybeTensor, function: str, dim: int,
-    ignore_index: MaybeInt, temperature: float, entropy: bool, unrounded: bool, differentiated: bool,
+    x: Tensor, target: MaybeTensor, weight: MaybeTensor, prior: MaybeTensor, temperature: MaybeTensor, function: str,
+    dim: int, ignore_index: MaybeInt, entropy: bool, unrounded: bool, differentiated: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """nll, lse, entropy, prior, correct and what backward needs: empty where not asked for."""
-    plan = _row_plan(function, x, target, dim, ignore_index, temperature=temperature)
+    plan = _row_plan(function, x, target, dim, ignore_index, temperature=_number(temperature))
     x, target, weight, prior = all_in_memory(x, target, weight, prior)
     state = kernels.empty_state(x, plan.rows) if differentiated else None
     out = kernels.row_statistics(x, target, weight, prior, plan, entropy, unrounded, state)
@@ -144,39 +145,40 @@ def statistics(
 
 
 def _statistics_shapes(
-    x: Tensor, target: Any, weight: Any, prior: Any, function: str, dim: int, ignore_index: Any, temperature: float,
+    x: Tensor, target: Any, weight: Any, prior: Any, temperature: Any, function: str, dim: int, ignore_index: Any,
     entropy: bool, unrounded: bool, differentiated: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    plan = _row_plan(function, x, target, dim, ignore_index, temperature=temperature)
+    plan = _row_plan(function, x, target, dim, ignore_index)
     out = kernels.row_outputs(x, target, prior, plan, entropy, unrounded)
     return _none_as_empty(x, *out, kernels.empty_state(x, plan.rows) if differentiated else None)
 
 
 def _save_statistics(ctx: Any, inputs: Any, output: Any) -> None:
-    x, target, weight, prior, function, dim, ignore_index, temperature, *_ = inputs
-    ctx.save_for_backward(x, target, weight, prior, output[-1])
-    ctx.plan = _row_plan(function, x, target, dim, ignore_index, temperature=temperature)
+    x, target, weight, prior, temperature, *ctx.options = inputs
+    ctx.save_for_backward(x, target, weight, prior, temperature, output[-1])
     ctx.set_materialize_grads(False)
 
 
 def _statistics_gradient(ctx: Any, *g: Tensor | None) -> Any:
-    x, target, weight, prior, state = ctx.saved_tensors
-    plan, there = ctx.plan, (target is not None, True, True, prior is not None)
+    x, target, weight, prior, temperature, state = ctx.saved_tensors
+    function, dim, ignore_index, *_ = ctx.options
+    there = target is not None, True, True, prior is not None
     d = [a if wanted and a is not None and a.numel() else None for a, wanted in zip(g, there, strict=False)]
     if torch.is_grad_enabled():
+        plan = _row_plan(function, x, target, dim, ignore_index, temperature=_number(temperature))
         dx = by_formula.row_statistics(x, target, weight, prior, plan, *d)
     else:
-        options = plan.function, plan.dim, plan.ignore_index, plan.temperature
-        dx = _statistics_backward_op(x, target, weight, prior, state, *d, *options)
+        options = function, dim, ignore_index
+        dx = _statistics_backward_op(x, target, weight, prior, temperature, state, *d, *options)
     return dx, *(None,) * 10
 
 
 def statistics_backward(
-    x: Tensor, target: MaybeTensor, weight: MaybeTensor, prior: MaybeTensor, state: Tensor, d_nll: MaybeTensor,
-    d_lse: MaybeTensor, d_entropy: MaybeTensor, d_prior: MaybeTensor, function: str, dim: int, ignore_index: MaybeInt,
-    temperature: float,
+    x: Tensor, target: MaybeTensor, weight: MaybeTensor, prior: MaybeTensor, temperature: MaybeTensor, state: Tensor,
+    d_nll: MaybeTensor, d_lse: MaybeTensor, d_entropy: MaybeTensor, d_prior: MaybeTensor, function: str, dim: int,
+    ignore_index: MaybeInt,
 ) -> Tensor:  # fmt: skip
-    plan = _row_plan(function, x, target, dim, ignore_index, temperature=temperature)
+    plan = _row_plan(function, x, target, dim, ignore_index, temperature=_number(temperature))
     x, target, weight, prior = all_in_memory(x, target, weight, prior)
     return kernels.row_statistics_backward(x, target, weight, prior, state, plan, d_nll, d_lse, d_entropy, d_prior)
 
@@ -197,18 +199,19 @@ def class_loss(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, 
     """As `eager.class_loss`, without a divisor of the caller's."""
     gamma = plan.curve[1] if plan.curve else None
     loss: Tensor = _class_loss_op(
-        x, target, weight, plan.function, plan.dim, plan.ignore_index, plan.smoothing, plan.reduction, plan.z_loss,
-        plan.temperature, gamma, needs_grad(x),
+        x, target, weight, _told(plan.temperature), plan.function, plan.dim, plan.ignore_index, plan.smoothing,
+        plan.reduction, plan.z_loss, gamma, needs_grad(x),
     )[0]  # fmt: skip
     return loss
 
 
 def class_loss_forward(
-    x: Tensor, target: Tensor, weight: MaybeTensor, function: str, dim: int, ignore_index: MaybeInt, smoothing: float,
-    reduction: str, z_loss: float, temperature: float, gamma: MaybeFloat, differentiated: bool,
+    x: Tensor, target: Tensor, weight: MaybeTensor, temperature: MaybeTensor, function: str, dim: int,
+    ignore_index: MaybeInt, smoothing: float, reduction: str, z_loss: float, gamma: MaybeFloat, differentiated: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(loss, what a mean was divided by, what backward needs)."""
-    plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction, z_loss, temperature, gamma)
+    t = _number(temperature)
+    plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction, z_loss, gamma, t)
     x, target, weight = all_in_memory(x, target, weight)
     state = kernels.empty_state(x, plan.rows) if differentiated else None
     loss, divisor, _ = kernels.class_loss(x, target, weight, plan, None, state)
@@ -216,8 +219,8 @@ def class_loss_forward(
 
 
 def _class_loss_shapes(
-    x: Tensor, target: Tensor, weight: Any, function: str, dim: int, ignore_index: Any, smoothing: float,
-    reduction: Any, z_loss: float, temperature: float, gamma: Any, differentiated: bool,
+    x: Tensor, target: Tensor, weight: Any, temperature: Any, function: str, dim: int, ignore_index: Any,
+    smoothing: float, reduction: Any, z_loss: float, gamma: Any, differentiated: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction)
     loss = x.new_empty(plan.shape if reduction == "none" else ())
@@ -226,27 +229,28 @@ def _class_loss_shapes(
 
 
 def _save_class_loss(ctx: Any, inputs: Any, output: Any) -> None:
-    x, target, weight, *options, _ = inputs
-    _, divisor, state = output
-    ctx.save_for_backward(x, target, weight, divisor, state)
-    ctx.options = options
+    *tensors, ctx.function, ctx.dim, ctx.ignore_index, ctx.smoothing, ctx.reduction, ctx.z_loss, ctx.gamma, _ = inputs
+    ctx.save_for_backward(*tensors, *output[1:])
 
 
 def _class_loss_gradient(ctx: Any, g: Tensor, *_: None) -> Any:
-    x, target, weight, divisor, state = ctx.saved_tensors
-    function, *options = ctx.options
+    x, target, weight, temperature, divisor, state = ctx.saved_tensors
+    options = ctx.dim, ctx.ignore_index, ctx.smoothing, ctx.reduction, ctx.z_loss, ctx.gamma
     if torch.is_grad_enabled():
-        dx = by_formula.class_loss(x, target, weight, _row_plan(function, x, target, *options), divisor, g)
+        plan = _row_plan(ctx.function, x, target, *options, _number(temperature))
+        dx = by_formula.class_loss(x, target, weight, plan, divisor, g)
     else:
-        dx = _class_loss_backward_op(x, target, weight, state, divisor, g, function, *options)
+        dx = _class_loss_backward_op(x, target, weight, temperature, state, divisor, g, ctx.function, *options)
     return dx, *(None,) * 11
 
 
 def class_loss_backward(
-    x: Tensor, target: Tensor, weight: MaybeTensor, state: Tensor, divisor: Tensor, g: Tensor, function: str, dim: int,
-    ignore_index: MaybeInt, smoothing: float, reduction: str, z_loss: float, temperature: float, gamma: MaybeFloat,
+    x: Tensor, target: Tensor, weight: MaybeTensor, temperature: MaybeTensor, state: Tensor, divisor: Tensor, g: Tensor,
+    function: str, dim: int, ignore_index: MaybeInt, smoothing: float, reduction: str, z_loss: float,
+    gamma: MaybeFloat,
 ) -> Tensor:  # fmt: skip
-    plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction, z_loss, temperature, gamma)
+    t = _number(temperature)
+    plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction, z_loss, gamma, t)
     x, target, weight = all_in_memory(x, target, weight)
     return kernels.class_loss_backward(x, target, weight, state, plan, divisor.item(), g)
 
@@ -314,19 +318,19 @@ def pointwise(
     x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, plan: ElementPlan,
     divisor: float | None,
 ) -> Tensor:  # fmt: skip
-    """As `eager.pointwise`. To the compiler a divisor is a tensor, whose number it does not look at."""
-    by = None if divisor is None else torch.scalar_tensor(divisor, dtype=torch.float64)
-    result: Tensor = _pointwise_op(x, target, weight, pos_weight, by, *_told(plan.loss), plan.reduction)
+    """As `eager.pointwise`."""
+    by = None if divisor is None else _tensor(divisor)
+    result: Tensor = _pointwise_op(x, target, weight, pos_weight, by, *_functor(plan.loss), plan.reduction)
     return result
 
 
 def elementwise(functor: reference.Elementwise, x: Tensor) -> Tensor:
     """As `eager.elementwise`."""
-    result: Tensor = _pointwise_op(x, None, None, None, None, *_told(functor), "none")
+    result: Tensor = _pointwise_op(x, None, None, None, None, *_functor(functor), "none")
     return result
 
 
-def _told(functor: Any) -> tuple[str, list[float]]:
+def _functor(functor: Any) -> tuple[str, list[float]]:
     return functor.kernel, [float(value) for value in astuple(functor)]
 
 
@@ -439,9 +443,22 @@ def _none_as_empty(x: Tensor, *outputs: Tensor | None) -> tuple[Any, ...]:
     return tuple(x.new_empty(0) if a is None else a for a in outputs)
 
 
+def _tensor(number: float) -> Tensor:
+    """Of a number that may change from call to call: a float is a constant to a compiler, which compiles anew."""
+    return torch.scalar_tensor(number, dtype=torch.float64)
+
+
+def _told(temperature: float) -> Tensor | None:
+    return None if temperature == 1.0 else _tensor(temperature)
+
+
+def _number(temperature: Tensor | None) -> float:
+    return 1.0 if temperature is None else temperature.item()
+
+
 def _row_plan(
     function: str, x: Tensor, target: Tensor | None, dim: int, ignore_index: int | None, smoothing: float = 0.0,
-    reduction: Any = "none", z_loss: float = 0.0, temperature: float = 1.0, gamma: float | None = None,
+    reduction: Any = "none", z_loss: float = 0.0, gamma: float | None = None, temperature: float = 1.0,
 ) -> RowPlan:  # fmt: skip
     """The plan again, from what an operator can be given."""
     soft = target is not None and target.is_floating_point()
