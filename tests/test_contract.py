@@ -22,9 +22,11 @@ SIGNATURES = {
     "nll_loss": "input, target, weight, size_average, ignore_index, reduce, reduction",
     "cross_entropy": (
         "input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing, *, dim, sample_weight, "
-        "denominator, z_loss, temperature"
+        "denominator, z_loss, temperature, inplace"
     ),
-    "focal_loss": "input, target, *, gamma, alpha, weight, ignore_index, reduction, dim, sample_weight, denominator",
+    "focal_loss": (
+        "input, target, *, gamma, alpha, weight, ignore_index, reduction, dim, sample_weight, denominator, inplace"
+    ),
     "categorical_cross_entropy": "input, target, *, from_logits, dim, label_smoothing, reduction",
     "sparse_categorical_cross_entropy": "input, target, *, from_logits, dim, ignore_class, reduction",
     "value_and_grad": "loss",
@@ -39,7 +41,7 @@ SIGNATURES = {
     ),
     "binary_cross_entropy_with_logits": (
         "input, target, weight, size_average, reduce, reduction, pos_weight, *, label_smoothing, ignore_index, "
-        "sample_weight, denominator"
+        "sample_weight, denominator, inplace"
     ),
     "sigmoid_focal_loss": "inputs, targets, alpha, gamma, reduction",
     "kl_div": "input, target, size_average, reduce, reduction, log_target",
