@@ -444,8 +444,11 @@ def _none_as_empty(x: Tensor, *outputs: Tensor | None) -> tuple[Any, ...]:
 
 
 def _tensor(number: float) -> Tensor:
-    """Of a number that may change from call to call: a float is a constant to a compiler, which compiles anew."""
-    return torch.scalar_tensor(number, dtype=torch.float64)
+    """Of a number that may change from call to call: a float is a constant to a compiler, which compiles anew.
+
+    But it takes a factor of a tensor for a tensor.
+    """
+    return torch.ones((), dtype=torch.float64) * number
 
 
 def _told(temperature: float) -> Tensor | None:
