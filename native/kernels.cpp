@@ -158,7 +158,8 @@ int64_t start_of(const RowProblem& p, int64_t row) { return row / p.inner * p.cl
 
 // Where one row after another starts: a division is 20 additions.
 struct Starts {
-    int64_t block, inner, of_block, at; // of the block of (classes, inner) that the row is in; and the row's place there
+    int64_t block, inner; // numbers in a block of (classes, inner), and the rows in it
+    int64_t of_block, at; // where the row's block starts, and which of its rows it is
     Starts(const RowProblem& p, int64_t row)
         : block(p.classes * p.inner), inner(p.inner), of_block(row / p.inner * block), at(row % p.inner) {}
     int64_t next() {
@@ -795,20 +796,21 @@ template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64
         for (int i = 0; any_doubtful && i < g.rows; i++)
             if (doubtful[i] != 0)
                 top_logit[i] = static_cast<const T*>(p.x)[rows.start_of(g, i) + g.largest[i] * p.inner];
-        if (any_doubtful) rows.each(g, [&](const auto& view, auto& data) {
-            const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
-            const auto asked = view.get(doubtful) != zero;
-            if (!any(asked)) return;
-            const Pack<T> reach = view.get(top_logit) - broadcast(T(REACH));
-            Most<std::remove_cvref_t<decltype(view)>> lost;
-            view.each([&](Block b) {
-                const Pack<T> q = view.load(data.x, b, T(1));
-                const auto none = asked & (q == zero), few = asked & (q > zero) & (q < broadcast(T(LEAST)));
-                const auto gone = any(none) ? none & (logits_of(p, rows, g, view, b, none) > reach) : none;
-                lost.add(select(few | gone, one, zero));
+        if (any_doubtful)
+            rows.each(g, [&](const auto& view, auto& data) {
+                const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
+                const auto asked = view.get(doubtful) != zero;
+                if (!any(asked)) return;
+                const Pack<T> reach = view.get(top_logit) - broadcast(T(REACH));
+                Most<std::remove_cvref_t<decltype(view)>> lost;
+                view.each([&](Block b) {
+                    const Pack<T> q = view.load(data.x, b, T(1));
+                    const auto none = asked & (q == zero), few = asked & (q > zero) & (q < broadcast(T(LEAST)));
+                    const auto gone = any(none) ? none & (logits_of(p, rows, g, view, b, none) > reach) : none;
+                    lost.add(select(few | gone, one, zero));
+                });
+                view.put(from_logits, select(asked, lost.value(), view.get(from_logits)));
             });
-            view.put(from_logits, select(asked, lost.value(), view.get(from_logits)));
-        });
         // Over the sum of the rounded probabilities: those of equal logits are all off the same way.
         by_sixteens(g, [&](int r) { mean.put<T>(r, load(sum + r) * broadcast(1 / LIFT) / load(g.all + r)); });
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {

@@ -567,11 +567,12 @@ bool followed() {
 }
 
 // Whether `t` is an ordinary tensor of which `see` says yes: of one of the plain types and not of a subclass, dense and
-// contiguous in this memory, without a negation that is still to come, and with no gradient to be found unless it is the
-// first of its call.
+// contiguous in this memory, without a negation that is still to come, and with no gradient to be found unless it is
+// the first of its call.
 template <class F> bool is_ordinary(nb::handle t, bool first, F see) {
     static const nb::handle is_neg = interned("is_neg"), requires_grad = interned("requires_grad");
-    if (std::find(plain_types.begin(), plain_types.end(), (PyObject*)Py_TYPE(t.ptr())) == plain_types.end()) return false;
+    if (std::find(plain_types.begin(), plain_types.end(), (PyObject*)Py_TYPE(t.ptr())) == plain_types.end())
+        return false;
     try {
         const Array array(t, "tensor");
         return see(array) && !answer(PyObject_CallMethodNoArgs(t.ptr(), is_neg.ptr())).is(Py_True) &&
@@ -627,7 +628,8 @@ bool has_form(nb::handle a, nb::handle form, bool first) {
 nb::object call_form(nb::tuple args, nb::dict kwargs, nb::tuple taken) {
     nb::list forms, names;
     const auto add = [&](nb::handle a) {
-        const bool fits = is_option(a) || std::any_of(taken.begin(), taken.end(), [&](nb::handle b) { return a.is(b); });
+        const bool fits =
+            is_option(a) || std::any_of(taken.begin(), taken.end(), [&](nb::handle b) { return a.is(b); });
         const nb::object form = fits ? form_of(a, forms.size() == 0) : nb::object();
         if (form) forms.append(form);
         return bool(form);
