@@ -686,17 +686,10 @@ def kl_div(
     plan = plan_divergence(
         "kl_div", input.shape, input.dtype, target.shape, target.dtype, log_target, "mean" if per_batch else to
     )
-    if word == "mean" and not legacy and not backend.is_compiling():  # which would compile anew for every size
-        tell(
-            "kl-mean",
-            "kl_div",
-            "reduction: 'mean' divides the total loss by both the batch size and the support size."
-            "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
-            "'mean' will be changed to behave the same as 'batchmean' in the next major release.",
-            f"reduction is 'mean', which divides by the {prod(input.shape)} numbers of input, expected 'batchmean'",
-        )
+    if word == "mean" and not legacy:
+        tell("kl-mean", "kl_div", lambda: _said_of_mean(input))
     if target.shape != input.shape:
-        _tell_of_broadcast("kl_div", backend, input, target)
+        tell("broadcast", "kl_div", lambda: _said_of_broadcast("kl_div", input, target))
     divisor = None
     if per_batch:  # under the legacy flags too, as in PyTorch
         divisor = float(input.shape[0] if input.shape else 1)
@@ -750,7 +743,7 @@ def mse_loss(
     input = backend.for_loss(input)
     plan = plan_squared("mse_loss", input.shape, input.dtype, target.shape, target.dtype, reduction)
     if not plan.as_given and target.shape != input.shape:
-        _tell_of_broadcast("mse_loss", backend, input, target)
+        tell("broadcast", "mse_loss", lambda: _said_of_broadcast("mse_loss", input, target))
     if weight is not None and weight.shape != input.shape:
         raise ShapeError(
             f"Weights and input must have the same size.\nmse_loss: weight has shape {list(weight.shape)} and input "
@@ -910,14 +903,20 @@ def _array(denominator: Any) -> Any:
     return None if denominator is None or isinstance(denominator, str | Real) else denominator
 
 
-def _tell_of_broadcast(function: str, backend: Backend, input: Array, target: Array) -> None:
-    """PyTorch's warning, and what comes of it; not to a compiler, which would compile anew for every size."""
-    if backend.is_compiling():
-        return
+def _said_of_mean(input: Array) -> tuple[str, str]:
+    """PyTorch's warning, and what comes of it."""
+    return (
+        "reduction: 'mean' divides the total loss by both the batch size and the support size."
+        "'batchmean' divides only by the batch size, and aligns with the KL div math definition."
+        "'mean' will be changed to behave the same as 'batchmean' in the next major release.",
+        f"reduction is 'mean', which divides by the {prod(input.shape)} numbers of input, expected 'batchmean'",
+    )
+
+
+def _said_of_broadcast(function: str, input: Array, target: Array) -> tuple[str, str]:
+    """The same."""
     pairs = prod(broadcast_shape(function, input.shape, target.shape))
-    tell(
-        "broadcast",
-        function,
+    return (
         f"Using a target size ({target.shape}) that is different to the input size ({input.shape}). "
         "This will likely lead to incorrect results due to broadcasting. "
         "Please ensure they have the same size.",

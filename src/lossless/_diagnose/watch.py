@@ -5,7 +5,7 @@ and when a kernel's result is not finite; `full` at every row of every call; `of
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -337,9 +337,14 @@ def _case(
 # ---------------------------------------------------------------- what is said
 
 
-def tell(name: str, function: str, message: str, evidence: str) -> None:
-    """What PyTorch warns of as well, at every call, by its message and ours; or a finding."""
-    into = None if _check.is_compiling() else _findings.get()
+def tell(name: str, function: str, said: Callable[[], tuple[str, str]]) -> None:
+    """What PyTorch warns of as well, at every call, by its message and ours; or a finding.
+
+    Compilers are not told: what they read holds for the sizes alone that a message names.
+    """
+    if _check.is_compiling():
+        return
+    into, (message, evidence) = _findings.get(), said()
     if into is None:
         _check.warn(f"{message}\n{function}: {evidence}")
     else:

@@ -17,6 +17,7 @@ from lossless import reference
 from lossless._layout import to_rows, without_dim
 from lossless._plan import ElementPlan, RowPlan
 from lossless._torch import by_formula, kernels
+from lossless._torch.eager import of_difference
 from lossless._torch.modes import all_in_memory, in_memory, needs_grad
 from lossless.reference import Statistics
 
@@ -137,7 +138,7 @@ def statistics(
     dim: int, ignore_index: MaybeInt, entropy: bool, unrounded: bool, differentiated: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """nll, lse, entropy, prior, correct and what backward needs: empty where not asked for."""
-    plan = _row_plan(function, x, target, dim, ignore_index, temperature=_number(temperature))
+    plan = _row_plan(function, x, target, temperature, dim, ignore_index)
     x, target, weight, prior = all_in_memory(x, target, weight, prior)
     state = kernels.empty_state(x, plan.rows) if differentiated else None
     out = kernels.row_statistics(x, target, weight, prior, plan, entropy, unrounded, state)
@@ -148,28 +149,27 @@ def _statistics_shapes(
     x: Tensor, target: Any, weight: Any, prior: Any, temperature: Any, function: str, dim: int, ignore_index: Any,
     entropy: bool, unrounded: bool, differentiated: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    plan = _row_plan(function, x, target, dim, ignore_index)
+    plan = _row_plan(function, x, target, None, dim, ignore_index)
     out = kernels.row_outputs(x, target, prior, plan, entropy, unrounded)
     return _none_as_empty(x, *out, kernels.empty_state(x, plan.rows) if differentiated else None)
 
 
 def _save_statistics(ctx: Any, inputs: Any, output: Any) -> None:
-    x, target, weight, prior, temperature, *ctx.options = inputs
+    x, target, weight, prior, temperature, *ctx.options, _, _, _ = inputs
     ctx.save_for_backward(x, target, weight, prior, temperature, output[-1])
     ctx.set_materialize_grads(False)
 
 
 def _statistics_gradient(ctx: Any, *g: Tensor | None) -> Any:
     x, target, weight, prior, temperature, state = ctx.saved_tensors
-    function, dim, ignore_index, *_ = ctx.options
     there = target is not None, True, True, prior is not None
     d = [a if wanted and a is not None and a.numel() else None for a, wanted in zip(g, there, strict=False)]
     if torch.is_grad_enabled():
-        plan = _row_plan(function, x, target, dim, ignore_index, temperature=_number(temperature))
+        function, *options = ctx.options
+        plan = _row_plan(function, x, target, temperature, *options)
         dx = by_formula.row_statistics(x, target, weight, prior, plan, *d)
     else:
-        options = function, dim, ignore_index
-        dx = _statistics_backward_op(x, target, weight, prior, temperature, state, *d, *options)
+        dx = _statistics_backward_op(x, target, weight, prior, temperature, state, *d, *ctx.options)
     return dx, *(None,) * 10
 
 
@@ -178,7 +178,7 @@ def statistics_backward(
     d_nll: MaybeTensor, d_lse: MaybeTensor, d_entropy: MaybeTensor, d_prior: MaybeTensor, function: str, dim: int,
     ignore_index: MaybeInt,
 ) -> Tensor:  # fmt: skip
-    plan = _row_plan(function, x, target, dim, ignore_index, temperature=_number(temperature))
+    plan = _row_plan(function, x, target, temperature, dim, ignore_index)
     x, target, weight, prior = all_in_memory(x, target, weight, prior)
     return kernels.row_statistics_backward(x, target, weight, prior, state, plan, d_nll, d_lse, d_entropy, d_prior)
 
@@ -210,8 +210,7 @@ def class_loss_forward(
     ignore_index: MaybeInt, smoothing: float, reduction: str, z_loss: float, gamma: MaybeFloat, differentiated: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(loss, what a mean was divided by, what backward needs)."""
-    t = _number(temperature)
-    plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction, z_loss, gamma, t)
+    plan = _row_plan(function, x, target, temperature, dim, ignore_index, smoothing, reduction, z_loss, gamma)
     x, target, weight = all_in_memory(x, target, weight)
     state = kernels.empty_state(x, plan.rows) if differentiated else None
     loss, divisor, _ = kernels.class_loss(x, target, weight, plan, None, state)
@@ -222,25 +221,25 @@ def _class_loss_shapes(
     x: Tensor, target: Tensor, weight: Any, temperature: Any, function: str, dim: int, ignore_index: Any,
     smoothing: float, reduction: Any, z_loss: float, gamma: Any, differentiated: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction)
+    plan = _row_plan(function, x, target, None, dim, ignore_index, smoothing, reduction)
     loss = x.new_empty(plan.shape if reduction == "none" else ())
     state = kernels.empty_state(x, plan.rows) if differentiated else None
     return _none_as_empty(x, loss, x.new_empty((), dtype=torch.float64), state)
 
 
 def _save_class_loss(ctx: Any, inputs: Any, output: Any) -> None:
-    *tensors, ctx.function, ctx.dim, ctx.ignore_index, ctx.smoothing, ctx.reduction, ctx.z_loss, ctx.gamma, _ = inputs
-    ctx.save_for_backward(*tensors, *output[1:])
+    x, target, weight, temperature, *ctx.options, _ = inputs
+    ctx.save_for_backward(x, target, weight, temperature, *output[1:])
 
 
 def _class_loss_gradient(ctx: Any, g: Tensor, *_: None) -> Any:
     x, target, weight, temperature, divisor, state = ctx.saved_tensors
-    options = ctx.dim, ctx.ignore_index, ctx.smoothing, ctx.reduction, ctx.z_loss, ctx.gamma
     if torch.is_grad_enabled():
-        plan = _row_plan(ctx.function, x, target, *options, _number(temperature))
+        function, *options = ctx.options
+        plan = _row_plan(function, x, target, temperature, *options)
         dx = by_formula.class_loss(x, target, weight, plan, divisor, g)
     else:
-        dx = _class_loss_backward_op(x, target, weight, temperature, state, divisor, g, ctx.function, *options)
+        dx = _class_loss_backward_op(x, target, weight, temperature, state, divisor, g, *ctx.options)
     return dx, *(None,) * 11
 
 
@@ -249,8 +248,7 @@ def class_loss_backward(
     function: str, dim: int, ignore_index: MaybeInt, smoothing: float, reduction: str, z_loss: float,
     gamma: MaybeFloat,
 ) -> Tensor:  # fmt: skip
-    t = _number(temperature)
-    plan = _row_plan(function, x, target, dim, ignore_index, smoothing, reduction, z_loss, gamma, t)
+    plan = _row_plan(function, x, target, temperature, dim, ignore_index, smoothing, reduction, z_loss, gamma)
     x, target, weight = all_in_memory(x, target, weight)
     return kernels.class_loss_backward(x, target, weight, state, plan, divisor.item(), g)
 
@@ -269,7 +267,7 @@ def nll_forward(
     x: Tensor, target: Tensor, weight: MaybeTensor, function: str, dim: int, ignore_index: MaybeInt, reduction: str
 ) -> tuple[Tensor, Tensor]:
     """(loss, what a mean was divided by)."""
-    plan = _row_plan(function, x, target, dim, ignore_index, reduction=reduction)
+    plan = _row_plan(function, x, target, None, dim, ignore_index, reduction=reduction)
     x, target, weight = all_in_memory(x, target, weight)
     loss, divisor = kernels.nll(x, target, weight, plan)
     return loss, torch.scalar_tensor(divisor, dtype=torch.float64)
@@ -291,7 +289,7 @@ def _nll_gradient(ctx: Any, g: Tensor, _: None) -> Any:
     x, target, weight, divisor = ctx.saved_tensors
     if torch.is_grad_enabled():
         function, dim, ignore_index, reduction = ctx.options
-        plan = _row_plan(function, x, target, dim, ignore_index, reduction=reduction)
+        plan = _row_plan(function, x, target, None, dim, ignore_index, reduction=reduction)
         dx = by_formula.nll(x, target, weight, plan, divisor, g)
     else:
         dx = _nll_backward_op(x, target, weight, divisor, g, *ctx.options)
@@ -302,7 +300,7 @@ def nll_backward(
     x: Tensor, target: Tensor, weight: MaybeTensor, divisor: Tensor, g: Tensor, function: str, dim: int,
     ignore_index: MaybeInt, reduction: str,
 ) -> Tensor:  # fmt: skip
-    plan = _row_plan(function, x, target, dim, ignore_index, reduction=reduction)
+    plan = _row_plan(function, x, target, None, dim, ignore_index, reduction=reduction)
     x, target, weight = all_in_memory(x, target, weight)
     return kernels.nll_backward(x, target, weight, plan, divisor.item(), g)
 
@@ -320,17 +318,18 @@ def pointwise(
 ) -> Tensor:  # fmt: skip
     """As `eager.pointwise`."""
     by = None if divisor is None else _tensor(divisor)
-    result: Tensor = _pointwise_op(x, target, weight, pos_weight, by, *_functor(plan.loss), plan.reduction)
+    result: Tensor = _pointwise_op(x, target, weight, pos_weight, by, *_named(plan.loss), plan.reduction)
     return result
 
 
 def elementwise(functor: reference.Elementwise, x: Tensor) -> Tensor:
     """As `eager.elementwise`."""
-    result: Tensor = _pointwise_op(x, None, None, None, None, *_functor(functor), "none")
+    result: Tensor = _pointwise_op(x, None, None, None, None, *_named(functor), "none")
     return result
 
 
-def _functor(functor: Any) -> tuple[str, list[float]]:
+def _named(functor: Any) -> tuple[str, list[float]]:
+    """What an operator is told of it."""
     return functor.kernel, [float(value) for value in astuple(functor)]
 
 
@@ -364,8 +363,7 @@ def _pointwise_gradient(ctx: Any, g: Tensor) -> Any:
     else:
         options = ctx.kernel, ctx.fields, ctx.reduction
         dx = _pointwise_backward_op(x, target, weight, pos_weight, divisor, g, *options)
-    over_x, over_target = ctx.needs_input_grad[:2]
-    return dx if over_x else None, -dx if over_target else None, *(None,) * 6
+    return *of_difference(ctx, dx), *(None,) * 6
 
 
 def pointwise_backward(
@@ -415,8 +413,7 @@ def _root_mean_square_gradient(ctx: Any, g: Tensor, _: None) -> Any:
         dx = by_formula.root_mean_square(x, target, g)
     else:
         dx = _root_mean_square_backward_op(x, target, root, g)
-    over_x, over_target = ctx.needs_input_grad
-    return dx if over_x else None, -dx if over_target else None
+    return of_difference(ctx, dx)
 
 
 def root_mean_square_backward(x: Tensor, target: Tensor, root: Tensor, g: Tensor) -> Tensor:
@@ -460,13 +457,13 @@ def _number(temperature: Tensor | None) -> float:
 
 
 def _row_plan(
-    function: str, x: Tensor, target: Tensor | None, dim: int, ignore_index: int | None, smoothing: float = 0.0,
-    reduction: Any = "none", z_loss: float = 0.0, gamma: float | None = None, temperature: float = 1.0,
+    function: str, x: Tensor, target: Tensor | None, temperature: Tensor | None, dim: int, ignore_index: int | None,
+    smoothing: float = 0.0, reduction: Any = "none", z_loss: float = 0.0, gamma: float | None = None,
 ) -> RowPlan:  # fmt: skip
     """The plan again, from what an operator can be given."""
     soft = target is not None and target.is_floating_point()
     rows, shape = to_rows(x.shape, dim), without_dim(x.shape, dim)
     curve = None if gamma is None else ("focal", gamma)
     return RowPlan(
-        function, dim, rows, shape, soft, ignore_index, smoothing, reduction, None, z_loss, temperature, curve
+        function, dim, rows, shape, soft, ignore_index, smoothing, reduction, None, z_loss, _number(temperature), curve
     ).linked()
