@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import io
 import json
 import os
 import pickle
@@ -72,7 +73,7 @@ class Shop(memory.MemoryFileSystem):
         if mode != "rb":
             return stream
         self._check(path)
-        return Noting(stream, path)
+        return Noting(io.BytesIO(stream.getvalue()), path)  # the other is everybody's, with one position
 
 
 class Noting:
@@ -199,6 +200,24 @@ def test_formats(store, tmp_path, name, monkeypatch):
     found = evaluate(url(store, f"bucket/{name}"), workers=3)
     same(found, evaluate(tmp_path / name, workers=1))
     assert found.source.files == (url(store, f"bucket/{name}"),)
+
+
+def test_readers_of_a_file_in_memory_have_positions_of_their_own(tmp_path):
+    fs = fsspec.filesystem("memory")
+    try:
+        fs.pipe_file("/bucket/file.bin", bytes(range(100)))
+        file = stores.Place("memory://bucket/file.bin").file
+        with stores.in_place(file) as one, stores.in_place(file) as other:
+            one.seek(40)
+            assert stores.head(file, 3) == b"\x00\x01\x02"
+            other.seek(7)
+            assert (one.read(2), other.read(2)) == (b"\x28\x29", b"\x07\x08")
+            with stores.copies:
+                assert Path(stores.local(file)).read_bytes() == bytes(range(100))
+            assert one.read(1) == b"\x2a"
+    finally:
+        fs.store.clear()
+        fs.pseudo_dirs[:] = [""]
 
 
 def test_arrays_and_their_targets(store, tmp_path):

@@ -245,13 +245,27 @@ def local(path: FilePath) -> str:
     return path if isinstance(path, str) else copies.of(path)
 
 
+def _held(file: RemoteFile) -> bytes | None:
+    """All of a file in fsspec's own memory, without a copy; None of any other.
+
+    It is one stream there, with one position for all who read it at once.
+    """
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    if type(file.fs) is not MemoryFileSystem:
+        return None
+    data: bytes = file.fs.open(file.path, "rb").getvalue()
+    return data
+
+
 class _Ranges(io.RawIOBase):
     """A remote file, read without reading ahead: pyarrow asks for as much as it needs."""
 
     def __init__(self, file: RemoteFile) -> None:
         self._secrets = file.secrets
         with _told(self._secrets):
-            self._stream = file.fs.open(file.path, "rb", cache_type="none")
+            held = _held(file)
+            self._stream = file.fs.open(file.path, "rb", cache_type="none") if held is None else io.BytesIO(held)
 
     def can_seek(self) -> bool:
         """Whether a range can be read, which some web servers refuse."""
@@ -331,7 +345,12 @@ def _fetched(file: RemoteFile, folder: str) -> str:
     """The path of a new copy, called like the file: some columns are named after theirs."""
     with _told(file.secrets):
         path = os.path.join(tempfile.mkdtemp(dir=folder), base(file) or "file")
-        file.fs.get_file(file.path, path)
+        held = _held(file)
+        if held is None:
+            file.fs.get_file(file.path, path)
+        else:
+            with open(path, "wb") as copy:
+                copy.write(held)
         size = os.path.getsize(path)
     if file.size not in (None, size):
         raise EvaluationError(f"cut short while it was copied: {size} bytes of {file.size}")
