@@ -1,8 +1,11 @@
 // lossless._native: the kernels as Python functions over contiguous arrays. Every argument is checked here again, so
 // that a mistake above raises and never reaches memory that is not ours.
-#include "array.h"
 #include "bins.h"
 #include "cpu.h"
+#include "entries.h"
+#include "functions.h"
+#include "straight.h"
+#include "tensors.h"
 #include "threads.h"
 
 #include <nanobind/stl/optional.h>
@@ -199,6 +202,83 @@ class Prior {
     std::vector<double> wide;
 };
 
+const Link NLL = {1, 0, 0, 0};
+
+// A loss of rows: logits, a target, and the link.
+struct RowLoss {
+    Rows rows;
+    Array target, weight;
+    std::optional<Prior> table;
+    RowLoss(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_, nb::handle weight_,
+            std::optional<int64_t> ignore_index, Link link, double temperature)
+        : rows(x_, outer, classes, inner, temperature), target(target_, "target"), weight(weight_, "weight") {
+        RowProblem& p = rows.p;
+        rows.set_target(target.required(), ignore_index);
+        p.weight = rows.per_class(weight).data;
+        std::tie(p.nll_scale, p.prior_scale, p.gamma, p.z) = link;
+        if (p.gamma != 0 && p.target != Target::index) throw nb::value_error("gamma: only with an index");
+        if (p.prior_scale != 0) table.emplace(p, p.weight);
+    }
+    RowProblem& with_labels() {
+        if (rows.p.target != Target::index) throw nb::value_error("target: labels expected");
+        return rows.p;
+    }
+};
+
+void transform(RowKernel kernel, nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle out_,
+               double temperature, nb::handle state_) {
+    Rows rows(x_, outer, classes, inner, temperature);
+    Array out(out_, "out", true), state(state_, "state", true);
+    rows.p.out = rows.like(out.required()).data;
+    rows.p.state = rows.state(state);
+    run_rows(kernel, rows.p);
+}
+
+Pointwise kind_of(const std::string& name) {
+    static const std::map<std::string, Pointwise> kinds = {{"bce_with_logits", Pointwise::bce_with_logits},
+                                                           {"squared_error", Pointwise::squared_error},
+                                                           {"sigmoid_focal", Pointwise::sigmoid_focal},
+                                                           {"kl_divergence", Pointwise::kl_divergence},
+                                                           {"sigmoid", Pointwise::sigmoid},
+                                                           {"log_sigmoid", Pointwise::log_sigmoid}};
+    const auto found = kinds.find(name);
+    if (found == kinds.end()) throw nb::value_error(("unknown pointwise function: " + name).c_str());
+    return found->second;
+}
+
+struct Points {
+    Array x, target, weight, pos_weight;
+    PointwiseProblem p;
+    Points(const std::string& kind, nb::handle x_, nb::handle target_, nb::handle weight_, nb::handle pos_weight_,
+           std::tuple<double, double> focal)
+        : x(x_, "x"), target(target_, "target"), weight(weight_, "weight"), pos_weight(pos_weight_, "pos_weight") {
+        x.required();
+        p = {};
+        p.kind = kind_of(kind);
+        if (p.kind == Pointwise::sigmoid || p.kind == Pointwise::log_sigmoid ? bool(target) : !target)
+            throw nb::value_error((kind + ": a target where there is none, or none where there is one").c_str());
+        if (p.kind != Pointwise::bce_with_logits && p.kind != Pointwise::squared_error && (weight || pos_weight))
+            throw nb::value_error((kind + ": takes no weights").c_str());
+        if ((p.kind == Pointwise::sigmoid_focal || p.kind == Pointwise::kl_divergence) && x.element == Element::f64)
+            throw nb::value_error((kind + ": takes no float64").c_str());
+        std::tie(p.alpha, p.gamma) = focal;
+        p.dtype = dtype_of(x);
+        p.size = x.size;
+        p.x = x.data;
+        p.target = target.expect(x.element, x.size).data;
+        p.weight = weight.expect(x.element, x.size).data;
+        p.pos_weight = pos_weight.expect(x.element, x.size).data;
+    }
+    void run() {
+        in_parallel(p.size, chunks_of(p.size, CHUNK_ELEMENTS), [&](int64_t chunk) {
+            const int64_t begin = chunk * CHUNK_ELEMENTS, end = begin + CHUNK_ELEMENTS;
+            kernels().pointwise(p, chunk, begin, end < p.size ? end : p.size);
+        });
+    }
+};
+
+} // namespace
+
 // ---------------------------------------------------------------------------------------------- rows
 
 int64_t row_statistics(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_,
@@ -324,36 +404,11 @@ void entropy(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::h
     run_rows(kernels().forward, p);
 }
 
-const std::tuple<double, double, double, double> NLL = {1, 0, 0, 0};
-
-// A loss of rows: logits, a target, and the link.
-struct RowLoss {
-    Rows rows;
-    Array target, weight;
-    std::optional<Prior> table;
-    RowLoss(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle target_, nb::handle weight_,
-            std::optional<int64_t> ignore_index, std::tuple<double, double, double, double> link, double temperature)
-        : rows(x_, outer, classes, inner, temperature), target(target_, "target"), weight(weight_, "weight") {
-        RowProblem& p = rows.p;
-        rows.set_target(target.required(), ignore_index);
-        p.weight = rows.per_class(weight).data;
-        std::tie(p.nll_scale, p.prior_scale, p.gamma, p.z) = link;
-        if (p.gamma != 0 && p.target != Target::index) throw nb::value_error("gamma: only with an index");
-        if (p.prior_scale != 0) table.emplace(p, p.weight);
-    }
-    RowProblem& with_labels() {
-        if (rows.p.target != Target::index) throw nb::value_error("target: labels expected");
-        return rows.p;
-    }
-};
-
 // (the first row whose index is out of range or -1, the sum of the losses, what divides it). `divisor`: given, else the
 // weights of the rows that count. With dx, its gradient too, for an upstream gradient g.
-std::tuple<int64_t, double, double> row_loss(nb::handle x, int64_t outer, int64_t classes, int64_t inner,
-                                             nb::handle target, nb::handle weight, std::optional<int64_t> ignore_index,
-                                             std::tuple<double, double, double, double> link, nb::handle loss_,
-                                             nb::handle state_, std::optional<double> divisor, double g, nb::handle dx_,
-                                             double temperature) {
+Loss row_loss(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle target, nb::handle weight,
+              std::optional<int64_t> ignore_index, Link link, nb::handle loss_, nb::handle state_,
+              std::optional<double> divisor, double g, nb::handle dx_, double temperature) {
     RowLoss of(x, outer, classes, inner, target, weight, ignore_index, link, temperature);
     RowProblem& p = of.rows.p;
     Array loss(loss_, "loss", true), state(state_, "state", true), dx(dx_, "dx", true);
@@ -377,9 +432,8 @@ std::tuple<int64_t, double, double> row_loss(nb::handle x, int64_t outer, int64_
 }
 
 void row_loss_backward(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle target,
-                       nb::handle weight, std::optional<int64_t> ignore_index,
-                       std::tuple<double, double, double, double> link, nb::handle state_, nb::handle g_,
-                       double divisor, nb::handle dx_, double temperature) {
+                       nb::handle weight, std::optional<int64_t> ignore_index, Link link, nb::handle state_,
+                       nb::handle g_, double divisor, nb::handle dx_, double temperature) {
     RowLoss of(x, outer, classes, inner, target, weight, ignore_index, link, temperature);
     RowProblem& p = of.rows.p;
     Array state(state_, "state"), g(g_, "g"), dx(dx_, "dx", true);
@@ -392,8 +446,8 @@ void row_loss_backward(nb::handle x, int64_t outer, int64_t classes, int64_t inn
 
 // Labels of log-probabilities. As `row_loss`, divided by nothing: (the first bad row or -1, the sum, that of the
 // weights).
-std::tuple<int64_t, double, double> nll(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle target,
-                                        nb::handle weight, std::optional<int64_t> ignore_index, nb::handle loss_) {
+Loss nll(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle target, nb::handle weight,
+         std::optional<int64_t> ignore_index, nb::handle loss_) {
     RowLoss of(x, outer, classes, inner, target, weight, ignore_index, NLL, 1);
     RowProblem& p = of.with_labels();
     Array loss(loss_, "loss", true);
@@ -417,14 +471,6 @@ void nll_backward(nb::handle dx_, int64_t outer, int64_t classes, int64_t inner,
     run_rows(kernels().nll_backward, p);
 }
 
-void transform(RowKernel kernel, nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle out_,
-               double temperature, nb::handle state_) {
-    Rows rows(x_, outer, classes, inner, temperature);
-    Array out(out_, "out", true), state(state_, "state", true);
-    rows.p.out = rows.like(out.required()).data;
-    rows.p.state = rows.state(state);
-    run_rows(kernel, rows.p);
-}
 void softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle out, double temperature,
              nb::handle state) {
     transform(kernels().softmax, x, outer, classes, inner, out, temperature, state);
@@ -466,49 +512,6 @@ void log_softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t
 
 // ---------------------------------------------------------------------------------------------- pointwise
 
-Pointwise kind_of(const std::string& name) {
-    static const std::map<std::string, Pointwise> kinds = {{"bce_with_logits", Pointwise::bce_with_logits},
-                                                           {"squared_error", Pointwise::squared_error},
-                                                           {"sigmoid_focal", Pointwise::sigmoid_focal},
-                                                           {"kl_divergence", Pointwise::kl_divergence},
-                                                           {"sigmoid", Pointwise::sigmoid},
-                                                           {"log_sigmoid", Pointwise::log_sigmoid}};
-    const auto found = kinds.find(name);
-    if (found == kinds.end()) throw nb::value_error(("unknown pointwise function: " + name).c_str());
-    return found->second;
-}
-
-struct Points {
-    Array x, target, weight, pos_weight;
-    PointwiseProblem p;
-    Points(const std::string& kind, nb::handle x_, nb::handle target_, nb::handle weight_, nb::handle pos_weight_,
-           std::tuple<double, double> focal)
-        : x(x_, "x"), target(target_, "target"), weight(weight_, "weight"), pos_weight(pos_weight_, "pos_weight") {
-        x.required();
-        p = {};
-        p.kind = kind_of(kind);
-        if (p.kind == Pointwise::sigmoid || p.kind == Pointwise::log_sigmoid ? bool(target) : !target)
-            throw nb::value_error((kind + ": a target where there is none, or none where there is one").c_str());
-        if (p.kind != Pointwise::bce_with_logits && p.kind != Pointwise::squared_error && (weight || pos_weight))
-            throw nb::value_error((kind + ": takes no weights").c_str());
-        if ((p.kind == Pointwise::sigmoid_focal || p.kind == Pointwise::kl_divergence) && x.element == Element::f64)
-            throw nb::value_error((kind + ": takes no float64").c_str());
-        std::tie(p.alpha, p.gamma) = focal;
-        p.dtype = dtype_of(x);
-        p.size = x.size;
-        p.x = x.data;
-        p.target = target.expect(x.element, x.size).data;
-        p.weight = weight.expect(x.element, x.size).data;
-        p.pos_weight = pos_weight.expect(x.element, x.size).data;
-    }
-    void run() {
-        in_parallel(p.size, chunks_of(p.size, CHUNK_ELEMENTS), [&](int64_t chunk) {
-            const int64_t begin = chunk * CHUNK_ELEMENTS, end = begin + CHUNK_ELEMENTS;
-            kernels().pointwise(p, chunk, begin, end < p.size ? end : p.size);
-        });
-    }
-};
-
 // The sum of the values. With dx, its gradient too, for an upstream gradient g / divisor.
 double pointwise(const std::string& kind, nb::handle x, nb::handle target, nb::handle weight, nb::handle pos_weight,
                  std::tuple<double, double> focal, nb::handle value_, double g, double divisor, nb::handle dx_) {
@@ -539,135 +542,7 @@ void pointwise_backward(const std::string& kind, nb::handle x, nb::handle target
     points.run();
 }
 
-// ---------------------------------------------------------------------------------------------- ordinary tensors
-
-std::vector<PyObject*> plain_types, followers;
-PyObject* forward_mode = nullptr;
-
-// The types of tensors that are no subclasses; functions that tell whether something follows PyTorch's operations; and
-// the module that knows the level of forward mode.
-void set_torch(nb::tuple types, nb::tuple functions, nb::object forward_ad) {
-    for (nb::handle type : types) plain_types.push_back(type.inc_ref().ptr());
-    for (nb::handle function : functions) followers.push_back(function.inc_ref().ptr());
-    forward_mode = forward_ad.inc_ref().ptr();
-}
-
-nb::handle interned(const char* name) { return PyUnicode_InternFromString(name); }
-
-nb::object answer(PyObject* object) {
-    if (!object) nb::raise_python_error();
-    return nb::steal(object);
-}
-
-bool followed() {
-    static const nb::handle level = interned("_current_level");
-    for (PyObject* follower : followers)
-        if (PyObject_IsTrue(answer(PyObject_CallNoArgs(follower)).ptr())) return true;
-    return forward_mode && PyLong_AsLong(answer(PyObject_GetAttr(forward_mode, level.ptr())).ptr()) >= 0;
-}
-
-// Whether `t` is an ordinary tensor of which `see` says yes: of one of the plain types and not of a subclass, dense and
-// contiguous in this memory, without a negation that is still to come, and with no gradient to be found unless it is
-// the first of its call.
-template <class F> bool is_ordinary(nb::handle t, bool first, F see) {
-    static const nb::handle is_neg = interned("is_neg"), requires_grad = interned("requires_grad");
-    if (std::find(plain_types.begin(), plain_types.end(), (PyObject*)Py_TYPE(t.ptr())) == plain_types.end())
-        return false;
-    try {
-        const Array array(t, "tensor");
-        return see(array) && !answer(PyObject_CallMethodNoArgs(t.ptr(), is_neg.ptr())).is(Py_True) &&
-               (first || !answer(PyObject_GetAttr(t.ptr(), requires_grad.ptr())).is(Py_True));
-    } catch (const std::exception&) {
-        return false;
-    }
-}
-
-// Whether the kernels may read these tensors (or None) as they lie, now.
-bool ordinary(nb::args tensors) {
-    if (followed()) return false;
-    for (size_t i = 0; i < tensors.size(); i++)
-        if (!tensors[i].is_none() && !is_ordinary(tensors[i], i == 0, [](const Array&) { return true; })) return false;
-    return true;
-}
-
-// ---------------------------------------------------------------------------------------------- calls like one before
-
-bool is_option(nb::handle a) {
-    return a.is_none() || PyBool_Check(a.ptr()) || PyLong_CheckExact(a.ptr()) || PyFloat_CheckExact(a.ptr()) ||
-           PyUnicode_CheckExact(a.ptr());
-}
-
-// What the checks of a call see of an argument: an option itself; the element and the shape of an ordinary tensor, as
-// bytes. Or nothing.
-nb::object form_of(nb::handle a, bool first) {
-    if (is_option(a)) return nb::borrow(a);
-    std::vector<int64_t> form;
-    const bool seen = is_ordinary(a, first, [&](const Array& array) {
-        form.push_back(int(array.element));
-        form.insert(form.end(), array.shape, array.shape + array.ndim);
-        return true;
-    });
-    return seen ? nb::object(nb::bytes(form.data(), form.size() * sizeof(int64_t))) : nb::object();
-}
-
-bool has_form(nb::handle a, nb::handle form, bool first) {
-    if (a.is(form)) return true;
-    if (!PyBytes_CheckExact(form.ptr()))
-        return Py_TYPE(a.ptr()) == Py_TYPE(form.ptr()) && PyObject_RichCompareBool(a.ptr(), form.ptr(), Py_EQ) == 1;
-    return is_ordinary(a, first, [&](const Array& array) {
-        const char* bytes = PyBytes_AS_STRING(form.ptr());
-        const int64_t element = int(array.element), sizes = array.ndim * int64_t(sizeof(int64_t));
-        return PyBytes_GET_SIZE(form.ptr()) == int64_t(sizeof element) + sizes &&
-               std::memcmp(bytes, &element, sizeof element) == 0 &&
-               (sizes == 0 || std::memcmp(bytes + sizeof element, array.shape, sizes) == 0);
-    });
-}
-
-// The forms of all arguments, in their order, and the names of the last; None if one has none, or if it is a tensor and
-// not one of those that a kernel takes.
-nb::object call_form(nb::tuple args, nb::dict kwargs, nb::tuple taken) {
-    nb::list forms, names;
-    const auto add = [&](nb::handle a) {
-        const bool fits =
-            is_option(a) || std::any_of(taken.begin(), taken.end(), [&](nb::handle b) { return a.is(b); });
-        const nb::object form = fits ? form_of(a, forms.size() == 0) : nb::object();
-        if (form) forms.append(form);
-        return bool(form);
-    };
-    for (nb::handle a : args)
-        if (!add(a)) return nb::none();
-    for (auto [name, a] : kwargs) {
-        names.append(name);
-        if (!add(a)) return nb::none();
-    }
-    return nb::make_tuple(nb::tuple(forms), nb::tuple(names));
-}
-
-// Of (form of a call, what was found) the second, for the first form that this call has; or None, also where something
-// follows the operations.
-nb::object find_call(nb::list calls, nb::tuple args, nb::dict kwargs) {
-    if (followed()) return nb::none();
-    const auto alike = [&](nb::handle forms, nb::handle names) {
-        const size_t positional = args.size();
-        if (nb::len(forms) != positional + kwargs.size() || nb::len(names) != kwargs.size()) return false;
-        for (size_t i = 0; i < positional; i++)
-            if (!has_form(args[i], PyTuple_GET_ITEM(forms.ptr(), i), i == 0)) return false;
-        PyObject *name, *a;
-        Py_ssize_t place = 0;
-        for (size_t i = 0; PyDict_Next(kwargs.ptr(), &place, &name, &a); i++)
-            if (name != PyTuple_GET_ITEM(names.ptr(), i) ||
-                !has_form(a, PyTuple_GET_ITEM(forms.ptr(), positional + i), positional + i == 0))
-                return false;
-        return true;
-    };
-    for (size_t i = 0; i < calls.size(); i++) {
-        const nb::object call = calls[i];
-        PyObject* form = PyTuple_GET_ITEM(call.ptr(), 0);
-        if (alike(PyTuple_GET_ITEM(form, 0), PyTuple_GET_ITEM(form, 1)))
-            return nb::borrow(PyTuple_GET_ITEM(call.ptr(), 1));
-    }
-    return nb::none();
-}
+namespace {
 
 // ---------------------------------------------------------------------------------------------- counting
 
@@ -855,10 +730,12 @@ NB_MODULE(_native, m) {
             use_torch_threads(reinterpret_cast<void*>(parallel), reinterpret_cast<void*>(number));
         },
         arg("parallel_for"), arg("get_num_threads"));
-    m.def("set_torch", set_torch, arg("types"), arg("followers"), arg("forward_ad"));
+    m.def("set_torch", set_torch, arg("side"));
     m.def("ordinary", ordinary);
     m.def("call_form", call_form, arg("args"), arg("kwargs"), arg("taken"));
-    m.def("find_call", find_call, arg("calls"), arg("args"), arg("kwargs"));
+    m.def("go_straight", go_straight, arg("function"), arg("ways"), arg("args"), arg("kwargs"), arg("watch").none());
+    tensors::define(m);
+    functions::define(m);
     m.def("is_one_number", is_one_number, arg("array"));
     m.def("advise_huge_pages", advise_huge_pages, arg("array"));
 }

@@ -23,6 +23,21 @@ def path(request, monkeypatch):
     return request.param
 
 
+@pytest.fixture
+def forward_passes(monkeypatch):
+    """Of Functions of the core: (what is called, its arguments with the context first), as they are called."""
+    from lossless._torch import eager
+
+    passes = []
+
+    def noted(name, forward):
+        return staticmethod(lambda *args: (passes.append((name, args)), forward(*args))[1])
+
+    for function in eager.IN_CORE if _kernels.native else ():
+        monkeypatch.setattr(function, "forward", noted(function.core, function.forward))
+    return passes
+
+
 def pytest_sessionfinish():
     """With LOSSLESS_RECORD, what was found becomes the record."""
     if ratchet.RECORDING and ratchet.found:

@@ -14,7 +14,6 @@ import lossless
 from lossless import losses
 from lossless._diagnose import watch
 from lossless._kernels import native, why
-from lossless._torch import kernels
 
 if native is None:
     pytest.skip(f"no kernels were built, and nothing goes straight to them: {why}", allow_module_level=True)
@@ -196,19 +195,16 @@ def test_a_loss_that_is_not_finite_is_looked_at(monkeypatch):
     assert caught[0].filename == __file__
 
 
-def test_a_loss_that_is_never_finite_is_computed_again_a_few_times_only(monkeypatch):
+def test_a_loss_that_is_never_finite_is_computed_again_a_few_times_only(monkeypatch, forward_passes):
     monkeypatch.setattr(watch, "level", "cheap")
     watch.forget()
-    runs = []
-    loss = kernels.class_loss
-    monkeypatch.setattr(kernels, "class_loss", lambda *args: runs.append(1) or loss(*args))
     x = X.clone()
     x[0] = torch.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(200):
             lossless.cross_entropy(x, Y)
-    assert len(runs) < 240
+    assert 200 <= len(forward_passes) < 240
 
 
 def test_an_alarm_of_another_thread_stops_nobody(monkeypatch, no_plans):

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from lossless import _check, _kernels
 from lossless._diagnose import watch
@@ -22,41 +22,46 @@ FORMS = 16
 """Of a function's calls that are remembered."""
 
 
+class Kernel(Protocol):
+    """A Function that computes a call."""
+
+    @staticmethod
+    def recorded(*args: Any) -> Any:
+        """So that autograd knows."""
+
+    @staticmethod
+    def forward(ctx: None, *args: Any) -> Any:
+        """Without autograd."""
+
+
 class _Call(threading.local):
     """The one under way on the long way."""
 
-    found: list[tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
+    found: list[tuple[type[Kernel], tuple[Any, ...], tuple[Any, ...]]] | None = None
 
 
 _call = _Call()
 
 
-def found(way: Callable[..., Any], *arrays: Any) -> None:
-    """Said by a backend: `way` is all there is to do, with these arrays."""
+def found(kernel: type[Kernel], arrays: tuple[Any, ...], rest: tuple[Any, ...]) -> None:
+    """Said by a backend: `kernel` of these arrays, and of the rest, is all there is to do."""
     if _call.found is not None:
-        _call.found.append((way, arrays))
+        _call.found.append((kernel, arrays, rest))
 
 
 def straight(function: Callable[P, T]) -> Callable[P, T]:
     """`function`, which remembers its ways."""
     ways: list[Any] = []
-    looked_at = function.__name__ in FAMILIES
+    looker = watch if function.__name__ in FAMILIES else None
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         torch, native = sys.modules.get("torch"), _kernels.native
-        if torch is None or native is None or torch.compiler.is_compiling():
+        if torch is None or native is None or torch.compiler.is_dynamo_compiling():
             return function(*args, **kwargs)
-        way = native.find_call(ways, args, kwargs)
-        if way is None:
+        result = native.go_straight(function, ways, args, kwargs, looker)
+        if result is NotImplemented:
             return _long_way(function, ways, args, kwargs)
-        if not looked_at:
-            return way(*args, **kwargs)  # type: ignore[no-any-return]
-        caller = sys._getframe(1)
-        if watch.passed_over(caller):
-            result: T = way(*args, **kwargs)
-            if not (watch.alarm and watch.heard(caller)):
-                return result
-        return function(*args, **kwargs)
+        return result  # type: ignore[no-any-return]
 
     watch.WRAPPERS.add(call.__code__)
     return wraps(function)(call)
@@ -68,30 +73,23 @@ def _long_way(function: Callable[..., T], ways: list[Any], args: tuple[Any, ...]
     try:
         result = function(*args, **kwargs)
         if len(_call.found) == 1 and _check.warnings_given() == said:
-            ((way, arrays),) = _call.found
-            form = _kernels.native.call_form(args, kwargs, arrays)
-            from_arguments = _from_arguments(way, arrays, args, kwargs)
-            if form is not None and from_arguments is not None:
+            ((kernel, arrays, rest),) = _call.found
+            form, places = _kernels.native.call_form(args, kwargs, arrays), _places(arrays, args, kwargs)
+            if form is not None and places is not None:
                 del ways[FORMS - 1 :]
-                ways.insert(0, (form, from_arguments))
+                ways.insert(0, (form, (kernel, places, rest)))
         return result
     finally:
         _call.found = outer
 
 
-def _from_arguments(
-    way: Callable[..., Any], arrays: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Callable[..., Any] | None:
-    """`way` of the arguments of a call like this one, if its first array is the first of them; others may be named."""
+def _places(arrays: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, ...] | None:
+    """Where the arrays are among the arguments, if the first is the first of them; others may be named."""
     given = 0
     while given < min(len(args), len(arrays)) and args[given] is arrays[given]:
         given += 1
-    if given == len(arrays):
-        return way
     names = [name for array in arrays[given:] for name, a in kwargs.items() if a is array]
-    if not given or len(names) != len(arrays) - given:
-        return None
-    return lambda *args, **kwargs: way(*args[:given], *(kwargs[name] for name in names))
+    return (*range(given), *names) if given and len(names) == len(arrays) - given else None
 
 
 watch.WRAPPERS.add(_long_way.__code__)

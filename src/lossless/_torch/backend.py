@@ -87,8 +87,7 @@ def _by_one_kernel(kernel: Any, arrays: tuple[Tensor | None, ...], *rest: Any) -
     """
     x, *others = (a for a in arrays if a is not None)
     if x.dtype not in HALVES:
-        missing = arrays[1 + len(others) :]
-        found(kernel.way(1 + len(others), *missing, *rest), x, *others)
+        found(kernel, (x, *others), (*arrays[1 + len(others) :], *rest))
     result: Tensor = kernel.call(*arrays, *rest)
     return result
 
@@ -148,14 +147,14 @@ def _index_error(plan: RowPlan, target: Tensor) -> Exception:
 
 def softmax(plan: RowPlan, x: Tensor) -> Tensor:
     if plan.is_moderate and ordinary(x):
-        return _by_one_kernel(eager.Softmax, (x,), plan.rows, plan.temperature)
+        return _by_one_kernel(eager.Softmax, (x,), plan)
     kernels = _row_kernels(plan, x)
     return kernels.softmax(x, plan) if kernels else _transform(differentiable.softmax, plan, x)
 
 
 def log_softmax(plan: RowPlan, x: Tensor) -> Tensor:
     if plan.is_moderate and ordinary(x):
-        return _by_one_kernel(eager.LogSoftmax, (x,), plan.rows, plan.temperature)
+        return _by_one_kernel(eager.LogSoftmax, (x,), plan)
     kernels = _row_kernels(plan, x)
     return kernels.log_softmax(x, plan) if kernels else _transform(differentiable.log_softmax, plan, x)
 

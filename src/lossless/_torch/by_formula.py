@@ -16,8 +16,8 @@ from lossless._torch import differentiable
 TRANSFORMS = {"softmax": differentiable.softmax_gradient, "log_softmax": differentiable.log_softmax_gradient}
 
 
-def transform(name: str, x: Tensor, rows: Rows, temperature: float, g: Tensor) -> Tensor:
-    return _rows_back(TRANSFORMS[name](_rows_last(x, rows), _rows_last(g, rows), temperature), x)
+def transform(name: str, x: Tensor, plan: RowPlan, g: Tensor) -> Tensor:
+    return _rows_back(TRANSFORMS[name](_rows_last(x, plan.rows), _rows_last(g, plan.rows), plan.temperature), x)
 
 
 def elementwise(functor: reference.Elementwise, x: Tensor, g: Tensor) -> Tensor:

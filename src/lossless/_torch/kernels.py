@@ -1,10 +1,10 @@
 """The compiled kernels on tensors: outputs allocated, labels that are no class named. No autograd, no dispatch.
 
-`eager` calls them straight, `operators` puts them into a compiler's graph. All tensors arrive contiguous in memory and,
-but for labels, of one dtype (class weights and priors: the kernels' accumulation dtype).
+`operators` puts them into a compiler's graph. All tensors arrive contiguous in memory and, but for labels, of one dtype
+(class weights and priors: the kernels' accumulation dtype). Those that small calls ask for are written in the core
+(`native/tensors.cpp`), where `eager` calls them without a frame of Python.
 """
 
-from math import nan
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from lossless._kernels import native
 from lossless._layout import Rows
 from lossless._plan import RowPlan
 from lossless._reduce import Reduction
-from lossless._torch.memory import empty_like
+from lossless._torch.memory import LARGE, empty_like
 from lossless._torch.modes import HALVES, in_memory
 from lossless.reference import Elementwise, Pointwise
 
@@ -48,11 +48,9 @@ def shared(g: Tensor) -> float | None:
 # ---------------------------------------------------------------- transforms
 
 
-def transform(name: str, x: Tensor, rows: Rows, temperature: float, state: Tensor | None = None) -> Tensor:
-    """`name`: "softmax" or "log_softmax"; a state is written for `transform_backward`."""
-    out = empty_like(x)
-    getattr(native, name)(x, *rows, out, temperature, state)
-    return out
+def transform(name: str, x: Tensor, plan: RowPlan) -> Tensor:
+    """`name`: "softmax" or "log_softmax"."""
+    return native.tensors.transform(name, x, plan)
 
 
 def result_serves(name: str, x: Tensor, temperature: float) -> bool:
@@ -60,14 +58,8 @@ def result_serves(name: str, x: Tensor, temperature: float) -> bool:
     return name == "softmax" and temperature == 1.0 and x.dtype not in HALVES
 
 
-def transform_backward(
-    name: str, x: Tensor, rows: Rows, temperature: float, g: Tensor, state: Tensor | None = None,
-    result: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    dx = empty_like(x)
-    extra = (state,) if result is None else (state, result)
-    getattr(native, name + "_backward")(x, *rows, in_memory(g), dx, temperature, *extra)
-    return dx
+def transform_backward(name: str, x: Tensor, plan: RowPlan, g: Tensor, result: Tensor | None) -> Tensor:
+    return native.tensors.transform_backward(name, x, plan, g, result)
 
 
 # ---------------------------------------------------------------- rows
@@ -103,7 +95,7 @@ def row_statistics(
 ) -> RowOutputs:  # fmt: skip
     out = row_outputs(x, target, prior, plan, entropy, unrounded)
     bad = native.row_statistics(x, *plan.rows, target, weight, prior, plan.ignore_index, *out, state, plan.temperature)
-    _raise_bad(bad, target, plan)
+    raise_bad(bad, target, plan)
     return out
 
 
@@ -120,30 +112,12 @@ def row_statistics_backward(
     return dx
 
 
-def entropy(x: Tensor, plan: RowPlan, state: Tensor | None, g: float | None) -> tuple[Tensor, Tensor | None]:
-    """(of each row; for an upstream gradient `g` of all rows the gradient)."""
-    out, dx = x.new_empty(plan.shape), None if g is None else empty_like(x)
-    native.entropy(x, *plan.rows, out, state, 1.0 if g is None else g, dx, plan.temperature)
-    return out, dx
-
-
 def class_loss(
-    x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float | None, state: Tensor | None,
-    g: float | None = None,
-) -> tuple[Tensor, float, Tensor | None]:  # fmt: skip
-    """(the loss, reduced and rounded; what a mean was divided by; for an upstream gradient `g` the gradient)."""
-    reduction = plan.reduction
-    loss = x.new_empty(plan.shape) if reduction == "none" else None
-    dx = None if g is None else empty_like(x)
-    bad, total, divisor = native.row_loss(
-        x, *plan.rows, target, weight, plan.ignore_index, plan.kernel_link, loss, state,
-        divisor if reduction == "mean" else 1.0, 1.0 if g is None else g, dx, plan.temperature,
-    )  # fmt: skip
-    if bad >= 0:
-        _raise_bad(bad, target, plan)
-    divisor = divisor or nan
-    watch.sound(total, divisor)
-    return scalar(total / divisor, x) if loss is None else loss, divisor, dx
+    x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, state: Tensor | None
+) -> tuple[Tensor, float]:
+    """(the loss, reduced and rounded; what a mean was divided by)."""
+    loss, divisor, _ = native.tensors.class_loss(x, target, weight, plan, None, state)
+    return loss, divisor
 
 
 def class_loss_backward(
@@ -151,32 +125,20 @@ def class_loss_backward(
     dx: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Into `dx`, which may have the memory of `x`."""
-    dx = empty_like(x) if dx is None else dx
-    native.row_loss_backward(
-        x, *plan.rows, target, weight, plan.ignore_index, plan.kernel_link, state, in_memory(g), divisor, dx,
-        plan.temperature,
-    )  # fmt: skip
-    return dx
+    return native.tensors.class_loss_backward(x, target, weight, state, plan, divisor, g, dx)
 
 
 def nll(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> tuple[Tensor, float]:
     """(of log-probabilities the loss, reduced and rounded; what a mean was divided by)."""
-    loss = x.new_empty(plan.shape) if plan.reduction == "none" else None
-    bad, total, weights = native.nll(x, *plan.rows, target, weight, plan.ignore_index, loss)
-    if bad >= 0:
-        _raise_bad(bad, target, plan)
-    divisor = 1.0 if plan.reduction != "mean" else weights or nan
-    watch.sound(total, divisor)
-    return scalar(total / divisor, x) if loss is None else loss, divisor
+    loss, divisor, _ = native.tensors.nll(x, target, weight, plan)
+    return loss, divisor
 
 
 def nll_backward(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float, g: Tensor) -> Tensor:
-    dx = empty_like(x)
-    native.nll_backward(dx, *plan.rows, target, weight, plan.ignore_index, in_memory(g), divisor)
-    return dx
+    return native.tensors.nll_backward(x, target, weight, plan, divisor, g)
 
 
-def _raise_bad(bad: int, target: Tensor | None, plan: RowPlan) -> None:
+def raise_bad(bad: int, target: Tensor | None, plan: RowPlan) -> None:
     """The error for labels that are no class, if `bad` is the number of a row."""
     if bad >= 0 and target is not None:
         labels = target.reshape(plan.shape).numpy()
@@ -188,21 +150,11 @@ def _raise_bad(bad: int, target: Tensor | None, plan: RowPlan) -> None:
 
 def pointwise(
     functor: Pointwise, x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None,
-    reduction: Reduction, divisor: float, g: float | None = None,
-) -> tuple[Tensor, float, Tensor | None]:  # fmt: skip
-    """(the loss, reduced and rounded; what it was divided by; for an upstream gradient `g` the gradient).
-
-    `divisor` is that of a mean.
-    """
-    loss = empty_like(x) if reduction == "none" else None
-    dx = None if g is None else empty_like(x)
-    divisor = 1.0 if reduction != "mean" else divisor or nan
-    total = native.pointwise(
-        functor.kernel, x, target, weight, pos_weight, functor.kernel_parameters, loss, 1.0 if g is None else g,
-        divisor, dx,
-    )  # fmt: skip
-    watch.sound(total, divisor)
-    return scalar(total / divisor, x) if loss is None else loss, divisor, dx
+    reduction: Reduction, divisor: float,
+) -> Tensor:  # fmt: skip
+    """The loss, reduced and rounded; `divisor` is that of a mean."""
+    loss, *_ = native.tensors.pointwise(functor, x, target, weight, pos_weight, reduction, divisor)
+    return loss
 
 
 def root_mean_square(squares: Pointwise, x: Tensor, target: Tensor) -> tuple[Tensor, float | None]:
@@ -222,9 +174,7 @@ def root_mean_square_backward(squares: Pointwise, x: Tensor, target: Tensor, roo
 
 
 def elementwise(functor: Elementwise, x: Tensor) -> Tensor:
-    out = empty_like(x)
-    native.pointwise(functor.kernel, x, None, None, None, functor.kernel_parameters, out, 1.0, 1.0, None)
-    return out
+    return native.tensors.elementwise(functor, x)
 
 
 def pointwise_backward(
@@ -232,8 +182,21 @@ def pointwise_backward(
     divisor: float, g: Tensor, dx: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Into `dx`, which may have the memory of `x`."""
-    dx = empty_like(x) if dx is None else dx
-    native.pointwise_backward(
-        functor.kernel, x, target, weight, pos_weight, functor.kernel_parameters, in_memory(g), divisor, dx
-    )
-    return dx
+    return native.tensors.pointwise_backward(functor, x, target, weight, pos_weight, divisor, g, dx)
+
+
+class _Side:
+    """What the core asks of here (`native/tensors.h`)."""
+
+    empty_like = empty_like
+    empty_state = empty_state
+    in_memory = in_memory
+    raise_bad = raise_bad
+    scalar = scalar
+    shared = shared
+    sound = watch.sound
+    LARGE = LARGE
+
+
+if native is not None:
+    native.tensors.set_kernels(_Side)

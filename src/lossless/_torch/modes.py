@@ -195,7 +195,17 @@ def share_threads() -> None:
     native.use_torch_threads(*(ctypes.cast(f, ctypes.c_void_p).value for f in functions))
 
 
+class _Side:
+    """What the core asks of PyTorch (`native/torch.h`)."""
+
+    plain_types = tuple(PLAIN)
+    watchers = _transforms_active, _dispatch_modes, _tracing_state
+    function_modes = _C._len_torch_function_stack
+    forward_ad = forward_ad
+    is_grad_enabled = torch.is_grad_enabled
+    empty_like = torch.empty_like
+
+
 if native is not None:
-    functions = _C._len_torch_function_stack, _transforms_active, _dispatch_modes, _tracing_state
-    native.set_torch(tuple(PLAIN), functions, forward_ad)
+    native.set_torch(_Side)
     share_threads()

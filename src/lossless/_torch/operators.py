@@ -81,14 +81,14 @@ def log_softmax(x: Tensor, plan: RowPlan) -> Tensor:
 
 
 def transform(name: str, x: Tensor, dim: int, temperature: MaybeTensor) -> Tensor:
-    return kernels.transform(name, in_memory(x), to_rows(x.shape, dim), _number(temperature))
+    return kernels.transform(name, in_memory(x), _row_plan(name, x, None, temperature, dim, None))
 
 
 def transform_backward(
     name: str, x: Tensor, dim: int, temperature: MaybeTensor, g: Tensor, result: MaybeTensor = None
 ) -> Tensor:
-    result, t = None if result is None else in_memory(result), _number(temperature)
-    return kernels.transform_backward(name, in_memory(x), to_rows(x.shape, dim), t, g, None, result)
+    plan, result = _row_plan(name, x, None, temperature, dim, None), None if result is None else in_memory(result)
+    return kernels.transform_backward(name, in_memory(x), plan, g, result)
 
 
 def _save_transform(ctx: Any, inputs: Any, output: Any) -> None:
@@ -100,7 +100,7 @@ def _save_transform(ctx: Any, inputs: Any, output: Any) -> None:
 def _transform_gradient(ctx: Any, g: Tensor) -> Any:
     x, temperature, result = ctx.saved_tensors
     if torch.is_grad_enabled():
-        dx = by_formula.transform(ctx.name, x, to_rows(x.shape, ctx.dim), _number(temperature), g)
+        dx = by_formula.transform(ctx.name, x, _row_plan(ctx.name, x, None, temperature, ctx.dim, None), g)
     else:
         dx = _transform_backward_op(ctx.name, x, ctx.dim, temperature, g, result)
     return None, dx, None, None
@@ -213,7 +213,7 @@ def class_loss_forward(
     plan = _row_plan(function, x, target, temperature, dim, ignore_index, smoothing, reduction, z_loss, gamma)
     x, target, weight = all_in_memory(x, target, weight)
     state = kernels.empty_state(x, plan.rows) if differentiated else None
-    loss, divisor, _ = kernels.class_loss(x, target, weight, plan, None, state)
+    loss, divisor = kernels.class_loss(x, target, weight, plan, state)
     return _none_as_empty(x, loss, torch.scalar_tensor(divisor, dtype=torch.float64), state)
 
 
@@ -343,7 +343,7 @@ def pointwise_forward(
     if target is None:
         return kernels.elementwise(functor, x)
     by = _count(x, divisor)
-    return kernels.pointwise(functor, x, target, weight, pos_weight, reduction, by)[0]  # type: ignore[arg-type]
+    return kernels.pointwise(functor, x, target, weight, pos_weight, reduction, by)  # type: ignore[arg-type]
 
 
 def _count(x: Tensor, divisor: Tensor | None) -> float:

@@ -1,0 +1,282 @@
+#include "tensors.h"
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+
+#include <cmath>
+
+namespace lossless::tensors {
+namespace {
+
+struct Side {
+    nb::handle empty_like, empty_state, in_memory, raise_bad, scalar, shared, sound;
+    int64_t large = 0; // bytes from which `empty_like` has memory to recycle
+} side;
+
+template <class T> T number(nb::handle object, const Name& attribute) { return nb::cast<T>(get(object, attribute)); }
+
+Reduction reduction_of(nb::handle name) {
+    const std::string text = nb::cast<std::string>(name);
+    return text == "none" ? Reduction::none : text == "mean" ? Reduction::mean : Reduction::sum;
+}
+
+const Name& kernel_name() {
+    static const Name name("kernel");
+    return name;
+}
+
+// `value` rounded to the dtype of x; infinite where it is too large.
+nb::object rounded(double value, nb::handle x) {
+    const Element element = Array(x, "x").element;
+    if (element != Element::f32 && element != Element::f64) return call(side.scalar, nb::float_(value), x);
+    // Allocated like another one: half the time of asking by keywords.
+    static nb::handle like[2];
+    nb::handle& model = like[element == Element::f64];
+    if (!model) model = call(side.scalar, nb::float_(0.0), x).release();
+    nb::object out = call(torch().empty_like, model);
+    const Array memory(out, "out");
+    if (element == Element::f32)
+        *memory.as<float>() = float(value);
+    else
+        *memory.as<double>() = value;
+    return out;
+}
+
+// The loss of a sum, or of each where these were written.
+nb::object loss_of(double total, double divisor, nb::handle each, nb::handle x) {
+    if (!(std::isfinite(total + divisor) && divisor != 0)) call(side.sound, nb::float_(total), nb::float_(divisor));
+    return each.is_none() ? rounded(total / divisor, x) : nb::borrow(each);
+}
+
+double or_nan(double divisor) { return divisor == 0 ? std::nan("") : divisor; }
+
+nb::object empty_rows(nb::handle x, const RowForm& form) {
+    static const Name new_empty("new_empty");
+    return call_method(x, new_empty, form.shape);
+}
+
+void raise_bad(int64_t bad, nb::handle target, const RowForm& form) {
+    if (bad >= 0) call(side.raise_bad, nb::int_(bad), target, form.plan);
+}
+
+} // namespace
+
+void set_kernels(nb::handle given) {
+    const auto of = [&](const char* name) { return get(given, Name(name)).release(); }; // kept for good
+    side = {of("empty_like"), of("empty_state"), of("in_memory"), of("raise_bad"),
+            of("scalar"),     of("shared"),      of("sound"),     nb::cast<int64_t>(get(given, Name("LARGE")))};
+}
+
+RowForm::RowForm(nb::handle of) : plan(nb::borrow(of)) {
+    static const Name rows_("rows"), shape_("shape"), ignore_index_("ignore_index"), kernel_link("kernel_link"),
+        temperature_("temperature"), reduction_("reduction"), inplace_("inplace");
+    rows = get(of, rows_);
+    shape = get(of, shape_);
+    std::tie(outer, classes, inner) = nb::cast<std::tuple<int64_t, int64_t, int64_t>>(rows);
+    ignore_index = number<std::optional<int64_t>>(of, ignore_index_);
+    const nb::object given = get(of, kernel_link); // statistics have none
+    link = given.is_none() ? Link{1, 0, 0, 0} : nb::cast<Link>(given);
+    temperature = number<double>(of, temperature_);
+    reduction = reduction_of(get(of, reduction_));
+    inplace = is_true(get(of, inplace_));
+}
+
+ElementForm::ElementForm(nb::handle functor, nb::handle reduction_) {
+    static const Name kernel_parameters("kernel_parameters");
+    kernel = number<std::string>(functor, kernel_name());
+    parameters = number<std::tuple<double, double>>(functor, kernel_parameters);
+    reduction = reduction_of(reduction_);
+    inplace = false;
+}
+
+ElementForm::ElementForm(nb::handle of) : ElementForm(get(of, Name("loss")), get(of, Name("reduction"))) {
+    plan = nb::borrow(of);
+    inplace = is_true(get(of, Name("inplace")));
+}
+
+nb::object empty_like(nb::handle x) {
+    return call(Array(x, "x").bytes() < side.large ? torch().empty_like : side.empty_like, x);
+}
+
+nb::object empty_state(nb::handle x, const RowForm& form) { return call(side.empty_state, x, form.rows); }
+
+nb::object in_memory(nb::handle tensor) {
+    static const Name is_contiguous("is_contiguous");
+    if (call_method(tensor, is_contiguous).is(Py_True) && !is_negated(tensor)) return nb::borrow(tensor);
+    return call(side.in_memory, tensor);
+}
+
+MaybeNumber shared(nb::handle g) {
+    static const Name ndim("ndim");
+    if (PyLong_AsLong(get(g, ndim).ptr()) == 0 && !is_negated(g)) {
+        const Array array(g, "g");
+        if (array.element == Element::f32) return *array.as<float>();
+        if (array.element == Element::f64) return *array.as<double>();
+    }
+    return nb::cast<MaybeNumber>(call(side.shared, g));
+}
+
+// ---------------------------------------------------------------------------------------------- transforms
+
+nb::object transform(bool log, nb::handle x, const RowForm& form, nb::handle state) {
+    nb::object out = empty_like(x);
+    (log ? lossless::log_softmax : lossless::softmax)(x, form.outer, form.classes, form.inner, out, form.temperature,
+                                                      state);
+    return out;
+}
+
+nb::object transform_backward(bool log, nb::handle x, const RowForm& form, nb::handle g, nb::handle state,
+                              nb::handle result) {
+    const nb::object upstream = in_memory(g);
+    nb::object dx = empty_like(x);
+    if (log)
+        lossless::log_softmax_backward(x, form.outer, form.classes, form.inner, upstream, dx, form.temperature, state);
+    else
+        lossless::softmax_backward(x, form.outer, form.classes, form.inner, upstream, dx, form.temperature, state,
+                                   result);
+    return dx;
+}
+
+// ---------------------------------------------------------------------------------------------- rows
+
+Computed entropy(nb::handle x, const RowForm& form, nb::handle state, MaybeNumber g) {
+    Computed out = {empty_rows(x, form), 1, g ? empty_like(x) : nb::none()};
+    lossless::entropy(x, form.outer, form.classes, form.inner, out.loss, state, g.value_or(1), out.dx,
+                      form.temperature);
+    return out;
+}
+
+nb::object entropy_backward(nb::handle x, const RowForm& form, nb::handle state, nb::handle g) {
+    const nb::object upstream = in_memory(g);
+    nb::object dx = empty_like(x);
+    lossless::row_statistics_backward(x, form.outer, form.classes, form.inner, NONE, NONE, NONE, std::nullopt, state,
+                                      NONE, NONE, upstream, NONE, dx, form.temperature);
+    return dx;
+}
+
+Computed class_loss(nb::handle x, nb::handle target, nb::handle weight, const RowForm& form, MaybeNumber divisor,
+                    nb::handle state, MaybeNumber g) {
+    const nb::object each = form.reduction == Reduction::none ? empty_rows(x, form) : nb::none();
+    nb::object dx = g ? empty_like(x) : nb::none();
+    const auto [bad, total, by] = lossless::row_loss(
+        x, form.outer, form.classes, form.inner, target, weight, form.ignore_index, form.link, each, state,
+        form.reduction == Reduction::mean ? divisor : 1.0, g.value_or(1), dx, form.temperature);
+    raise_bad(bad, target, form);
+    return {loss_of(total, or_nan(by), each, x), or_nan(by), std::move(dx)};
+}
+
+nb::object class_loss_backward(nb::handle x, nb::handle target, nb::handle weight, nb::handle state,
+                               const RowForm& form, double divisor, nb::handle g, nb::handle dx) {
+    const nb::object upstream = in_memory(g);
+    nb::object out = dx.is_none() ? empty_like(x) : nb::borrow(dx);
+    lossless::row_loss_backward(x, form.outer, form.classes, form.inner, target, weight, form.ignore_index, form.link,
+                                state, upstream, divisor, out, form.temperature);
+    return out;
+}
+
+Computed nll(nb::handle x, nb::handle target, nb::handle weight, const RowForm& form) {
+    const nb::object each = form.reduction == Reduction::none ? empty_rows(x, form) : nb::none();
+    const auto [bad, total, weights] =
+        lossless::nll(x, form.outer, form.classes, form.inner, target, weight, form.ignore_index, each);
+    raise_bad(bad, target, form);
+    const double divisor = form.reduction == Reduction::mean ? or_nan(weights) : 1;
+    return {loss_of(total, divisor, each, x), divisor, nb::none()};
+}
+
+nb::object nll_backward(nb::handle x, nb::handle target, nb::handle weight, const RowForm& form, double divisor,
+                        nb::handle g) {
+    const nb::object upstream = in_memory(g);
+    nb::object dx = empty_like(x);
+    lossless::nll_backward(dx, form.outer, form.classes, form.inner, target, weight, form.ignore_index, upstream,
+                           divisor);
+    return dx;
+}
+
+// ---------------------------------------------------------------------------------------------- single numbers
+
+Computed pointwise(nb::handle x, nb::handle target, nb::handle weight, nb::handle pos_weight, const ElementForm& form,
+                   double divisor, MaybeNumber g) {
+    const nb::object each = form.reduction == Reduction::none ? empty_like(x) : nb::none();
+    nb::object dx = g ? empty_like(x) : nb::none();
+    divisor = form.reduction == Reduction::mean ? or_nan(divisor) : 1;
+    const double total = lossless::pointwise(form.kernel, x, target, weight, pos_weight, form.parameters, each,
+                                             g.value_or(1), divisor, dx);
+    return {loss_of(total, divisor, each, x), divisor, std::move(dx)};
+}
+
+nb::object elementwise(nb::handle x, const ElementForm& form) {
+    nb::object out = empty_like(x);
+    lossless::pointwise(form.kernel, x, NONE, NONE, NONE, form.parameters, out, 1, 1, NONE);
+    return out;
+}
+
+nb::object pointwise_backward(nb::handle x, nb::handle target, nb::handle weight, nb::handle pos_weight,
+                              const ElementForm& form, double divisor, nb::handle g, nb::handle dx) {
+    const nb::object upstream = in_memory(g);
+    nb::object out = dx.is_none() ? empty_like(x) : nb::borrow(dx);
+    lossless::pointwise_backward(form.kernel, x, target, weight, pos_weight, form.parameters, upstream, divisor, out);
+    return out;
+}
+
+// ---------------------------------------------------------------------------------------------- from Python
+
+void define(nb::module_& parent) {
+    using H = nb::handle;
+    using nb::arg;
+    nb::module_ m = parent.def_submodule("tensors");
+    m.def("set_kernels", set_kernels, arg("kernels"));
+    m.def(
+        "transform",
+        [](const std::string& name, H x, H plan) { return transform(name == "log_softmax", x, RowForm(plan), NONE); },
+        arg("name"), arg("x"), arg("plan"));
+    m.def(
+        "transform_backward",
+        [](const std::string& name, H x, H plan, H g, H result) {
+            return transform_backward(name == "log_softmax", x, RowForm(plan), g, NONE, result);
+        },
+        arg("name"), arg("x"), arg("plan"), arg("g"), arg("result").none());
+    m.def(
+        "class_loss",
+        [](H x, H target, H weight, H plan, MaybeNumber divisor, H state) {
+            return class_loss(x, target, weight, RowForm(plan), divisor, state, std::nullopt).as_tuple();
+        },
+        arg("x"), arg("target"), arg("weight").none(), arg("plan"), arg("divisor").none(), arg("state").none());
+    m.def(
+        "class_loss_backward",
+        [](H x, H target, H weight, H state, H plan, double divisor, H g, H dx) {
+            return class_loss_backward(x, target, weight, state, RowForm(plan), divisor, g, dx);
+        },
+        arg("x"), arg("target"), arg("weight").none(), arg("state"), arg("plan"), arg("divisor"), arg("g"),
+        arg("dx").none());
+    m.def(
+        "nll", [](H x, H target, H weight, H plan) { return nll(x, target, weight, RowForm(plan)).as_tuple(); },
+        arg("x"), arg("target"), arg("weight").none(), arg("plan"));
+    m.def(
+        "nll_backward",
+        [](H x, H target, H weight, H plan, double divisor, H g) {
+            return nll_backward(x, target, weight, RowForm(plan), divisor, g);
+        },
+        arg("x"), arg("target"), arg("weight").none(), arg("plan"), arg("divisor"), arg("g"));
+    m.def(
+        "pointwise",
+        [](H functor, H x, H target, H weight, H pos_weight, H reduction, double divisor) {
+            return pointwise(x, target, weight, pos_weight, ElementForm(functor, reduction), divisor, std::nullopt)
+                .as_tuple();
+        },
+        arg("functor"), arg("x"), arg("target"), arg("weight").none(), arg("pos_weight").none(), arg("reduction"),
+        arg("divisor"));
+    m.def(
+        "elementwise", [](H functor, H x) { return elementwise(x, ElementForm(functor, nb::str("none"))); },
+        arg("functor"), arg("x"));
+    m.def(
+        "pointwise_backward",
+        [](H functor, H x, H target, H weight, H pos_weight, double divisor, H g, H dx) {
+            return pointwise_backward(x, target, weight, pos_weight, ElementForm(functor, nb::str("none")), divisor, g,
+                                      dx);
+        },
+        arg("functor"), arg("x"), arg("target").none(), arg("weight").none(), arg("pos_weight").none(), arg("divisor"),
+        arg("g"), arg("dx").none());
+}
+
+} // namespace lossless::tensors

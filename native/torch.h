@@ -1,0 +1,91 @@
+// What the core asks of PyTorch by its Python functions, which `set_torch` binds once it is loaded: no header of
+// PyTorch is needed, so one build serves every version of it.
+#pragma once
+
+#include "array.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace lossless {
+
+// ---------------------------------------------------------------------------------------------- Python objects
+
+// Of an attribute, a method or a keyword.
+struct Name {
+    nb::handle text;
+    explicit Name(const char* name) : text(PyUnicode_InternFromString(name)) {}
+};
+
+// A new reference, or the Python error that came instead of it.
+inline nb::object got(PyObject* object) {
+    if (!object) nb::raise_python_error();
+    return nb::steal(object);
+}
+
+inline nb::object get(nb::handle object, const Name& attribute) {
+    return got(PyObject_GetAttr(object.ptr(), attribute.text.ptr()));
+}
+
+inline void set(nb::handle object, const Name& attribute, nb::handle value) {
+    if (PyObject_SetAttr(object.ptr(), attribute.text.ptr(), value.ptr())) nb::raise_python_error();
+}
+
+template <class... A> nb::object call(nb::handle function, const A&... arguments) {
+    PyObject* given[] = {nullptr, arguments.ptr()...};
+    return got(PyObject_Vectorcall(function.ptr(), given + 1, sizeof...(A) | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+}
+
+template <class... A> nb::object call_method(nb::handle object, const Name& method, const A&... arguments) {
+    PyObject* given[] = {nullptr, object.ptr(), arguments.ptr()...};
+    return got(PyObject_VectorcallMethod(method.text.ptr(), given + 1,
+                                         (sizeof...(A) + 1) | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+}
+
+inline bool is_true(nb::handle object) {
+    const int truth = PyObject_IsTrue(object.ptr());
+    if (truth < 0) nb::raise_python_error();
+    return truth;
+}
+
+// ---------------------------------------------------------------------------------------------- PyTorch
+
+// The attributes of what `set_torch` is given, in `_torch/modes.py`.
+struct Torch {
+    std::vector<nb::handle> plain_types; // of tensors that are no subclasses
+    std::vector<nb::handle> watchers;    // functions: does something follow PyTorch's operations?
+    nb::handle function_modes;           // a function: how many of them are there, which see calls of functions alone
+    nb::handle forward_ad;               // a module, which knows the level of forward mode
+    nb::handle is_grad_enabled, empty_like;
+};
+
+Torch& torch(); // nothing in it before `set_torch`
+void set_torch(nb::handle side);
+
+// Whether a transform, a tracer, or a dispatch mode follows the operations.
+bool watched();
+// Whether one of these does, or sees the calls of functions, or tensors may carry tangents.
+bool followed();
+
+inline bool grad_enabled() { return call(torch().is_grad_enabled).is(Py_True); }
+
+// Whether a negation is still to come.
+bool is_negated(nb::handle tensor);
+bool requires_grad(nb::handle tensor);
+
+// Whether `t` is an ordinary tensor of which `see` says yes: of one of the plain types and not of a subclass, dense and
+// contiguous in this memory, without a negation that is still to come, and with no gradient to be found unless it is
+// the first of its call.
+template <class F> bool is_ordinary(nb::handle t, bool first, F see) {
+    const auto& types = torch().plain_types;
+    const nb::handle type((PyObject*)Py_TYPE(t.ptr()));
+    if (std::none_of(types.begin(), types.end(), [&](nb::handle plain) { return plain.is(type); })) return false;
+    try {
+        const Array array(t, "tensor");
+        return see(array) && !is_negated(t) && (first || !requires_grad(t));
+    } catch (const std::exception&) {
+        return false;
+    }
+}
+
+} // namespace lossless
