@@ -113,8 +113,9 @@ nb::object go_straight(nb::handle function, nb::list ways, nb::tuple args, nb::d
     }
     if (!way) return nb::borrow(Py_NotImplemented);
     if (watch.is_none()) return by_kernel(way, args, kwargs);
-    const nb::object caller = got((PyObject*)PyFrame_GetBack(PyEval_GetFrame()));
-    if (is_true(call_method(watch, passed_over, caller))) {
+    PyFrameObject* frame = PyEval_GetFrame();
+    const nb::object caller = nb::steal(frame ? (PyObject*)PyFrame_GetBack(frame) : nullptr);
+    if (caller && is_true(call_method(watch, passed_over, caller))) { // a thread's first frame has no caller
         const nb::object result = by_kernel(way, args, kwargs);
         if (!is_true(get(watch, alarm)) || !is_true(call_method(watch, heard, caller))) return result;
     }

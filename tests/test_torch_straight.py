@@ -1,6 +1,8 @@
 """A call like one before skips the checks, and nobody can tell but by the time."""
 
+import _thread
 import threading
+import time
 import warnings
 
 import pytest
@@ -218,6 +220,18 @@ def test_an_alarm_of_another_thread_stops_nobody(monkeypatch, no_plans):
     monkeypatch.setattr(watch, "alarm", -1)
     no_plans()
     calls[0]()
+
+
+def test_a_thread_may_begin_with_a_call(monkeypatch):
+    errors, before = [], _thread._count()
+    monkeypatch.setattr(watch, "level", "cheap")
+    monkeypatch.setattr("sys.unraisablehook", errors.append)
+    for _ in range(3):
+        lossless.cross_entropy(X, Y)
+        _thread.start_new_thread(lossless.cross_entropy, (X, Y))
+        while _thread._count() > before:
+            time.sleep(0.001)
+    assert not errors
 
 
 def test_who_follows_the_operations_sees_them():
