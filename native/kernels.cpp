@@ -739,24 +739,90 @@ template <class T> Pack<T> logits_of(const RowProblem& p, const RowsTransposed<T
     return load(lanes);
 }
 
+// Whether slopes of this size go without a unit of their own.
+template <class T> LOSSLESS_INLINE Mask<T> is_moderate(Pack<T> most) {
+    return (most < broadcast(T(0x1p40))) & ((most > broadcast(T(0x1p-40))) | (most == broadcast(T(0))));
+}
+
+template <class T> constexpr double LEAST_NORMAL = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
+
+// dx_j = p_j (g_j - sum_i p_i g_i / sum_i p_i) of floats p and g, whose products f64 holds exactly: their sum is off by
+// a few 2^-53 of the largest slope. Where no slope is nearer to the mean than 2^-24 of that, it is better than a mean
+// of rounded differences. Into `again`: the rows where one is (the top of a confident row, equal slopes), or which are
+// not ordinary; whether there are any.
+template <class Rows> bool write_at_once(Group& g, Rows& rows, Column& again) {
+    Column sum, size;
+    Mean mean;
+    bool any_again = false;
+    const Pack<float> zero = broadcast(0.0f), one = broadcast(1.0f);
+    rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+        using View = std::remove_cvref_t<decltype(view)>;
+        const float *const probabilities = data.x, *const cotangent = data.cotangent;
+        float* const out = data.out;
+        typename View::Total all(view), slopes(view);
+        Most<View> most;
+        Least<View> least;
+        view.each([&](Block b) __attribute__((always_inline)) {
+            view.fetch(probabilities, b, data.ahead);
+            view.fetch(cotangent, b, data.ahead);
+            view.fetch(out, b);
+            const Pack<double> q = view.wide(probabilities, b);
+            all.add(b, q);
+            slopes.add_product(b, q, view.wide(cotangent, b));
+            most.add(abs(view.load(cotangent, b, 0.0f)));
+            least.add(view.load(probabilities, b, 1.0f));
+        });
+        view.put(g.all, all.value());
+        view.put(sum, slopes.value());
+        view.put(size, most.value());
+        const auto lost = (least.value() < broadcast(float(LEAST_NORMAL<float>))) & (most.value() > broadcast(0.5f));
+        view.put(again, select(lost | ~is_moderate(most.value()), one, zero));
+    });
+    by_sixteens(g, [&](int r) { mean.put<float>(r, load(sum + r) / load(g.all + r)); });
+    rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+        const Pack<float> mean_high = view.get(mean.high), mean_low = view.get(mean.low);
+        const float *const probabilities = data.x, *const cotangent = data.cotangent;
+        float* const out = data.out;
+        Least<std::remove_cvref_t<decltype(view)>> nearest;
+        view.each([&](Block b) __attribute__((always_inline)) {
+            const Pack<float> slope = (view.load(cotangent, b, float(INF)) - mean_high) - mean_low;
+            nearest.add(abs(slope));
+            view.store(out, b, slope * view.load(probabilities, b, 0.0f));
+        });
+        const auto far = nearest.value() > view.get(size) * broadcast(0x1p-24f);
+        const auto asked = (view.get(again) == one) | ~far;
+        view.put(again, select(asked, one, zero));
+        any_again |= any(asked);
+    });
+    return any_again;
+}
+
 // The same of the probabilities as they were rounded, without exponentials. One below the least normal number has lost
 // digits, or all of them (but not where its logit is so far from the largest, or -inf, that it has none). It shows
 // where a large cotangent meets it, or where many of them are all that the mean consists of: such rows are made of
 // their logits, as are those whose cotangents want a unit of their own. What is decided for a row looks at that row
-// alone, so that its bits do not hang on others.
-template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    constexpr double LEAST = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
+// alone, so that its bits do not hang on others. `at_once`: first all without the largest class, then some again.
+template <class T, bool at_once>
+int64_t softmax_backward_of_result(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+    constexpr double LEAST = LEAST_NORMAL<T>;
     constexpr double REACH = sizeof(T) == 4 ? 133 : 754;       // the exponentials of logits further below are 0
     constexpr double LIFT = sizeof(T) == 4 ? 0x1p64 : 0x1p512; // so that a product of small factors is no denormal
     RowProblem of_result = p, of_logits = p;
     of_result.x = p.result;
     of_logits.result = nullptr;
-    Column at_top = {}, sum = {}, from_logits = {}, doubtful = {}, top_logit = {};
+    Column at_top = {}, sum = {}, from_logits = {}, doubtful = {}, top_logit = {}, again = {};
     Mean mean;
     int64_t failed = -1;
     const int64_t bad = over_rows<T>(of_result, begin, end, Passes::several, [&](Group& g, auto& rows) {
         bool any_doubtful = false, any_from_logits = false;
+        if constexpr (at_once)
+            if (!write_at_once(g, rows, again)) return rows.close(g);
+        const auto asked = [&](const auto& view) __attribute__((always_inline)) {
+            const Pack<T> zero = broadcast(T(0));
+            return at_once ? view.get(again) != zero : zero == zero;
+        };
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            if (at_once && !any(asked(view))) return;
             const auto largest = view.first_largest(
                 [&](Block b) __attribute__((always_inline)) { return view.load(data.x, b, T(-INF)); });
             view.put_class(g.largest, largest.at);
@@ -765,6 +831,9 @@ template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             using View = std::remove_cvref_t<decltype(view)>;
             const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1));
+            view.put(from_logits, zero);
+            view.put(doubtful, zero);
+            if (at_once && !any(asked(view))) return;
             const Pack<T> lift = broadcast(T(LIFT)), top = zero - view.get(at_top) * lift;
             const T fill = T(at_top[view.row]); // beyond the last class: no slope of its own
             const auto *const probabilities = data.x, *const cotangent = data.cotangent;
@@ -786,12 +855,12 @@ template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64
             const Pack<T> most = size.value(), least = zero - below.value();
             const auto would_show = (abs(view.get(sum)) < most * broadcast(T(8 * LEAST * LIFT * double(p.classes)))) |
                                     (most > broadcast(T(0.5)));
-            const auto moderate = (most < broadcast(T(0x1p40))) & ((most > broadcast(T(0x1p-40))) | (most == zero));
-            const auto doubt = moderate & would_show & (least < broadcast(T(LEAST)));
-            view.put(from_logits, select(moderate, zero, one));
+            const auto extreme = asked(view) & ~is_moderate(most);
+            const auto doubt = asked(view) & is_moderate(most) & would_show & (least < broadcast(T(LEAST)));
+            view.put(from_logits, select(extreme, one, zero));
             view.put(doubtful, select(doubt, one, zero));
             any_doubtful |= any(doubt);
-            any_from_logits |= any(doubt | ~moderate);
+            any_from_logits |= any(doubt | extreme);
         });
         for (int i = 0; any_doubtful && i < g.rows; i++)
             if (doubtful[i] != 0)
@@ -814,12 +883,14 @@ template <class T> int64_t softmax_backward_of_result(const RowProblem& p, int64
         // Over the sum of the rounded probabilities: those of equal logits are all off the same way.
         by_sixteens(g, [&](int r) { mean.put<T>(r, load(sum + r) * broadcast(1 / LIFT) / load(g.all + r)); });
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+            if (at_once && !any(asked(view))) return;
             const Pack<T> top = view.get(at_top), mean_high = view.get(mean.high), mean_low = view.get(mean.low);
             const auto *const probabilities = data.x, *const cotangent = data.cotangent;
             auto* const out = data.out;
             view.each([&](Block b) __attribute__((always_inline)) {
                 const Pack<T> slope = ((view.load(cotangent, b, T(0)) - top) - mean_high) - mean_low;
-                view.store(out, b, slope * view.load(probabilities, b, T(0)));
+                const Pack<T> dx = slope * view.load(probabilities, b, T(0));
+                view.store(out, b, at_once ? select(asked(view), dx, view.load(out, b, T(0))) : dx);
             });
         });
         rows.close(g);
@@ -944,9 +1015,11 @@ int64_t log_softmax_any(const RowProblem& p, int64_t chunk, int64_t begin, int64
     return by_dtype(p.dtype, [&](auto d) { return log_softmax<decltype(d)>(p, chunk, begin, end); });
 }
 int64_t softmax_backward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    if (p.result)
-        return (p.dtype == lossless::DType::f32 ? softmax_backward_of_result<float>
-                                                : softmax_backward_of_result<double>)(p, chunk, begin, end);
+    if (p.result && p.dtype == lossless::DType::f64)
+        return softmax_backward_of_result<double, false>(p, chunk, begin, end);
+    if (p.result) // few classes are rows side by side, which would all wait for one that is done again
+        return (p.classes > ROW_LANES_CLASSES ? softmax_backward_of_result<float, true>
+                                              : softmax_backward_of_result<float, false>)(p, chunk, begin, end);
     return by_dtype(p.dtype, [&](auto d) { return softmax_backward<decltype(d)>(p, chunk, begin, end); });
 }
 

@@ -330,6 +330,32 @@ template <class T, int W> LOSSLESS_INLINE Pack<T, W> max(Pack<T, W> a, Pack<T, W
     }
 }
 
+// The smaller lane; where b is NaN the result is b, where only a is NaN it is b too (as for max).
+template <class T, int W> LOSSLESS_INLINE Pack<T, W> min(Pack<T, W> a, Pack<T, W> b) {
+    if constexpr (!Pack<T, W>::fits) {
+        return {min(a.lo, b.lo), min(a.hi, b.hi)};
+    } else {
+#if defined(__AVX512F__)
+        if constexpr (sizeof(T) == 4)
+            return {_mm512_min_ps(a.v, b.v)};
+        else
+            return {_mm512_min_pd(a.v, b.v)};
+#elif defined(__AVX2__)
+        if constexpr (sizeof(T) == 4)
+            return {_mm256_min_ps(a.v, b.v)};
+        else
+            return {_mm256_min_pd(a.v, b.v)};
+#elif defined(__x86_64__)
+        if constexpr (sizeof(T) == 4)
+            return {_mm_min_ps(a.v, b.v)};
+        else
+            return {_mm_min_pd(a.v, b.v)};
+#else
+        return {(a.v < b.v) ? a.v : b.v};
+#endif
+    }
+}
+
 // One bit a lane: where a == b.
 template <class T, int W> LOSSLESS_INLINE uint32_t equal_bits(Pack<T, W> a, Pack<T, W> b) {
     if constexpr (!Pack<T, W>::fits) {
@@ -555,6 +581,23 @@ template <int W> LOSSLESS_INLINE void narrow_bf16(uint16_t* y, Pack<float, W> a)
     }
 }
 LOSSLESS_INLINE void store_data(BF16* y, Pack<float> a) { narrow_bf16(&y->bits, a); }
+
+// 16 floats in f64, each register from memory: taking them out of a register of floats costs more.
+template <int W = LANES> LOSSLESS_INLINE Pack<double, W> load_wide(const float* x) {
+    if constexpr (!Pack<double, W>::fits) {
+        return {load_wide<W / 2>(x), load_wide<W / 2>(x + W / 2)};
+    } else {
+#if defined(__AVX512F__)
+        return {_mm512_cvtps_pd(_mm256_loadu_ps(x))};
+#elif defined(__AVX2__)
+        return {_mm256_cvtps_pd(_mm_loadu_ps(x))};
+#else
+        Pack<double, W> out;
+        for (int i = 0; i < W; i++) out.v[i] = x[i];
+        return out;
+#endif
+    }
+}
 
 // The first n < 16 of them; the other lanes hold `fill`.
 template <class D> LOSSLESS_INLINE Pack<Compute<D>> load_part(const D* x, int n, Compute<D> fill) {

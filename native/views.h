@@ -42,6 +42,7 @@ template <> struct Sum<float> {
     explicit LOSSLESS_INLINE_MEMBER Sum(Pack<double> first) : high(broadcast(0.0) + first) {}
     LOSSLESS_INLINE_MEMBER void add(Pack<float> term) { high = high + to_f64(term); }
     LOSSLESS_INLINE_MEMBER void add(Pack<double> term) { high = high + term; }
+    LOSSLESS_INLINE_MEMBER void add_product(Pack<double> a, Pack<double> b) { high = fma(a, b, high); }
     LOSSLESS_INLINE_MEMBER void add(const Sum& other) { high = high + other.high; }
     LOSSLESS_INLINE_MEMBER Pack<double> value() const { return high; }
 };
@@ -101,6 +102,15 @@ template <class View> struct Most {
     LOSSLESS_INLINE_MEMBER Pack<T> value() const { return View::in_all_lanes(lanes); }
 };
 
+// The smallest of what is added.
+template <class View> struct Least {
+    using T = typename View::T;
+    Pack<T> lanes;
+    LOSSLESS_INLINE_MEMBER Least() : lanes(broadcast(T(INF))) {}
+    LOSSLESS_INLINE_MEMBER void add(Pack<T> value) { lanes = min(value, lanes); }
+    LOSSLESS_INLINE_MEMBER Pack<T> value() const { return View::least_of_lanes(lanes); }
+};
+
 // Stands for the total of what nobody asked for.
 struct NoTotal {
     template <class View> explicit LOSSLESS_INLINE_MEMBER NoTotal(const View&) {}
@@ -154,6 +164,10 @@ template <class D> struct ClassLanes {
                 return Class{j + __builtin_ctz(bits)};
         return Class{0};
     }
+    // Floats in f64, 0 beyond the last class.
+    LOSSLESS_INLINE_MEMBER Pack<double> wide(const float* source, Block b) const {
+        return b.lanes == LANES ? load_wide(source + b.j) : to_f64(load_part(source + b.j, b.lanes, 0.0f));
+    }
     LOSSLESS_INLINE_MEMBER Pack<T> load_class(const T* source, Block b) const {
         return b.lanes == LANES ? ::load(source + b.j) : load_part(source + b.j, b.lanes, T(0));
     }
@@ -178,7 +192,8 @@ template <class D> struct ClassLanes {
     template <class Lanes> struct TotalOf {
         Lanes lanes;
         explicit LOSSLESS_INLINE_MEMBER TotalOf(const ClassLanes&) : lanes(broadcast(T(0))) {}
-        LOSSLESS_INLINE_MEMBER void add(Block, Pack<T> term) { lanes.add(term); }
+        template <class U> LOSSLESS_INLINE_MEMBER void add(Block, Pack<U> term) { lanes.add(term); }
+        LOSSLESS_INLINE_MEMBER void add_product(Block, Pack<double> a, Pack<double> b) { lanes.add_product(a, b); }
         LOSSLESS_INLINE_MEMBER double value() const { return sum_lanes(lanes); }
     };
     using Total = TotalOf<Sum<T>>;
@@ -186,6 +201,9 @@ template <class D> struct ClassLanes {
     // The largest of the lanes, which all belong to the row.
     static LOSSLESS_INLINE_MEMBER Pack<T> in_all_lanes(Pack<T> a) {
         return broadcast(fold(a, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; }));
+    }
+    static LOSSLESS_INLINE_MEMBER Pack<T> least_of_lanes(Pack<T> a) {
+        return broadcast(fold(a, [](auto a, auto b) __attribute__((always_inline)) { return a < b ? a : b; }));
     }
     // A class of the row by its index; -1 is none.
     struct Class {
@@ -238,6 +256,9 @@ template <class C> struct RowLanes {
         for (int64_t j = 0; j < classes; j++) f(Block{j, 1});
     }
     LOSSLESS_INLINE_MEMBER Pack<T> load(const T* scratch, Block b, T) const { return ::load(scratch + b.j * LANES); }
+    LOSSLESS_INLINE_MEMBER Pack<double> wide(const float* scratch, Block b) const {
+        return load_wide(scratch + b.j * LANES);
+    }
     template <class F> LOSSLESS_INLINE_MEMBER Pack<T> largest(F&& value) const {
         Most<RowLanes> most;
         each([&](Block b) __attribute__((always_inline)) { most.add(value(b)); });
@@ -280,11 +301,14 @@ template <class C> struct RowLanes {
         int used = 0; // with few classes, the lanes beyond them are 0
         Lanes lanes[LANES];
         explicit LOSSLESS_INLINE_MEMBER TotalOf(const RowLanes&) {}
-        LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> term) {
+        template <class U> LOSSLESS_INLINE_MEMBER void add(Block b, Pack<U> term) {
             if (b.j < LANES)
                 lanes[used++] = Lanes(term);
             else
                 lanes[b.j % LANES].add(term);
+        }
+        LOSSLESS_INLINE_MEMBER void add_product(Block b, Pack<double> x, Pack<double> y) {
+            b.j < LANES ? add(b, x * y) : lanes[b.j % LANES].add_product(x, y);
         }
         LOSSLESS_INLINE_MEMBER Pack<double> value() {
             for (int half = LANES / 2; half; half /= 2)
@@ -296,6 +320,7 @@ template <class C> struct RowLanes {
     using PlainTotal = TotalOf<PlainSum>;
 
     static LOSSLESS_INLINE_MEMBER Pack<T> in_all_lanes(Pack<T> a) { return a; } // each is a row of its own
+    static LOSSLESS_INLINE_MEMBER Pack<T> least_of_lanes(Pack<T> a) { return a; }
     struct Class {
         Pack<Bits<T>> j;
         LOSSLESS_INLINE_MEMBER bool may_be_in(Block) const { return true; }

@@ -444,6 +444,32 @@ def test_what_backward_is_told_of_each_row_is_what_it_would_find(name, dtype, cl
         assert dx[row].tobytes() == again[0].tobytes()
 
 
+@pytest.mark.parametrize("classes", [65, 100, 1000])
+def test_the_gradient_of_softmax_where_slopes_are_near_their_mean(classes):
+    """Confident rows, equal slopes, and one slope that is nearly the mean, beside ordinary rows; in both layouts."""
+    rows, rng = 48, np.random.default_rng(classes)
+    x, g = (rng.normal(size=(rows, classes)).astype(np.float32) for _ in range(2))
+    x[1::5, 3] += np.linspace(5, 60, 10, dtype=np.float32)
+    g[2::5] = 0.7
+    g[3::10] = 1 + rng.integers(0, 3, (5, classes)) * np.float32(2**-23)
+    g[8::10] = 1e-3 * g[8::10] + 1
+    g[8, 0] = 1e6
+    p, dx, turned = (np.empty_like(x) for _ in range(3))
+    native.softmax(x, rows, classes, 1, p)
+    g[4::10, -1] = (p[4::10, :-1] * g[4::10, :-1]).sum(1) / p[4::10, :-1].sum(1)
+    native.softmax_backward(x, rows, classes, 1, g, dx, result=p)
+    native.softmax_backward(x.T.copy(), 1, classes, rows, g.T.copy(), turned.reshape(classes, rows), result=p.T.copy())
+    np.testing.assert_array_equal(turned.reshape(classes, rows).T, dx)
+    assert not dx[2::5].any()
+    wide = x.astype(float)
+    q = np.exp(wide - wide.max(1, keepdims=True))
+    q /= q.sum(1, keepdims=True)
+    for r in range(rows):
+        terms = q[r] * (g[r].astype(float)[:, None] - g[r].astype(float))
+        error, unit = abs(dx[r] - q[r] * terms.sum(1)), q[r] * abs(terms).sum(1)
+        np.testing.assert_array_less(error, 6 * 2.0**-23 * unit + 2.0**-148)
+
+
 @pytest.mark.parametrize("classes", CLASSES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_gradient_of_softmax_by_its_result(dtype, classes):
