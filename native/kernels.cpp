@@ -746,10 +746,11 @@ template <class T> LOSSLESS_INLINE Mask<T> is_moderate(Pack<T> most) {
 
 template <class T> constexpr double LEAST_NORMAL = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
 
-// dx_j = p_j (g_j - sum_i p_i g_i / sum_i p_i) of floats p and g, whose products f64 holds exactly: their sum is off by
-// a few 2^-53 of the largest slope. Where no slope is nearer to the mean than 2^-24 of that, it is better than a mean
-// of rounded differences. Into `again`: the rows where one is (the top of a confident row, equal slopes), or which are
-// not ordinary; whether there are any.
+// dx_j = p_j (g_j - sum_i p_i g_i / sum_i p_i) of floats p and g, whose products f64 holds exactly: of so many classes
+// their sum is off by less than 2^-45 of the largest slope. Where no slope is nearer to the mean than 2^-24 of that, it
+// is better than a mean of rounded differences. Into `again`: the rows where one is (the top of a confident row, equal
+// slopes), or which are not ordinary; whether there are any.
+constexpr int64_t AT_ONCE_CLASSES = 4096;
 template <class Rows> bool write_at_once(Group& g, Rows& rows, Column& again) {
     Column sum, size;
     Mean mean;
@@ -789,7 +790,8 @@ template <class Rows> bool write_at_once(Group& g, Rows& rows, Column& again) {
             nearest.add(abs(slope));
             view.store(out, b, slope * view.load(probabilities, b, 0.0f));
         });
-        const auto far = nearest.value() > view.get(size) * broadcast(0x1p-24f);
+        const Pack<float> most = view.get(size);
+        const auto far = (nearest.value() > most * broadcast(0x1p-24f)) | ((most == zero) & (mean_high == zero));
         const auto asked = (view.get(again) == one) | ~far;
         view.put(again, select(asked, one, zero));
         any_again |= any(asked);
@@ -1017,9 +1019,11 @@ int64_t log_softmax_any(const RowProblem& p, int64_t chunk, int64_t begin, int64
 int64_t softmax_backward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     if (p.result && p.dtype == lossless::DType::f64)
         return softmax_backward_of_result<double, false>(p, chunk, begin, end);
-    if (p.result) // few classes are rows side by side, which would all wait for one that is done again
-        return (p.classes > ROW_LANES_CLASSES ? softmax_backward_of_result<float, true>
-                                              : softmax_backward_of_result<float, false>)(p, chunk, begin, end);
+    if (p.result) { // few classes are rows side by side, which would all wait for one that is done again
+        const bool at_once = p.classes > ROW_LANES_CLASSES && p.classes <= AT_ONCE_CLASSES;
+        return (at_once ? softmax_backward_of_result<float, true>
+                        : softmax_backward_of_result<float, false>)(p, chunk, begin, end);
+    }
     return by_dtype(p.dtype, [&](auto d) { return softmax_backward<decltype(d)>(p, chunk, begin, end); });
 }
 

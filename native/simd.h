@@ -304,6 +304,15 @@ template <class T, int W> LOSSLESS_INLINE Pack<T, W> fma(Pack<T, W> a, Pack<T, W
     }
 }
 
+// a * b + c of products that have no more digits than T: rounded once either way, by whatever instruction is there.
+template <class T, int W> LOSSLESS_INLINE Pack<T, W> add_exact_product(Pack<T, W> a, Pack<T, W> b, Pack<T, W> c) {
+#if defined(__x86_64__) && !defined(__AVX2__)
+    return a * b + c;
+#else
+    return fma(a, b, c);
+#endif
+}
+
 // The larger lane; where b is NaN the result is b, where only a is NaN it is b too (the rule of the x86 instruction).
 template <class T, int W> LOSSLESS_INLINE Pack<T, W> max(Pack<T, W> a, Pack<T, W> b) {
     if constexpr (!Pack<T, W>::fits) {

@@ -42,7 +42,8 @@ template <> struct Sum<float> {
     explicit LOSSLESS_INLINE_MEMBER Sum(Pack<double> first) : high(broadcast(0.0) + first) {}
     LOSSLESS_INLINE_MEMBER void add(Pack<float> term) { high = high + to_f64(term); }
     LOSSLESS_INLINE_MEMBER void add(Pack<double> term) { high = high + term; }
-    LOSSLESS_INLINE_MEMBER void add_product(Pack<double> a, Pack<double> b) { high = fma(a, b, high); }
+    // Of numbers that were floats.
+    LOSSLESS_INLINE_MEMBER void add_product(Pack<double> a, Pack<double> b) { high = add_exact_product(a, b, high); }
     LOSSLESS_INLINE_MEMBER void add(const Sum& other) { high = high + other.high; }
     LOSSLESS_INLINE_MEMBER Pack<double> value() const { return high; }
 };
