@@ -120,8 +120,8 @@ template <class F> nb::object backward(Handle ctx, Handle g, F by_kernel) {
     if (!grad_enabled() && !watched()) {
         try {
             return by_kernel();
-        } catch (const nb::python_error&) { // a batch in disguise has no memory to work on
-            if (!is_true(call(side.batched, g))) throw;
+        } catch (const nb::python_error& error) { // a batch in disguise has no memory to work on
+            if (!error.matches(PyExc_RuntimeError) || !is_true(call(side.batched, g))) throw;
         }
     }
     return call_method(get(ctx, names().forward_cls), names().by_formula, ctx, g);
@@ -206,8 +206,21 @@ nb::object elementwise_backward(Handle ctx, Handle g) {
 void keep(Handle ctx, Handle plan, const Computed& computed, MaybeNumber expected) {
     set(ctx, names().plan, plan);
     set(ctx, names().divisor, nb::float_(computed.divisor));
-    set(ctx, names().ready, computed.dx);
-    if (expected) set(ctx, names().expected, nb::float_(*expected));
+    nb::object ready = nb::none();
+    if (expected) { // who pops it has it
+        ready = got(PyList_New(1));
+        PyList_SET_ITEM(ready.ptr(), 0, nb::object(computed.dx).release().ptr());
+        set(ctx, names().expected, nb::float_(*expected));
+    }
+    set(ctx, names().ready, ready);
+}
+
+// What is in a list of one, once, whatever thread: who gets it may change it. Nothing if somebody was quicker.
+nb::object pop(Handle list) {
+    if (list.is_none() || PyList_Size(list.ptr()) < 1) return {};
+    nb::object item = nb::borrow(PyList_GET_ITEM(list.ptr(), 0));
+    if (PyList_SetSlice(list.ptr(), 0, 1, nullptr)) nb::raise_python_error();
+    return item;
 }
 
 // The gradient that is ready, if it is for this `g`, or else `gradient(g, the number that is all over it)`.
@@ -215,15 +228,13 @@ template <class Form, class I, class F> nb::object loss_backward(Handle ctx, Han
     const auto of = known<Form>(get(ctx, names().plan));
     if (of->form.inplace) return call_method(get(ctx, names().forward_cls), names().over_logits, ctx, g);
     return backward(ctx, g, [&] {
+        get(ctx, names().saved_tensors); // raises if they were changed since, or let go
         const MaybeNumber number = shared(g);
-        const nb::object ready = get(ctx, names().ready);
-        if (!ready.is_none()) {
-            get(ctx, names().saved_tensors); // raises if they were changed since, or let go
-            set(ctx, names().ready, NONE);   // once, whatever thread: who got it may change it
+        if (nb::object ready = pop(get(ctx, names().ready))) {
             const double expected = nb::cast<double>(get(ctx, names().expected));
             if (number && alike(*number, expected)) {
                 of->upstream.confirm(expected);
-                return of_inputs(ready);
+                return of_inputs(std::move(ready));
             }
             of->upstream.miss();
         }
@@ -325,7 +336,7 @@ nb::object pointwise_backward(Handle ctx, Handle g) {
 void define(nb::module_& parent) {
     using nb::arg;
     nb::module_ m = parent.def_submodule("functions");
-    m.def("set_functions", set_functions, arg("functions"));
+    m.def("set_functions", set_functions, arg("side"));
     m.def("forget_plans", forget_plans);
     m.def("expected", expected, arg("plan"));
     const auto ctx = [] { return arg("ctx").none(); };

@@ -38,36 +38,34 @@ bool has_form(nb::handle a, nb::handle form, bool first) {
 
 // Whether a call has the form: that of its arguments in their order, and the names of the last.
 bool has_forms(nb::tuple args, nb::dict kwargs, nb::handle form) {
-    PyObject *forms = PyTuple_GET_ITEM(form.ptr(), 0), *names = PyTuple_GET_ITEM(form.ptr(), 1);
+    const nb::handle forms = item(form, 0), names = item(form, 1);
     const Py_ssize_t positional = PyTuple_GET_SIZE(args.ptr()), named = PyDict_GET_SIZE(kwargs.ptr());
-    if (PyTuple_GET_SIZE(forms) != positional + named || PyTuple_GET_SIZE(names) != named) return false;
+    if (PyTuple_Size(forms.ptr()) != positional + named || PyTuple_Size(names.ptr()) != named) return false;
     for (Py_ssize_t i = 0; i < positional; i++)
-        if (!has_form(PyTuple_GET_ITEM(args.ptr(), i), PyTuple_GET_ITEM(forms, i), i == 0)) return false;
+        if (!has_form(item(args, i), item(forms, i), i == 0)) return false;
     PyObject *name, *a;
     Py_ssize_t place = 0;
     for (Py_ssize_t i = 0; PyDict_Next(kwargs.ptr(), &place, &name, &a); i++)
-        if (name != PyTuple_GET_ITEM(names, i) ||
-            !has_form(a, PyTuple_GET_ITEM(forms, positional + i), positional + i == 0))
-            return false;
+        if (!item(names, i).is(name) || !has_form(a, item(forms, positional + i), positional + i == 0)) return false;
     return true;
 }
 
 nb::object by_kernel(nb::handle way, nb::tuple args, nb::dict kwargs) {
     static const Name recorded("recorded"), forward("forward");
-    PyObject *kernel = PyTuple_GET_ITEM(way.ptr(), 0), *places = PyTuple_GET_ITEM(way.ptr(), 1),
-             *rest = PyTuple_GET_ITEM(way.ptr(), 2);
+    const nb::handle kernel = item(way, 0), places = item(way, 1), rest = item(way, 2);
     std::array<PyObject*, 16> given; // two for the context and what comes before it
     size_t count = 2;
-    const auto add = [&](PyObject* a) {
+    const auto add = [&](nb::handle a) {
         if (!a || count == given.size()) throw nb::value_error("a way that fits no call");
-        given[count++] = a;
+        given[count++] = a.ptr();
     };
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(places); i++) {
-        PyObject* place = PyTuple_GET_ITEM(places, i);
-        add(PyLong_CheckExact(place) ? PyTuple_GetItem(args.ptr(), PyLong_AsSsize_t(place))
-                                     : PyDict_GetItemWithError(kwargs.ptr(), place));
+    for (Py_ssize_t i = 0; i < PyTuple_Size(places.ptr()); i++) {
+        const nb::handle place = item(places, i);
+        add(PyLong_CheckExact(place.ptr()) ? item(args, PyLong_AsSsize_t(place.ptr()))
+                                           : nb::handle(PyDict_GetItemWithError(kwargs.ptr(), place.ptr())));
     }
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(rest); i++) add(PyTuple_GET_ITEM(rest, i));
+    for (Py_ssize_t i = 0; i < PyTuple_Size(rest.ptr()); i++) add(item(rest, i));
+    if (count == 2) throw nb::value_error("a way that takes nothing");
     given[1] = Py_None;
     const bool is_recorded = requires_grad(given[2]) && grad_enabled();
     const size_t from = is_recorded ? 2 : 1;
@@ -108,8 +106,7 @@ nb::object go_straight(nb::handle function, nb::list ways, nb::tuple args, nb::d
     for (Py_ssize_t i = 0; !way && i < PyList_GET_SIZE(ways.ptr()); i++) {
         if (i == 0 && followed()) break;
         const nb::object known = nb::borrow(PyList_GET_ITEM(ways.ptr(), i)); // another thread may forget it
-        if (has_forms(args, kwargs, PyTuple_GET_ITEM(known.ptr(), 0)))
-            way = nb::borrow(PyTuple_GET_ITEM(known.ptr(), 1));
+        if (has_forms(args, kwargs, item(known, 0))) way = nb::borrow(item(known, 1));
     }
     if (!way) return nb::borrow(Py_NotImplemented);
     if (watch.is_none()) return by_kernel(way, args, kwargs);

@@ -10,9 +10,21 @@ namespace lossless::tensors {
 namespace {
 
 struct Side {
-    nb::handle empty_like, empty_state, in_memory, raise_bad, scalar, shared, sound;
+    nb::handle empty_like, empty_state, in_memory, scalar, shared, sound;
     int64_t large = 0; // bytes from which `empty_like` has memory to recycle
 } side;
+
+// Of plans, functors and tensors.
+struct Names {
+    Name rows{"rows"}, shape{"shape"}, ignore_index{"ignore_index"}, kernel_link{"kernel_link"},
+        temperature{"temperature"}, reduction{"reduction"}, inplace{"inplace"}, raise_index_error{"raise_index_error"},
+        loss{"loss"}, kernel{"kernel"}, kernel_parameters{"kernel_parameters"}, new_empty{"new_empty"},
+        is_contiguous{"is_contiguous"}, ndim{"ndim"};
+};
+const Names& names() {
+    static const Names all;
+    return all;
+}
 
 template <class T> T number(nb::handle object, const Name& attribute) { return nb::cast<T>(get(object, attribute)); }
 
@@ -21,26 +33,27 @@ Reduction reduction_of(nb::handle name) {
     return text == "none" ? Reduction::none : text == "mean" ? Reduction::mean : Reduction::sum;
 }
 
-const Name& kernel_name() {
-    static const Name name("kernel");
-    return name;
-}
-
 // `value` rounded to the dtype of x; infinite where it is too large.
 nb::object rounded(double value, nb::handle x) {
     const Element element = Array(x, "x").element;
     if (element != Element::f32 && element != Element::f64) return call(side.scalar, nb::float_(value), x);
-    // Allocated like another one: half the time of asking by keywords.
-    static nb::handle like[2];
-    nb::handle& model = like[element == Element::f64];
-    if (!model) model = call(side.scalar, nb::float_(0.0), x).release();
-    nb::object out = call(torch().empty_like, model);
-    const Array memory(out, "out");
-    if (element == Element::f32)
-        *memory.as<float>() = float(value);
-    else
-        *memory.as<double>() = value;
-    return out;
+    // Allocated like another one, unless somebody has changed that: half the time of asking by keywords.
+    static nb::handle models[2];
+    nb::handle& model = models[element == Element::f64];
+    if (model) {
+        nb::object out = call(torch().empty_like, model);
+        const Array memory(out, "out");
+        if (memory.element == element && memory.ndim == 0 && memory.data) {
+            if (element == Element::f32)
+                *memory.as<float>() = float(value);
+            else
+                *memory.as<double>() = value;
+            return out;
+        }
+        model.dec_ref();
+    }
+    model = call(side.scalar, nb::float_(0.0), x).release();
+    return call(side.scalar, nb::float_(value), x);
 }
 
 // The loss of a sum, or of each where these were written.
@@ -51,48 +64,53 @@ nb::object loss_of(double total, double divisor, nb::handle each, nb::handle x) 
 
 double or_nan(double divisor) { return divisor == 0 ? std::nan("") : divisor; }
 
-nb::object empty_rows(nb::handle x, const RowForm& form) {
-    static const Name new_empty("new_empty");
-    return call_method(x, new_empty, form.shape);
-}
+nb::object empty_rows(nb::handle x, const RowForm& form) { return call_method(x, names().new_empty, form.shape); }
 
 void raise_bad(int64_t bad, nb::handle target, const RowForm& form) {
-    if (bad >= 0) call(side.raise_bad, nb::int_(bad), target, form.plan);
+    if (bad >= 0) call_method(form.plan, names().raise_index_error, target);
+}
+
+// The plan's own memory may be large: that is known without a look at x, whose numbers may be gone.
+nb::object empty_rows_like(nb::handle x, const RowForm& form) {
+    const bool small = form.outer * form.classes * form.inner < side.large / int64_t(sizeof(double));
+    return call(small ? torch().empty_like : side.empty_like, x);
 }
 
 } // namespace
 
 void set_kernels(nb::handle given) {
     const auto of = [&](const char* name) { return get(given, Name(name)).release(); }; // kept for good
-    side = {of("empty_like"), of("empty_state"), of("in_memory"), of("raise_bad"),
-            of("scalar"),     of("shared"),      of("sound"),     nb::cast<int64_t>(get(given, Name("LARGE")))};
+    side = {of("empty_like"),
+            of("empty_state"),
+            of("in_memory"),
+            of("scalar"),
+            of("shared"),
+            of("sound"),
+            nb::cast<int64_t>(get(given, Name("LARGE")))};
 }
 
 RowForm::RowForm(nb::handle of) : plan(nb::borrow(of)) {
-    static const Name rows_("rows"), shape_("shape"), ignore_index_("ignore_index"), kernel_link("kernel_link"),
-        temperature_("temperature"), reduction_("reduction"), inplace_("inplace");
-    rows = get(of, rows_);
-    shape = get(of, shape_);
+    rows = get(of, names().rows);
+    shape = get(of, names().shape);
     std::tie(outer, classes, inner) = nb::cast<std::tuple<int64_t, int64_t, int64_t>>(rows);
-    ignore_index = number<std::optional<int64_t>>(of, ignore_index_);
-    const nb::object given = get(of, kernel_link); // statistics have none
+    ignore_index = number<std::optional<int64_t>>(of, names().ignore_index);
+    const nb::object given = get(of, names().kernel_link); // statistics have none
     link = given.is_none() ? Link{1, 0, 0, 0} : nb::cast<Link>(given);
-    temperature = number<double>(of, temperature_);
-    reduction = reduction_of(get(of, reduction_));
-    inplace = is_true(get(of, inplace_));
+    temperature = number<double>(of, names().temperature);
+    reduction = reduction_of(get(of, names().reduction));
+    inplace = is_true(get(of, names().inplace));
 }
 
 ElementForm::ElementForm(nb::handle functor, nb::handle reduction_) {
-    static const Name kernel_parameters("kernel_parameters");
-    kernel = number<std::string>(functor, kernel_name());
-    parameters = number<std::tuple<double, double>>(functor, kernel_parameters);
+    kernel = number<std::string>(functor, names().kernel);
+    parameters = number<std::tuple<double, double>>(functor, names().kernel_parameters);
     reduction = reduction_of(reduction_);
     inplace = false;
 }
 
-ElementForm::ElementForm(nb::handle of) : ElementForm(get(of, Name("loss")), get(of, Name("reduction"))) {
+ElementForm::ElementForm(nb::handle of) : ElementForm(get(of, names().loss), get(of, names().reduction)) {
     plan = nb::borrow(of);
-    inplace = is_true(get(of, Name("inplace")));
+    inplace = is_true(get(of, names().inplace));
 }
 
 nb::object empty_like(nb::handle x) {
@@ -102,14 +120,12 @@ nb::object empty_like(nb::handle x) {
 nb::object empty_state(nb::handle x, const RowForm& form) { return call(side.empty_state, x, form.rows); }
 
 nb::object in_memory(nb::handle tensor) {
-    static const Name is_contiguous("is_contiguous");
-    if (call_method(tensor, is_contiguous).is(Py_True) && !is_negated(tensor)) return nb::borrow(tensor);
+    if (call_method(tensor, names().is_contiguous).is(Py_True) && !is_negated(tensor)) return nb::borrow(tensor);
     return call(side.in_memory, tensor);
 }
 
 MaybeNumber shared(nb::handle g) {
-    static const Name ndim("ndim");
-    if (PyLong_AsLong(get(g, ndim).ptr()) == 0 && !is_negated(g)) {
+    if (PyLong_AsLong(get(g, names().ndim).ptr()) == 0 && !is_negated(g)) {
         const Array array(g, "g");
         if (array.element == Element::f32) return *array.as<float>();
         if (array.element == Element::f64) return *array.as<double>();
@@ -120,7 +136,7 @@ MaybeNumber shared(nb::handle g) {
 // ---------------------------------------------------------------------------------------------- transforms
 
 nb::object transform(bool log, nb::handle x, const RowForm& form, nb::handle state) {
-    nb::object out = empty_like(x);
+    nb::object out = empty_rows_like(x, form);
     (log ? lossless::log_softmax : lossless::softmax)(x, form.outer, form.classes, form.inner, out, form.temperature,
                                                       state);
     return out;
@@ -129,7 +145,7 @@ nb::object transform(bool log, nb::handle x, const RowForm& form, nb::handle sta
 nb::object transform_backward(bool log, nb::handle x, const RowForm& form, nb::handle g, nb::handle state,
                               nb::handle result) {
     const nb::object upstream = in_memory(g);
-    nb::object dx = empty_like(x);
+    nb::object dx = empty_rows_like(x, form);
     if (log)
         lossless::log_softmax_backward(x, form.outer, form.classes, form.inner, upstream, dx, form.temperature, state);
     else
@@ -141,7 +157,7 @@ nb::object transform_backward(bool log, nb::handle x, const RowForm& form, nb::h
 // ---------------------------------------------------------------------------------------------- rows
 
 Computed entropy(nb::handle x, const RowForm& form, nb::handle state, MaybeNumber g) {
-    Computed out = {empty_rows(x, form), 1, g ? empty_like(x) : nb::none()};
+    Computed out = {empty_rows(x, form), 1, g ? empty_rows_like(x, form) : nb::none()};
     lossless::entropy(x, form.outer, form.classes, form.inner, out.loss, state, g.value_or(1), out.dx,
                       form.temperature);
     return out;
@@ -149,7 +165,7 @@ Computed entropy(nb::handle x, const RowForm& form, nb::handle state, MaybeNumbe
 
 nb::object entropy_backward(nb::handle x, const RowForm& form, nb::handle state, nb::handle g) {
     const nb::object upstream = in_memory(g);
-    nb::object dx = empty_like(x);
+    nb::object dx = empty_rows_like(x, form);
     lossless::row_statistics_backward(x, form.outer, form.classes, form.inner, NONE, NONE, NONE, std::nullopt, state,
                                       NONE, NONE, upstream, NONE, dx, form.temperature);
     return dx;
@@ -158,7 +174,7 @@ nb::object entropy_backward(nb::handle x, const RowForm& form, nb::handle state,
 Computed class_loss(nb::handle x, nb::handle target, nb::handle weight, const RowForm& form, MaybeNumber divisor,
                     nb::handle state, MaybeNumber g) {
     const nb::object each = form.reduction == Reduction::none ? empty_rows(x, form) : nb::none();
-    nb::object dx = g ? empty_like(x) : nb::none();
+    nb::object dx = g ? empty_rows_like(x, form) : nb::none();
     const auto [bad, total, by] = lossless::row_loss(
         x, form.outer, form.classes, form.inner, target, weight, form.ignore_index, form.link, each, state,
         form.reduction == Reduction::mean ? divisor : 1.0, g.value_or(1), dx, form.temperature);
@@ -169,7 +185,7 @@ Computed class_loss(nb::handle x, nb::handle target, nb::handle weight, const Ro
 nb::object class_loss_backward(nb::handle x, nb::handle target, nb::handle weight, nb::handle state,
                                const RowForm& form, double divisor, nb::handle g, nb::handle dx) {
     const nb::object upstream = in_memory(g);
-    nb::object out = dx.is_none() ? empty_like(x) : nb::borrow(dx);
+    nb::object out = dx.is_none() ? empty_rows_like(x, form) : nb::borrow(dx);
     lossless::row_loss_backward(x, form.outer, form.classes, form.inner, target, weight, form.ignore_index, form.link,
                                 state, upstream, divisor, out, form.temperature);
     return out;
@@ -187,7 +203,7 @@ Computed nll(nb::handle x, nb::handle target, nb::handle weight, const RowForm& 
 nb::object nll_backward(nb::handle x, nb::handle target, nb::handle weight, const RowForm& form, double divisor,
                         nb::handle g) {
     const nb::object upstream = in_memory(g);
-    nb::object dx = empty_like(x);
+    nb::object dx = empty_rows_like(x, form);
     lossless::nll_backward(dx, form.outer, form.classes, form.inner, target, weight, form.ignore_index, upstream,
                            divisor);
     return dx;
@@ -225,7 +241,7 @@ void define(nb::module_& parent) {
     using H = nb::handle;
     using nb::arg;
     nb::module_ m = parent.def_submodule("tensors");
-    m.def("set_kernels", set_kernels, arg("kernels"));
+    m.def("set_kernels", set_kernels, arg("side"));
     m.def(
         "transform",
         [](const std::string& name, H x, H plan) { return transform(name == "log_softmax", x, RowForm(plan), NONE); },

@@ -5,6 +5,7 @@
 #include "array.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <vector>
 
 namespace lossless {
@@ -32,6 +33,7 @@ inline void set(nb::handle object, const Name& attribute, nb::handle value) {
 }
 
 template <class... A> nb::object call(nb::handle function, const A&... arguments) {
+    if (!function) throw std::runtime_error("the core was not told of PyTorch");
     PyObject* given[] = {nullptr, arguments.ptr()...};
     return got(PyObject_Vectorcall(function.ptr(), given + 1, sizeof...(A) | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
 }
@@ -40,6 +42,13 @@ template <class... A> nb::object call_method(nb::handle object, const Name& meth
     PyObject* given[] = {nullptr, object.ptr(), arguments.ptr()...};
     return got(PyObject_VectorcallMethod(method.text.ptr(), given + 1,
                                          (sizeof...(A) + 1) | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+}
+
+// An item of a tuple, which this checks to be one.
+inline nb::handle item(nb::handle tuple, Py_ssize_t i) {
+    PyObject* object = PyTuple_GetItem(tuple.ptr(), i);
+    if (!object) nb::raise_python_error();
+    return object;
 }
 
 inline bool is_true(nb::handle object) {

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lossless import _check, reference
+from lossless import reference
 from lossless._diagnose import watch
 from lossless._kernels import native
 from lossless._layout import Rows
@@ -95,7 +95,8 @@ def row_statistics(
 ) -> RowOutputs:  # fmt: skip
     out = row_outputs(x, target, prior, plan, entropy, unrounded)
     bad = native.row_statistics(x, *plan.rows, target, weight, prior, plan.ignore_index, *out, state, plan.temperature)
-    raise_bad(bad, target, plan)
+    if bad >= 0:
+        plan.raise_index_error(target)
     return out
 
 
@@ -136,13 +137,6 @@ def nll(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> tupl
 
 def nll_backward(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, divisor: float, g: Tensor) -> Tensor:
     return native.tensors.nll_backward(x, target, weight, plan, divisor, g)
-
-
-def raise_bad(bad: int, target: Tensor | None, plan: RowPlan) -> None:
-    """The error for labels that are no class, if `bad` is the number of a row."""
-    if bad >= 0 and target is not None:
-        labels = target.reshape(plan.shape).numpy()
-        raise _check.target_index_error(plan.function, labels, plan.rows.classes, plan.ignore_index)
 
 
 # ---------------------------------------------------------------- elementwise losses
@@ -191,7 +185,6 @@ class _Side:
     empty_like = empty_like
     empty_state = empty_state
     in_memory = in_memory
-    raise_bad = raise_bad
     scalar = scalar
     shared = shared
     sound = watch.sound
