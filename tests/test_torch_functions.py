@@ -1,4 +1,4 @@
-"""The autograd Functions of the core (`native/functions.cpp`): what comes between their steps, what they are not given."""
+"""The autograd Functions of the core (`native/functions.cpp`): what comes between their steps, what they lack."""
 
 import subprocess
 import sys
