@@ -215,9 +215,11 @@ void keep(Handle ctx, Handle plan, const Computed& computed, MaybeNumber expecte
     set(ctx, names().ready, ready);
 }
 
+bool holds_one(Handle list) { return !list.is_none() && PyList_Size(list.ptr()) == 1; }
+
 // What is in a list of one, once, whatever thread: who gets it may change it. Nothing if somebody was quicker.
 nb::object pop(Handle list) {
-    if (list.is_none() || PyList_Size(list.ptr()) < 1) return {};
+    if (!holds_one(list)) return {};
     nb::object item = nb::borrow(PyList_GET_ITEM(list.ptr(), 0));
     if (PyList_SetSlice(list.ptr(), 0, 1, nullptr)) nb::raise_python_error();
     return item;
@@ -228,13 +230,14 @@ template <class Form, class I, class F> nb::object loss_backward(Handle ctx, Han
     const auto of = known<Form>(get(ctx, names().plan));
     if (of->form.inplace) return call_method(get(ctx, names().forward_cls), names().over_logits, ctx, g);
     return backward(ctx, g, [&] {
-        get(ctx, names().saved_tensors); // raises if they were changed since, or let go
+        const nb::object ready = get(ctx, names().ready);
+        if (holds_one(ready)) get(ctx, names().saved_tensors); // raises if they were changed since, or let go
         const MaybeNumber number = shared(g);
-        if (nb::object ready = pop(get(ctx, names().ready))) {
+        if (nb::object dx = pop(ready)) {
             const double expected = nb::cast<double>(get(ctx, names().expected));
             if (number && alike(*number, expected)) {
                 of->upstream.confirm(expected);
-                return of_inputs(std::move(ready));
+                return of_inputs(std::move(dx));
             }
             of->upstream.miss();
         }

@@ -67,6 +67,26 @@ def test_a_gradient_that_is_ready_is_handed_out_once(name):
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_what_was_saved_is_unpacked_once(name):
+    """It may lie on a disk."""
+    counts = {"packed": 0, "unpacked": 0}
+
+    def counted(key):
+        def hook(t):
+            counts[key] += 1
+            return t
+
+        return hook
+
+    for steps in range(1, 4):
+        x = X.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(counted("packed"), counted("unpacked")):
+            loss = ALL[name](x)
+        loss.backward()
+        assert counts["packed"] == counts["unpacked"] >= steps
+
+
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, ValueError])
 def test_what_a_hook_raises_arrives(name, error):
     x = X.clone().requires_grad_()
