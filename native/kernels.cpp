@@ -246,8 +246,12 @@ template <class D> struct RowsTransposed {
                     continue;
                 }
             if (side_by_side(g, r)) {
-                for (int64_t j = 0; j < p.classes; j++)
-                    store(number(scratch, r, j), load_data(source + start[r] + j * p.inner));
+                for (int64_t j = 0; j < p.classes; j++) {
+                    const D* const rows = source + start[r] + j * p.inner;
+                    __builtin_prefetch(rows +
+                                       most_rows); // of the next group: there are more streams than a core foresees
+                    store(number(scratch, r, j), load_data(rows));
+                }
             } else {
                 for (int i = r; i < r + LANES; i++)
                     for (int64_t j = 0; j < p.classes; j++)
