@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch._dynamo import compiled_autograd
 
 import lossless
 from lossless import _kernels
@@ -173,6 +174,22 @@ for ours in (first, second, first):
 """).split()
         == ["caught"] * 3
     )
+
+
+@pytest.mark.parametrize("name", [*ALL, "statistics", "root"])
+def test_compiled_autograd_reads_the_gradient(name):
+    """It takes the formula, made of operations that a compiler knows."""
+    others = {
+        "statistics": lambda x: lossless.row_statistics(x, Y).nll.sum(),
+        "root": lambda x: lossless.rmse_loss(x, T),
+    }
+    loss, x = (ALL | others)[name], X.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(x), x)
+    with compiled_autograd._enable(torch.compile(backend="eager")):
+        for _ in range(2):
+            x.grad = None
+            loss(x).backward()
+    torch.testing.assert_close(x.grad, expected)
 
 
 def test_upstream_gradients_of_every_kind_are_read_alike():

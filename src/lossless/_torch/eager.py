@@ -41,6 +41,7 @@ class _KernelFunction(Function):
 
     core: str
     "What its forward and backward passes are called in the core, if they are there."
+    backward: Callable[..., Any]
     by_kernel: Callable[..., Any]
     by_formula: Callable[..., Any]
     recorded: Callable[..., Any]
@@ -49,13 +50,22 @@ class _KernelFunction(Function):
     def __init_subclass__(cls) -> None:
         cls.recorded = super(Function, cls).apply
 
+        def backward(ctx: Any, *g: Any) -> Any:  # compiled autograd reads functions, and no methods
+            return cls.differentiate(ctx, *g)
+
+        cls.backward = staticmethod(backward)
+
     @classmethod
     def use_core(cls) -> None:
         """Takes forward and backward passes from the core."""
         cls.forward = staticmethod(getattr(native.functions, f"{cls.core}_forward"))
-        backward = getattr(native.functions, f"{cls.core}_backward")
-        cls.backward = staticmethod(backward)  # type: ignore[method-assign]
-        cls._backward_cls.apply = backward  # PyTorch's own would ask in Python which of two names `backward` has
+        # Autograd calls `apply`; PyTorch's own would ask in Python which of two names `backward` has.
+        cls._backward_cls.apply = getattr(native.functions, f"{cls.core}_backward")
+
+        def backward(ctx: Any, *g: Any) -> Any:  # for who reads it: a compiler, which sees nothing of the core
+            return cls.by_formula(ctx, *g)
+
+        cls.backward = staticmethod(backward)
 
     @classmethod
     def call(cls, x: Tensor, *args: Any) -> Any:
@@ -63,7 +73,8 @@ class _KernelFunction(Function):
         return cls.recorded(x, *args) if needs_grad(x) else cls.forward(None, x, *args)
 
     @classmethod
-    def backward(cls, ctx: Any, *g: Tensor | None) -> Any:
+    def differentiate(cls, ctx: Any, *g: Tensor | None) -> Any:
+        """The backward pass."""
         if not (torch.is_grad_enabled() or watched()):
             try:
                 return cls.by_kernel(ctx, *g)
@@ -208,7 +219,7 @@ class _LossFunction(_KernelFunction):
                 f"{ctx.plan.function}: the first backward pass has written the gradient over the logits, as "
                 "inplace=True allows: leave it out to call backward twice"
             )
-        return super().backward(ctx, g)
+        return super().differentiate(ctx, g)
 
     @classmethod
     def by_kernel(cls, ctx: Any, g: Tensor) -> Any:
