@@ -29,12 +29,11 @@ const Names& names() {
 
 struct Side {
     Handle batched, saving_hooks;
-    int64_t many_classes = 0;
 } side;
 
 void set_functions(Handle given) {
     const auto of = [&](const char* name) { return get(given, Name(name)).release(); }; // kept for good
-    side = {of("batched"), of("saving_hooks"), nb::cast<int64_t>(get(given, Name("MANY_CLASSES")))};
+    side = {of("batched"), of("saving_hooks")};
 }
 
 // Whether somebody saves tensors in his own way (checkpoints, offloading): more than there must be defeats him.
@@ -155,6 +154,9 @@ template <size_t N> std::array<nb::object, N> saved_tensors(Handle ctx) { // rai
 
 // ---------------------------------------------------------------------------------------------- transforms
 
+// From which on backward is quicker if it is told of each row what the forward pass found.
+constexpr int64_t MANY_CLASSES = 256;
+
 // Whether softmax has its gradient from its result: where that is as precise as the arithmetic.
 bool result_serves(bool log, Handle x, const RowForm& form) {
     if (log || form.temperature != 1) return false;
@@ -166,7 +168,7 @@ template <bool LOG> nb::object transform_forward(Handle ctx, Handle x, Handle pl
     const auto of = known<RowForm>(plan);
     if (ctx.is_none()) return tensors::transform(LOG, x, of->form, NONE);
     const bool alone = is_counted(), by_result = !alone && result_serves(LOG, x, of->form);
-    const bool many_classes = of->form.classes >= side.many_classes;
+    const bool many_classes = of->form.classes >= MANY_CLASSES;
     const nb::object state = many_classes && !alone && !by_result ? empty_state(x, of->form) : nb::none();
     nb::object out = tensors::transform(LOG, x, of->form, state);
     save(ctx, x, by_result ? out : state);
@@ -298,7 +300,8 @@ nb::object nll_forward(Handle ctx, Handle x, Handle target, Handle weight, Handl
     Computed computed = tensors::nll(x, target, weight, of->form);
     if (!ctx.is_none()) {
         save(ctx, x, target, weight);
-        keep(ctx, plan, computed, std::nullopt);
+        set(ctx, names().plan, plan);
+        set(ctx, names().divisor, nb::float_(computed.divisor));
     }
     return computed.loss;
 }

@@ -750,11 +750,12 @@ template <class T> LOSSLESS_INLINE Mask<T> is_moderate(Pack<T> most) {
 
 template <class T> constexpr double LEAST_NORMAL = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
 
+constexpr int64_t AT_ONCE_CLASSES = 4096; // the most; more would add up more roundings than 2^-24 below allows for
+
 // dx_j = p_j (g_j - sum_i p_i g_i / sum_i p_i) of floats p and g, whose products f64 holds exactly: of so many classes
 // their sum is off by less than 2^-45 of the largest slope. Where no slope is nearer to the mean than 2^-24 of that, it
 // is better than a mean of rounded differences. Into `again`: the rows where one is (the top of a confident row, equal
 // slopes), or which are not ordinary; whether there are any.
-constexpr int64_t AT_ONCE_CLASSES = 4096;
 template <class Rows> bool write_at_once(Group& g, Rows& rows, Column& again) {
     Column sum, size;
     Mean mean;

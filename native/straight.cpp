@@ -75,13 +75,6 @@ nb::object by_kernel(nb::handle way, nb::tuple args, nb::dict kwargs) {
 
 } // namespace
 
-bool ordinary(nb::args tensors) {
-    if (followed()) return false;
-    for (size_t i = 0; i < tensors.size(); i++)
-        if (!tensors[i].is_none() && !is_ordinary(tensors[i], i == 0, [](const Array&) { return true; })) return false;
-    return true;
-}
-
 nb::object call_form(nb::tuple args, nb::dict kwargs, nb::tuple taken) {
     nb::list forms, names;
     const auto add = [&](nb::handle a) {

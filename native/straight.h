@@ -5,9 +5,6 @@
 
 namespace lossless {
 
-// Whether the kernels may read these tensors (or None) as they lie, now.
-bool ordinary(nb::args tensors);
-
 // The forms of all arguments, in their order, and the names of the last; None if one has none, or if it is a tensor and
 // not one of those that a kernel takes.
 nb::object call_form(nb::tuple args, nb::dict kwargs, nb::tuple taken);

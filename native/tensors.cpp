@@ -17,7 +17,7 @@ struct Side {
 // Of plans, functors and tensors.
 struct Names {
     Name rows{"rows"}, shape{"shape"}, ignore_index{"ignore_index"}, kernel_link{"kernel_link"},
-        temperature{"temperature"}, reduction{"reduction"}, inplace{"inplace"}, raise_index_error{"raise_index_error"},
+        temperature{"temperature"}, reduction{"reduction"}, inplace{"inplace"}, index_error{"index_error"},
         loss{"loss"}, kernel{"kernel"}, kernel_parameters{"kernel_parameters"}, new_empty{"new_empty"},
         is_contiguous{"is_contiguous"}, ndim{"ndim"};
 };
@@ -62,18 +62,17 @@ nb::object loss_of(double total, double divisor, nb::handle each, nb::handle x) 
     return each.is_none() ? rounded(total / divisor, x) : nb::borrow(each);
 }
 
+int64_t size_of(nb::handle x) { return Array(x, "x").size; }
+
 double or_nan(double divisor) { return divisor == 0 ? std::nan("") : divisor; }
 
 nb::object empty_rows(nb::handle x, const RowForm& form) { return call_method(x, names().new_empty, form.shape); }
 
 void raise_bad(int64_t bad, nb::handle target, const RowForm& form) {
-    if (bad >= 0) call_method(form.plan, names().raise_index_error, target);
-}
-
-// The plan's own memory may be large: that is known without a look at x, whose numbers may be gone.
-nb::object empty_rows_like(nb::handle x, const RowForm& form) {
-    const bool small = form.outer * form.classes * form.inner < side.large / int64_t(sizeof(double));
-    return call(small ? torch().empty_like : side.empty_like, x);
+    if (bad < 0) return;
+    const nb::object error = call_method(form.plan, names().index_error, target);
+    PyErr_SetObject((PyObject*)Py_TYPE(error.ptr()), error.ptr());
+    nb::raise_python_error();
 }
 
 } // namespace
@@ -113,8 +112,9 @@ ElementForm::ElementForm(nb::handle of) : ElementForm(get(of, names().loss), get
     inplace = is_true(get(of, names().inplace));
 }
 
-nb::object empty_like(nb::handle x) {
-    return call(Array(x, "x").bytes() < side.large ? torch().empty_like : side.empty_like, x);
+// Recycled memory, if so many numbers may be large; what `x` holds may be gone.
+nb::object empty_like(nb::handle x, int64_t numbers) {
+    return call(numbers * int64_t(sizeof(double)) < side.large ? torch().empty_like : side.empty_like, x);
 }
 
 nb::object empty_state(nb::handle x, const RowForm& form) { return call(side.empty_state, x, form.rows); }
@@ -136,7 +136,7 @@ MaybeNumber shared(nb::handle g) {
 // ---------------------------------------------------------------------------------------------- transforms
 
 nb::object transform(bool log, nb::handle x, const RowForm& form, nb::handle state) {
-    nb::object out = empty_rows_like(x, form);
+    nb::object out = empty_like(x, form.numbers());
     (log ? lossless::log_softmax : lossless::softmax)(x, form.outer, form.classes, form.inner, out, form.temperature,
                                                       state);
     return out;
@@ -145,7 +145,7 @@ nb::object transform(bool log, nb::handle x, const RowForm& form, nb::handle sta
 nb::object transform_backward(bool log, nb::handle x, const RowForm& form, nb::handle g, nb::handle state,
                               nb::handle result) {
     const nb::object upstream = in_memory(g);
-    nb::object dx = empty_rows_like(x, form);
+    nb::object dx = empty_like(x, form.numbers());
     if (log)
         lossless::log_softmax_backward(x, form.outer, form.classes, form.inner, upstream, dx, form.temperature, state);
     else
@@ -157,7 +157,7 @@ nb::object transform_backward(bool log, nb::handle x, const RowForm& form, nb::h
 // ---------------------------------------------------------------------------------------------- rows
 
 Computed entropy(nb::handle x, const RowForm& form, nb::handle state, MaybeNumber g) {
-    Computed out = {empty_rows(x, form), 1, g ? empty_rows_like(x, form) : nb::none()};
+    Computed out = {empty_rows(x, form), 1, g ? empty_like(x, form.numbers()) : nb::none()};
     lossless::entropy(x, form.outer, form.classes, form.inner, out.loss, state, g.value_or(1), out.dx,
                       form.temperature);
     return out;
@@ -165,7 +165,7 @@ Computed entropy(nb::handle x, const RowForm& form, nb::handle state, MaybeNumbe
 
 nb::object entropy_backward(nb::handle x, const RowForm& form, nb::handle state, nb::handle g) {
     const nb::object upstream = in_memory(g);
-    nb::object dx = empty_rows_like(x, form);
+    nb::object dx = empty_like(x, form.numbers());
     lossless::row_statistics_backward(x, form.outer, form.classes, form.inner, NONE, NONE, NONE, std::nullopt, state,
                                       NONE, NONE, upstream, NONE, dx, form.temperature);
     return dx;
@@ -174,7 +174,7 @@ nb::object entropy_backward(nb::handle x, const RowForm& form, nb::handle state,
 Computed class_loss(nb::handle x, nb::handle target, nb::handle weight, const RowForm& form, MaybeNumber divisor,
                     nb::handle state, MaybeNumber g) {
     const nb::object each = form.reduction == Reduction::none ? empty_rows(x, form) : nb::none();
-    nb::object dx = g ? empty_rows_like(x, form) : nb::none();
+    nb::object dx = g ? empty_like(x, form.numbers()) : nb::none();
     const auto [bad, total, by] = lossless::row_loss(
         x, form.outer, form.classes, form.inner, target, weight, form.ignore_index, form.link, each, state,
         form.reduction == Reduction::mean ? divisor : 1.0, g.value_or(1), dx, form.temperature);
@@ -185,7 +185,7 @@ Computed class_loss(nb::handle x, nb::handle target, nb::handle weight, const Ro
 nb::object class_loss_backward(nb::handle x, nb::handle target, nb::handle weight, nb::handle state,
                                const RowForm& form, double divisor, nb::handle g, nb::handle dx) {
     const nb::object upstream = in_memory(g);
-    nb::object out = dx.is_none() ? empty_rows_like(x, form) : nb::borrow(dx);
+    nb::object out = dx.is_none() ? empty_like(x, form.numbers()) : nb::borrow(dx);
     lossless::row_loss_backward(x, form.outer, form.classes, form.inner, target, weight, form.ignore_index, form.link,
                                 state, upstream, divisor, out, form.temperature);
     return out;
@@ -203,7 +203,7 @@ Computed nll(nb::handle x, nb::handle target, nb::handle weight, const RowForm& 
 nb::object nll_backward(nb::handle x, nb::handle target, nb::handle weight, const RowForm& form, double divisor,
                         nb::handle g) {
     const nb::object upstream = in_memory(g);
-    nb::object dx = empty_rows_like(x, form);
+    nb::object dx = empty_like(x, form.numbers());
     lossless::nll_backward(dx, form.outer, form.classes, form.inner, target, weight, form.ignore_index, upstream,
                            divisor);
     return dx;
@@ -213,8 +213,8 @@ nb::object nll_backward(nb::handle x, nb::handle target, nb::handle weight, cons
 
 Computed pointwise(nb::handle x, nb::handle target, nb::handle weight, nb::handle pos_weight, const ElementForm& form,
                    double divisor, MaybeNumber g) {
-    const nb::object each = form.reduction == Reduction::none ? empty_like(x) : nb::none();
-    nb::object dx = g ? empty_like(x) : nb::none();
+    const nb::object each = form.reduction == Reduction::none ? empty_like(x, size_of(x)) : nb::none();
+    nb::object dx = g ? empty_like(x, size_of(x)) : nb::none();
     divisor = form.reduction == Reduction::mean ? or_nan(divisor) : 1;
     const double total = lossless::pointwise(form.kernel, x, target, weight, pos_weight, form.parameters, each,
                                              g.value_or(1), divisor, dx);
@@ -222,7 +222,7 @@ Computed pointwise(nb::handle x, nb::handle target, nb::handle weight, nb::handl
 }
 
 nb::object elementwise(nb::handle x, const ElementForm& form) {
-    nb::object out = empty_like(x);
+    nb::object out = empty_like(x, size_of(x));
     lossless::pointwise(form.kernel, x, NONE, NONE, NONE, form.parameters, out, 1, 1, NONE);
     return out;
 }
@@ -230,7 +230,7 @@ nb::object elementwise(nb::handle x, const ElementForm& form) {
 nb::object pointwise_backward(nb::handle x, nb::handle target, nb::handle weight, nb::handle pos_weight,
                               const ElementForm& form, double divisor, nb::handle g, nb::handle dx) {
     const nb::object upstream = in_memory(g);
-    nb::object out = dx.is_none() ? empty_like(x) : nb::borrow(dx);
+    nb::object out = dx.is_none() ? empty_like(x, size_of(x)) : nb::borrow(dx);
     lossless::pointwise_backward(form.kernel, x, target, weight, pos_weight, form.parameters, upstream, divisor, out);
     return out;
 }
@@ -238,6 +238,7 @@ nb::object pointwise_backward(nb::handle x, nb::handle target, nb::handle weight
 // ---------------------------------------------------------------------------------------------- from Python
 
 void define(nb::module_& parent) {
+    const auto loss_and_divisor = [](const Computed& c) { return nb::make_tuple(c.loss, c.divisor); };
     using H = nb::handle;
     using nb::arg;
     nb::module_ m = parent.def_submodule("tensors");
@@ -254,10 +255,10 @@ void define(nb::module_& parent) {
         arg("name"), arg("x"), arg("plan"), arg("g"), arg("result").none());
     m.def(
         "class_loss",
-        [](H x, H target, H weight, H plan, MaybeNumber divisor, H state) {
-            return class_loss(x, target, weight, RowForm(plan), divisor, state, std::nullopt).as_tuple();
+        [=](H x, H target, H weight, H plan, H state) {
+            return loss_and_divisor(class_loss(x, target, weight, RowForm(plan), std::nullopt, state, std::nullopt));
         },
-        arg("x"), arg("target"), arg("weight").none(), arg("plan"), arg("divisor").none(), arg("state").none());
+        arg("x"), arg("target"), arg("weight").none(), arg("plan"), arg("state").none());
     m.def(
         "class_loss_backward",
         [](H x, H target, H weight, H state, H plan, double divisor, H g, H dx) {
@@ -266,7 +267,7 @@ void define(nb::module_& parent) {
         arg("x"), arg("target"), arg("weight").none(), arg("state"), arg("plan"), arg("divisor"), arg("g"),
         arg("dx").none());
     m.def(
-        "nll", [](H x, H target, H weight, H plan) { return nll(x, target, weight, RowForm(plan)).as_tuple(); },
+        "nll", [=](H x, H target, H weight, H plan) { return loss_and_divisor(nll(x, target, weight, RowForm(plan))); },
         arg("x"), arg("target"), arg("weight").none(), arg("plan"));
     m.def(
         "nll_backward",
@@ -278,7 +279,7 @@ void define(nb::module_& parent) {
         "pointwise",
         [](H functor, H x, H target, H weight, H pos_weight, H reduction, double divisor) {
             return pointwise(x, target, weight, pos_weight, ElementForm(functor, reduction), divisor, std::nullopt)
-                .as_tuple();
+                .loss;
         },
         arg("functor"), arg("x"), arg("target"), arg("weight").none(), arg("pos_weight").none(), arg("reduction"),
         arg("divisor"));

@@ -24,6 +24,7 @@ struct RowForm {
     double temperature;
     Reduction reduction;
     bool inplace;
+    int64_t numbers() const { return outer * classes * inner; }
 };
 
 // What they ask of an ElementPlan, or of its `loss` and a reduction.
@@ -42,12 +43,10 @@ struct Computed {
     nb::object loss;
     double divisor;
     nb::object dx;
-    nb::object as_tuple() const { return nb::make_tuple(loss, divisor, dx); }
 };
 
 using MaybeNumber = std::optional<double>;
 
-nb::object empty_like(nb::handle x); // recycled memory, if it is large
 nb::object empty_state(nb::handle x, const RowForm& form);
 nb::object in_memory(nb::handle tensor);
 // The number that all of an upstream gradient share, as it comes from a sum or a mean.

@@ -40,4 +40,11 @@ bool requires_grad(nb::handle tensor) {
     return get(tensor, name).is(Py_True);
 }
 
+bool ordinary(nb::args tensors) {
+    if (followed()) return false;
+    for (size_t i = 0; i < tensors.size(); i++)
+        if (!tensors[i].is_none() && !is_ordinary(tensors[i], i == 0, [](const Array&) { return true; })) return false;
+    return true;
+}
+
 } // namespace lossless

@@ -97,4 +97,7 @@ template <class F> bool is_ordinary(nb::handle t, bool first, F see) {
     }
 }
 
+// Whether the kernels may read these tensors (or None) as they lie, now.
+bool ordinary(nb::args tensors);
+
 } // namespace lossless

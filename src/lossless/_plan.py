@@ -5,7 +5,7 @@ Plans are pure and cached, so a training loop pays for its checks once.
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple, NoReturn, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -74,10 +74,10 @@ class RowPlan(NamedTuple):
         link = 1.0 - e, e / self.rows.classes if e else 0.0, self.curve[1] if self.curve else 0.0, self.z_loss
         return self._replace(kernel_link=link)
 
-    def raise_index_error(self, target: Any) -> NoReturn:
+    def index_error(self, target: Any) -> Exception:
         """For labels of which one is no class."""
         labels = np.asarray(target).reshape(self.shape)
-        raise _check.target_index_error(self.function, labels, self.rows.classes, self.ignore_index)
+        return _check.target_index_error(self.function, labels, self.rows.classes, self.ignore_index)
 
     @property
     def has_kernel(self) -> bool:

@@ -568,7 +568,7 @@ def _target_last(plan: RowPlan, target: Array | None) -> Any:
 def _raise_bad(bad: int, plan: RowPlan, labels: Array | None) -> None:
     """The error for labels that are no class, if `bad` is the number of a row."""
     if bad >= 0 and labels is not None:
-        plan.raise_index_error(labels)
+        raise plan.index_error(labels)
 
 
 def _rounded(a: Array | None, dtype: Any) -> Any:

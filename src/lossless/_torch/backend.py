@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -134,12 +133,8 @@ def _target_last(plan: RowPlan, target: Tensor) -> Tensor:
         if plan.ignore_index is not None:
             bad = bad & (target != plan.ignore_index)
         if bad.any():
-            raise _index_error(plan, target)
+            raise plan.index_error(target.tolist())
     return target
-
-
-def _index_error(plan: RowPlan, target: Tensor) -> Exception:
-    return _check.target_index_error(plan.function, np.array(target.tolist()), plan.rows.classes, plan.ignore_index)
 
 
 # ---------------------------------------------------------------- transforms
@@ -295,7 +290,7 @@ def nll(plan: RowPlan, x: Tensor, target: Tensor, weight: Tensor | None) -> Tens
     try:
         loss = torch_nll_loss(x, target, weight, ignore_index=ignored, reduction="none") + 0.0  # no -0.0
     except IndexError:
-        raise _index_error(plan, target) from None
+        raise plan.index_error(target.tolist()) from None
     if plan.reduction == "none":
         return loss.to(dtype)
     total = loss.sum(dtype=torch.float64)

@@ -35,6 +35,8 @@ from lossless._torch.modes import (
 )
 from lossless.reference import Statistics
 
+_saving_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks
+
 
 class _KernelFunction(Function):
     """Forward and `by_kernel` call kernels; `by_formula` is the same gradient made of differentiable operations."""
@@ -85,10 +87,6 @@ class _KernelFunction(Function):
 
 
 # ---------------------------------------------------------------- transforms
-
-
-MANY_CLASSES = 256
-"""From which on backward is quicker if it is told of each row what the forward pass found."""
 
 
 def softmax(x: Tensor, plan: RowPlan) -> Tensor:
@@ -356,15 +354,11 @@ class RootMeanSquare(_KernelFunction):
         return *of_difference(ctx, by_formula.root_mean_square(x, target, g)), None
 
 
-_saving_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks
-
-
 class _Side:
     """What the core asks of here (`native/functions.cpp`)."""
 
     batched = batched
     saving_hooks = _saving_hooks
-    MANY_CLASSES = MANY_CLASSES
 
 
 IN_CORE = Softmax, LogSoftmax, Elementwise, Entropy, ClassLoss, NLL, PointwiseLoss

@@ -96,7 +96,7 @@ def row_statistics(
     out = row_outputs(x, target, prior, plan, entropy, unrounded)
     bad = native.row_statistics(x, *plan.rows, target, weight, prior, plan.ignore_index, *out, state, plan.temperature)
     if bad >= 0:
-        plan.raise_index_error(target)
+        raise plan.index_error(target)
     return out
 
 
@@ -117,7 +117,7 @@ def class_loss(
     x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan, state: Tensor | None
 ) -> tuple[Tensor, float]:
     """(the loss, reduced and rounded; what a mean was divided by)."""
-    loss, divisor, _ = native.tensors.class_loss(x, target, weight, plan, None, state)
+    loss, divisor = native.tensors.class_loss(x, target, weight, plan, state)
     return loss, divisor
 
 
@@ -131,7 +131,7 @@ def class_loss_backward(
 
 def nll(x: Tensor, target: Tensor, weight: Tensor | None, plan: RowPlan) -> tuple[Tensor, float]:
     """(of log-probabilities the loss, reduced and rounded; what a mean was divided by)."""
-    loss, divisor, _ = native.tensors.nll(x, target, weight, plan)
+    loss, divisor = native.tensors.nll(x, target, weight, plan)
     return loss, divisor
 
 
@@ -147,8 +147,7 @@ def pointwise(
     reduction: Reduction, divisor: float,
 ) -> Tensor:  # fmt: skip
     """The loss, reduced and rounded; `divisor` is that of a mean."""
-    loss, *_ = native.tensors.pointwise(functor, x, target, weight, pos_weight, reduction, divisor)
-    return loss
+    return native.tensors.pointwise(functor, x, target, weight, pos_weight, reduction, divisor)
 
 
 def root_mean_square(squares: Pointwise, x: Tensor, target: Tensor) -> tuple[Tensor, float | None]:
