@@ -137,18 +137,24 @@ LOSSLESS_INLINE void transpose(float* scratch, Row* rows, const int64_t* start, 
     constexpr int lanes = sizeof(V) / sizeof(float);
     for (int64_t j = 0;; j = j + 8 <= classes ? j + 4 : classes - 4) {
         for (int i = 0; i < LANES; i += lanes) {
-            V v[4];
-            for (int k = 0; k < 4; k++)
+            float* const at = scratch + j * LANES + i;
+            const auto from = [&](int k) __attribute__((always_inline)) {
+                V v;
                 if constexpr (back)
-                    memcpy(&v[k], scratch + (j + k) * LANES + i, sizeof(V));
+                    memcpy(&v, at + k * LANES, sizeof(V));
                 else
-                    v[k] = load_fours<V>(rows + j, start + i + k);
+                    v = load_fours<V>(rows + j, start + i + k);
+                return v;
+            };
+            const auto to = [&](int k, V v) __attribute__((always_inline)) {
+                if constexpr (back)
+                    store_fours(rows + j, start + i + k, v);
+                else
+                    memcpy(at + k * LANES, &v, sizeof(V));
+            };
+            V v[4] = {from(0), from(1), from(2), from(3)}; // no loop: it would keep them in memory
             transpose_squares(v);
-            for (int k = 0; k < 4; k++)
-                if constexpr (back)
-                    store_fours(rows + j, start + i + k, v[k]);
-                else
-                    memcpy(scratch + (j + k) * LANES + i, &v[k], sizeof(V));
+            to(0, v[0]), to(1, v[1]), to(2, v[2]), to(3, v[3]);
         }
         if (j + 4 >= classes) return;
     }
@@ -337,15 +343,16 @@ template <class D> LOSSLESS_INLINE void put_rows(D* target, const Group& g, int 
     D* const rows = target + g.first_row + r;
     g.rows - r >= LANES ? store_data(rows, value) : store_part(rows, g.rows - r, value);
 }
-template <class D> void write(void* target, const Group& g, int r, Pack<double> value) {
+template <class D> LOSSLESS_INLINE void write(void* target, const Group& g, int r, Pack<double> value) {
+    if (!target) return;
     const Pack<double> nan = broadcast(__builtin_nan("")); // of one sign, whichever operand it came from
     const Pack<double> counted =
         select(load(g.counts + r) == broadcast(0.0), broadcast(0.0), select(value == value, value, nan));
-    if (target) put_rows(static_cast<D*>(target), g, r, narrow<Compute<D>>(counted));
+    put_rows(static_cast<D*>(target), g, r, narrow<Compute<D>>(counted));
 }
 
 // Of a quantity that is one number for all rows, that number.
-template <class D> Pack<double> read(const Upstream& u, double divisor, const Group& g, int r) {
+template <class D> LOSSLESS_INLINE Pack<double> read(const Upstream& u, double divisor, const Group& g, int r) {
     if (!u.values) return broadcast(0.0);
     if (!u.per_row) return broadcast(number<D>(u, 0) / divisor);
     double lanes[LANES] = {};
@@ -411,8 +418,7 @@ template <class D> void slopes_of_loss(const RowProblem& p, const Group& g, Slop
         const Pack<double> upstream = read<D>(p.d_loss, divisor_of_gradient(p), g, r);
         store(s.a + r, upstream * load(g.slope_of_nll + r));
         store(s.b + r, upstream * load(g.slope_of_lse + r));
-        store(s.c + r, broadcast(0.0));
-        store(s.d + r, upstream * broadcast(p.prior_scale * p.prior_unit));
+        if (p.prior) store(s.d + r, upstream * broadcast(p.prior_scale * p.prior_unit));
     });
 }
 
@@ -440,7 +446,7 @@ LOSSLESS_INLINE void sum_up(const RowProblem& p, Group& g, Rows& rows) {
     place<Compute<D>, target>(g);
     rows.each(g, [&](const auto& view, auto& data)
                      __attribute__((always_inline)) { exponentiate<target, extra, numbers>(p, view, data, g); });
-    finish<target>(g);
+    finish<Compute<D>, target>(g);
 }
 
 // What is said of 16 rows: statistics and loss. Returns the loss, 0 for rows that do not count.
@@ -454,7 +460,9 @@ LOSSLESS_INLINE Pack<double> conclude(const RowProblem& p, const Link& link, Gro
         write<double>(p.squares, g, r, load(g.squares + r) / (load(g.all + r) * load(g.all + r)));
         for (int i = r; i < g.rows && i < r + LANES; i++) p.largest[g.first_row + i] = largest_class<D>(p, g, i);
     }
-    const auto tempered = [&](Pack<double> x) { return p.temperature == 1 ? x : x / broadcast(p.temperature); };
+    const auto tempered = [&](Pack<double> x) __attribute__((always_inline)) {
+        return p.temperature == 1 ? x : x / broadcast(p.temperature);
+    };
     if (target == Target::index) nll = tempered(m - load(g.x_target + r)) + log_sum;
     if constexpr (target == Target::soft) {
         const Pack<double> total = load(g.soft_rest + r) + soft_top<Compute<D>>(p, g, r);
@@ -466,7 +474,7 @@ LOSSLESS_INLINE Pack<double> conclude(const RowProblem& p, const Link& link, Gro
         mean_below = load(g.below + r) / load(g.all + r);
         store(g.mean_below + r, mean_below);
     }
-    const auto write_statistic = [&](void* to, Pack<double> value) {
+    const auto write_statistic = [&](void* to, Pack<double> value) __attribute__((always_inline)) {
         p.wide ? write<double>(to, g, r, value) : write<D>(to, g, r, value);
     };
     write_statistic(p.nll, nll);
@@ -764,14 +772,10 @@ template <class Rows> bool write_at_once(Group& g, Rows& rows, Column& again) {
     rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
         using View = std::remove_cvref_t<decltype(view)>;
         const float *const probabilities = data.x, *const cotangent = data.cotangent;
-        float* const out = data.out;
-        typename View::Total all(view), slopes(view);
+        typename View::WideTotal all(view), slopes(view);
         Most<View> most;
         Least<View> least;
         view.each([&](Block b) __attribute__((always_inline)) {
-            view.fetch(probabilities, b, data.ahead);
-            view.fetch(cotangent, b, data.ahead);
-            view.fetch(out, b);
             const Pack<double> q = view.wide(probabilities, b);
             all.add(b, q);
             slopes.add_product(b, q, view.wide(cotangent, b));

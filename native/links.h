@@ -22,15 +22,16 @@ LOSSLESS_INLINE Pack<double> power(Pack<double> x, double n) {
 struct Link {
     double nll_scale, prior_scale, gamma, z;
 
-    Pack<double> value(Pack<double> weight, Pack<double> nll, Pack<double> q, Pack<double> prior,
-                       Pack<double> lse) const {
+    LOSSLESS_INLINE_MEMBER Pack<double> value(Pack<double> weight, Pack<double> nll, Pack<double> q, Pack<double> prior,
+                                              Pack<double> lse) const {
         Pack<double> loss = broadcast(prior_scale) * prior; // all of it at nll_scale = 0, even where nll is inf
         if (nll_scale != 0) loss = broadcast(nll_scale) * weight * (focal(q) * nll) + loss;
         if (z != 0) loss = broadcast(z) * (lse * lse) + loss;
         return loss;
     }
     // q^gamma (1 + gamma p nll / q); its limits are 0 at nll = 0 and 1 at nll = inf.
-    Pack<double> slope_of_nll(Pack<double> weight, Pack<double> nll, Pack<double> q, Pack<double> p) const {
+    LOSSLESS_INLINE_MEMBER Pack<double> slope_of_nll(Pack<double> weight, Pack<double> nll, Pack<double> q,
+                                                     Pack<double> p) const {
         Pack<double> slope = broadcast(nll_scale) * weight;
         if (gamma != 0) {
             const Pack<double> zero = broadcast(0.0), one = broadcast(1.0);
@@ -39,12 +40,12 @@ struct Link {
         }
         return slope;
     }
-    Pack<double> slope_of_lse(Pack<double> lse) const {
+    LOSSLESS_INLINE_MEMBER Pack<double> slope_of_lse(Pack<double> lse) const {
         return z == 0 ? broadcast(0.0) : broadcast(2 * z) * lse; // where lse is infinite too
     }
 
   private:
-    Pack<double> focal(Pack<double> q) const { return power(q, gamma); }
+    LOSSLESS_INLINE_MEMBER Pack<double> focal(Pack<double> q) const { return power(q, gamma); }
 };
 
 } // namespace

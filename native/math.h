@@ -25,10 +25,15 @@ template <> struct Float<float> {
 
 // As many digits as functions of a float need, for those that are computed in f64: at half the price of all.
 struct ForFloat {
-    // (log(1 + z) - z) / z^2 on [0, 1]; log(1 + z) to 2^-30
+    // (log(1 + z) - z) / z^2 on [0, 1]; log(1 + z) to 2^-26
     static constexpr float log1p_coefficients[] = {-0x1.fffff8p-2f, 0x1.5553a6p-2f, -0x1.ffc420p-3f, 0x1.97827ap-3f,
                                                    -0x1.4a5430p-3f, 0x1.fea74ap-4f, -0x1.54457ep-4f, 0x1.57e948p-5f,
                                                    -0x1.bead0ep-7f, 0x1.0fb474p-9f};
+    // The same to 2^-30, in f64
+    static constexpr double wide_log1p_coefficients[] = {
+        -0x1.fffff7787d1f5p-2, 0x1.5553a570bbeb4p-2, -0x1.ffc41ed0d60f8p-3, 0x1.978277328a6e9p-3,
+        -0x1.4a5428d00371cp-3, 0x1.fea736416d72cp-4, -0x1.54456efc427f2p-4, 0x1.57e93facd57b1p-5,
+        -0x1.bead17eed8051p-7, 0x1.0fb490272cef9p-9};
     // e^r to 2^-32
     static constexpr double exp_coefficients[] = {0x1.0000000bc3067p-1, 0x1.5555555a8f13bp-3,  0x1.5554e7cfb8dd9p-5,
                                                   0x1.1110e0684c4bfp-7, 0x1.6d44d2021d74fp-10, 0x1.a1266f45c8e9bp-13};
@@ -139,9 +144,24 @@ template <class T> LOSSLESS_INLINE Pack<T> log1p(Pack<T> z) {
 }
 
 // log(1 + z) for z in [0, 1], as many digits as a float needs.
-template <class T> LOSSLESS_INLINE Pack<T> log1p_for_float(Pack<T> z) {
-    const Pack<T> square = z * z;
+LOSSLESS_INLINE Pack<float> log1p_for_float(Pack<float> z) {
+    const Pack<float> square = z * z;
     return fma(square, polynomial(z, square, ForFloat::log1p_coefficients), z);
+}
+LOSSLESS_INLINE Pack<double> log1p_for_float(Pack<double> z) {
+    const Pack<double> square = z * z;
+    return fma(square, polynomial(z, square, ForFloat::wide_log1p_coefficients), z);
+}
+
+// And for z >= 0 that is made of floats: 1 + z = 2^n (1 + f).
+LOSSLESS_INLINE Pack<double> log1p_of_floats(Pack<double> z) {
+    constexpr int bits = Float<double>::mantissa_bits;
+    const Pack<double> one = broadcast(1.0), u = one + z, magic = broadcast(Float<double>::magic);
+    const Pack<int64_t> e = shift_right(bit_cast<int64_t>(u) - bit_cast<int64_t>(one), bits);
+    const Pack<double> n = bit_cast<double>(e + bit_cast<int64_t>(magic)) - magic;
+    const Pack<double> f = bit_cast<double>(bit_cast<int64_t>(u) - shift_left(e, bits)) - one;
+    const Pack<double> log = log1p_for_float(select(e == broadcast(int64_t(0)), z, f));
+    return select(z < broadcast(__builtin_inf()), fma(n, broadcast(Float<double>::ln2_hi), log), z);
 }
 
 } // namespace

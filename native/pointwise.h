@@ -5,6 +5,8 @@
 #include "links.h"
 #include "views.h"
 
+#include <type_traits>
+
 namespace {
 
 using lossless::Pointwise;
@@ -82,18 +84,17 @@ template <class T> struct SigmoidFocal {
     using Term = double;
     Pack<double> yes, balance;
     const double gamma;
-    LOSSLESS_INLINE_MEMBER SigmoidFocal(const PointwiseProblem& p, Pack<T> t, Pack<T>, Pack<T>)
-        : yes(to_f64(t)), gamma(p.gamma) {
+    LOSSLESS_INLINE_MEMBER SigmoidFocal(const PointwiseProblem& p, Pack<double> t, Pack<double>, Pack<double>)
+        : yes(t), gamma(p.gamma) {
         balance = p.alpha < 0 ? broadcast(1.0) : fma(broadcast(2.0 * p.alpha - 1.0), yes, broadcast(1.0 - p.alpha));
     }
 
-    LOSSLESS_INLINE_MEMBER Point<double> operator()(Pack<T> x, Pack<double> factor) const {
-        const Pack<double> wide = to_f64(x), size = abs(wide), zero = broadcast(0.0), one = broadcast(1.0);
-        const Side side(*this, wide > zero);
+    LOSSLESS_INLINE_MEMBER Point<double> operator()(Pack<double> x, Pack<double> factor) const {
+        const Pack<double> size = abs(x), zero = broadcast(0.0), one = broadcast(1.0);
+        const Side side(*this, x > zero);
         const Pack<double> z = scaled(exponential(zero - size, ForFloat::exp_coefficients), 0);
         Point<double> at = side.point(size, z, log1p_for_float(z), one / (one + z), factor);
-        if (any(is_far(abs(x)))) {
-            const Mask<double> far = is_far(size);
+        if (const Mask<double> far = is_far(size); any(far)) {
             const Pack<double> tail = scaled(exponential(max(broadcast(-700.0), zero - size)), 0);
             // 0 inf is 0 where nothing of the distance counts, and z |x|, which tends to 0, is not inf in a slope
             const Pack<double> counted = if_any(balance, if_any(side.large, size)), most = broadcast(0x1p200);
@@ -169,13 +170,14 @@ template <class T> struct LogSigmoid {
 template <class T> struct KLDivergence {
     using Term = double;
     Pack<double> share;
-    LOSSLESS_INLINE_MEMBER KLDivergence(const PointwiseProblem&, Pack<T> t, Pack<T>, Pack<T>) : share(to_f64(t)) {}
+    LOSSLESS_INLINE_MEMBER KLDivergence(const PointwiseProblem&, Pack<double> t, Pack<double>, Pack<double>)
+        : share(t) {}
 
-    LOSSLESS_INLINE_MEMBER Point<double> operator()(Pack<T> x, Pack<double> factor) const {
+    LOSSLESS_INLINE_MEMBER Point<double> operator()(Pack<double> at, Pack<double> factor) const {
         const Pack<double> zero = broadcast(0.0), one = broadcast(1.0), nan = broadcast(__builtin_nan(""));
         const Mask<double> below = share < one;
         const Pack<double> log = log1p(select(below, (one - share) / share, share - one)); // of t or of 1 / t
-        const Pack<double> at = to_f64(x), gap = select(share < zero, nan, select(below, zero - log, log)) - at;
+        const Pack<double> gap = select(share < zero, nan, select(below, zero - log, log)) - at;
         return {select((share == zero) & (at == at), zero, share * gap), zero - share * factor};
     }
 };
@@ -184,11 +186,11 @@ template <class T> struct KLDivergence {
 template <class T> struct SquaredError {
     using Term = double;
     Pack<double> target, weight;
-    LOSSLESS_INLINE_MEMBER SquaredError(const PointwiseProblem&, Pack<T> t, Pack<T> w, Pack<T>)
-        : target(to_f64(t)), weight(to_f64(w)) {}
-    LOSSLESS_INLINE_MEMBER Point<double> operator()(Pack<T> x, Pack<double> factor) const {
-        const Pack<double> d = to_f64(x) - target, slope = weight * (broadcast(2.0) * d);
-        return {if_counted(d, weight * (d * d)), if_counted(d, slope * factor)};
+    LOSSLESS_INLINE_MEMBER SquaredError(const PointwiseProblem&, Pack<double> t, Pack<double> w, Pack<double>)
+        : target(t), weight(w) {}
+    LOSSLESS_INLINE_MEMBER Point<double> operator()(Pack<double> x, Pack<double> factor) const {
+        const Pack<double> d = x - target;
+        return {if_counted(d, weight * (d * d)), if_counted(d, weight * d * (broadcast(2.0) * factor))};
     }
 
   private:
@@ -203,18 +205,24 @@ template <class D> LOSSLESS_INLINE Pack<Compute<D>> load_some(const void* from, 
     const D* source = static_cast<const D*>(from) + i;
     return n == LANES ? load_data(source) : load_part(source, n, fill);
 }
+// In the type of a loss's terms.
+template <class Term, class D>
+LOSSLESS_INLINE Pack<Term> load_term(const void* from, int64_t i, int n, Compute<D> fill = 0) {
+    if constexpr (std::is_same_v<D, float> && sizeof(Term) == 8)
+        if (from && n == LANES) return load_wide(static_cast<const float*>(from) + i);
+    const Pack<Compute<D>> some = load_some<D>(from, i, n, fill);
+    if constexpr (sizeof(Term) == sizeof(Compute<D>))
+        return some;
+    else
+        return to_f64(some);
+}
 template <class D> LOSSLESS_INLINE void store_some(void* to, int64_t i, int n, Pack<Compute<D>> value) {
     D* target = static_cast<D*>(to) + i;
     n == LANES ? store_data(target, value) : store_part(target, n, value);
 }
 
 template <class D, class Term> LOSSLESS_INLINE Pack<Term> load_upstream(const Upstream& g, int64_t i, int n) {
-    if (g.is_f64) return narrow<Term>(load_some<double>(g.values, i, n, 0.0));
-    const Pack<Compute<D>> some = load_some<D>(g.values, i, n, 0);
-    if constexpr (sizeof(Term) == 4)
-        return some;
-    else
-        return to_f64(some);
+    return g.is_f64 ? narrow<Term>(load_some<double>(g.values, i, n, 0.0)) : load_term<Term, D>(g.values, i, n);
 }
 
 // Asks the memory for the 16 numbers that are 2 KB ahead: it is slower than the arithmetic, and begins no sooner than
@@ -238,12 +246,12 @@ void each_point(const PointwiseProblem& problem, int64_t chunk, int64_t begin, i
         fetch_ahead<D>(p.x, i);
         fetch_ahead<D>(p.target, i);
         if (slopes) fetch_ahead<D>(p.dx, i);
-        const Pack<T> weight = weighted ? load_some<D>(p.weight, i, n, 1) : broadcast(T(1));
-        const Pack<T> pos_weight = weighted ? load_some<D>(p.pos_weight, i, n, 1) : broadcast(T(1));
-        const Loss<T> loss(p, load_some<D>(p.target, i, n, 0), weight, pos_weight);
+        const Pack<Term> one = broadcast(Term(1)), weight = weighted ? load_term<Term, D>(p.weight, i, n, 1) : one;
+        const Pack<Term> pos_weight = weighted ? load_term<Term, D>(p.pos_weight, i, n, 1) : one;
+        const Loss<T> loss(p, load_term<Term, D>(p.target, i, n), weight, pos_weight);
         Pack<Term> factor = common;
         if (slopes && !values && p.g.per_row) factor = factor * load_upstream<D, Term>(p.g, i, n);
-        Point<Term> point = loss(load_some<D>(p.x, i, n, 0), factor);
+        Point<Term> point = loss(load_term<Term, D>(p.x, i, n), factor);
         if constexpr (values) {
             if (p.value) store_some<D>(p.value, i, n, narrow<T>(point.value));
             if (n < LANES)

@@ -100,22 +100,6 @@ template <class T> struct Frame {
         return exponential(max(least, y), select(y > least, low, zero));
     }
 };
-// A number as mantissa * 2^exponent with |mantissa| in [1, 2); 0, inf and NaN with exponent 0.
-struct Split {
-    Pack<double> mantissa, exponent;
-};
-LOSSLESS_INLINE Split split(Pack<double> c) {
-    const Pack<double> zero = broadcast(0.0), bias = broadcast(1023.0), magic = broadcast(Float<double>::magic);
-    const auto tiny = abs(c) < broadcast(0x1p-900);
-    const Pack<double> scaled = select(tiny, c * broadcast(0x1p200), c);
-    const auto bits = bit_cast<int64_t>(scaled);
-    const auto biased = shift_right(bits & broadcast(int64_t(0x7ff0000000000000)), 52);
-    const Pack<double> exponent = bit_cast<double>(biased + bit_cast<int64_t>(magic)) - magic - bias;
-    const Pack<double> mantissa =
-        bit_cast<double>((bits & ~broadcast(int64_t(0x7ff0000000000000))) | bit_cast<int64_t>(broadcast(1.0)));
-    const auto ordinary = (abs(c) < broadcast(INF)) & (c != zero);
-    return {select(ordinary, mantissa, c), select(ordinary, select(tiny, exponent - broadcast(200.0), exponent), zero)};
-}
 
 // ---------------------------------------------------------------------------------------------- the pass
 
@@ -313,7 +297,7 @@ LOSSLESS_INLINE Mask<double> is_correct(const Group& g, int r) { return load(g.t
 
 // Fourth stage: the sums of each row that leave a class out. Each is a sum of the terms it consists of, never a
 // difference.
-template <Target target> static void finish(Group& g) {
+template <class T, Target target> static void finish(Group& g) {
     by_sixteens(g, [&](int r) __attribute__((always_inline)) {
         const Pack<double> others = load(g.others + r), top = load(g.top + r);
         Pack<double> but_top = others, but_target = others, all = others + top;
@@ -327,7 +311,8 @@ template <Target target> static void finish(Group& g) {
         store(g.all + r, all);
         store(g.but_target + r, but_target);
         store(g.but_top + r, but_top);
-        store(g.log_sum + r, log1p(but_top / top));
+        const Pack<double> ratio = but_top / top;
+        store(g.log_sum + r, sizeof(T) == 4 ? log1p_of_floats(ratio) : log1p(ratio));
     });
 }
 
@@ -369,32 +354,50 @@ struct Slopes {
     bool lifted;              // some row is
 };
 
-// f / S for a row factor f, S the sum of the exponentials: a mantissa in two parts, so that it costs no rounding.
-template <class T>
-LOSSLESS_INLINE void divide_by_sum(Pack<double> f, const Group& g, int r, Column& high, Column& low) {
-    const Pack<double> zero = broadcast(0.0), scaled = load(g.all + r) * broadcast(0x1p-64);
-    const Pack<double> inverse = broadcast(1.0) / scaled, p = quotient(f, scaled, inverse);
-    const Pack<double> rest = fma(zero - p, scaled, f) * inverse;
-    const Split parts = split(p);
-    const Pack<double> first = to_f64(narrow<T>(parts.mantissa)),
-                       power = power_of_two(parts.exponent - broadcast(64.0));
-    const Pack<double> second = (parts.mantissa - first) + rest * power_of_two(zero - parts.exponent);
-    store(high + r, first * power);
-    store(low + r, select(abs(second) < broadcast(1.0), second * power, zero)); // else f / S is 0 or not finite
+// f / S for a row factor f, S the sum of the exponentials: in two parts, so that it costs no rounding.
+template <class T> LOSSLESS_INLINE void divide_by_sum(Pack<double> f, Pack<double> all, Pack<double> inverse,
+                                                      Column& high, Column& low, int r) {
+    const Pack<double> zero = broadcast(0.0);
+    Pack<double> first, rest;
+    if constexpr (sizeof(T) == 4) { // two floats, which a double holds
+        const Pack<double> p = f * inverse;
+        first = to_f64(narrow<T>(p));
+        rest = p - first;
+    } else {
+        first = quotient(f, all, inverse);
+        rest = fma(zero - first, all, f) * inverse;
+    }
+    store(high + r, first);
+    store(low + r, select(abs(rest) < broadcast(INF), rest, zero)); // else f / S is not finite
 }
 
 // f p - t q, p and q = 1 - p given as parts of S. A quotient that is denormal has lost bits before it is multiplied;
 // the product is not.
-LOSSLESS_INLINE Pack<double> uncancelled(Pack<double> f, Pack<double> own, Pack<double> t, Pack<double> others,
-                                         Pack<double> all) {
-    const Pack<double> q = others / all;
-    const auto tiny = q < broadcast(0x1p-900);
-    const Pack<double> less = broadcast(0.0) - (any(tiny) ? select(tiny, t * others / all, t * q) : t * q);
-    return any(f != broadcast(0.0)) ? fma(f, own / all, less) : less;
+template <class T> LOSSLESS_INLINE Pack<double> uncancelled(Pack<double> f, Pack<double> own, Pack<double> t,
+                                                            Pack<double> others, Pack<double> all,
+                                                            Pack<double> inverse) {
+    const auto part = [=](Pack<double> e)
+                          __attribute__((always_inline)) { return sizeof(T) == 4 ? e * inverse : e / all; };
+    const Pack<double> q = part(others);
+    Pack<double> given = t * q;
+    if constexpr (sizeof(T) == 8) {
+        const auto tiny = q < broadcast(0x1p-900);
+        if (any(tiny)) given = select(tiny, t * others / all, given);
+    }
+    const Pack<double> less = broadcast(0.0) - given;
+    return any(f != broadcast(0.0)) ? fma(f, part(own), less) : less;
+}
+
+// The exponent of a size; 0 where that is not finite.
+LOSSLESS_INLINE Pack<double> exponent_of(Pack<double> size) {
+    const Pack<double> magic = broadcast(Float<double>::magic);
+    const auto biased = shift_right(bit_cast<int64_t>(size), Float<double>::mantissa_bits);
+    const Pack<double> n = bit_cast<double>(biased + bit_cast<int64_t>(magic)) - magic - broadcast(Float<double>::bias);
+    return select(size < broadcast(INF), n, broadcast(0.0));
 }
 
 template <class T, Target target, bool extra> void prepare(const RowProblem& p, Group& g, Slopes& s, int r) {
-    const Pack<double> zero = broadcast(0.0), all = load(g.all + r);
+    const Pack<double> zero = broadcast(0.0), all = load(g.all + r), inverse = broadcast(1.0) / all;
     const bool entropy = extra && p.d_entropy.values, prior = extra && p.prior;
     const Pack<double> b = load(s.b + r);
     Pack<double> a = load(s.a + r), d = zero, c = zero, t_size = broadcast(1.0);
@@ -404,7 +407,7 @@ template <class T, Target target, bool extra> void prepare(const RowProblem& p, 
     if (entropy) size = max(size, abs(c = load(s.c + r)));
 
     // Where a large factor meets an exponential that is 0 but for its size, the exponentials are lifted.
-    const Pack<double> n = split(size).exponent, least = broadcast(SIZE<T> - (Float<T>::bias - 1)),
+    const Pack<double> n = exponent_of(size), least = broadcast(SIZE<T> - (Float<T>::bias - 1)),
                        most = broadcast(SIZE<T> + Float<T>::bias);
     const Pack<double> exponent = select(n < least, least, select(n > most, most, n));
     const Pack<double> lift = select(exponent > broadcast(39.0), broadcast(60.0), zero);
@@ -435,12 +438,13 @@ template <class T, Target target, bool extra> void prepare(const RowProblem& p, 
         t_top = fma(d, look_up<T>(p.prior, g.largest + r), t_top);
         store(s.prior + r, zero - d);
     }
-    if (entropy) divide_by_sum<T>(c * scale * lowered, g, r, s.entropy, s.entropy_low);
-    divide_by_sum<T>(f * lowered, g, r, s.factor, s.factor_low);
+    if (entropy) divide_by_sum<T>(c * scale * lowered, all, inverse, s.entropy, s.entropy_low, r);
+    divide_by_sum<T>(f * lowered, all, inverse, s.factor, s.factor_low, r);
     if constexpr (target == Target::index)
-        store(s.at_target + r, uncancelled(f_target, load(g.at_target + r), t_target, load(g.but_target + r), all));
+        store(s.at_target + r,
+              uncancelled<T>(f_target, load(g.at_target + r), t_target, load(g.but_target + r), all, inverse));
     if (target == Target::soft || prior)
-        store(s.at_top + r, uncancelled(f_top, load(g.top + r), t_top, load(g.but_top + r), all));
+        store(s.at_top + r, uncancelled<T>(f_top, load(g.top + r), t_top, load(g.but_top + r), all, inverse));
 }
 
 // Where a row is not a number all its gradients are the same NaN, whichever operand it came from.

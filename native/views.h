@@ -199,6 +199,7 @@ template <class D> struct ClassLanes {
     };
     using Total = TotalOf<Sum<T>>;
     using PlainTotal = TotalOf<PlainSum>;
+    using WideTotal = Total; // of terms in f64
     // The largest of the lanes, which all belong to the row.
     static LOSSLESS_INLINE_MEMBER Pack<T> in_all_lanes(Pack<T> a) {
         return broadcast(fold(a, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; }));
@@ -298,27 +299,42 @@ template <class C> struct RowLanes {
         ::store(column + row, to_f64(value));
     }
 
-    template <class Lanes> struct TotalOf {
-        int used = 0; // with few classes, the lanes beyond them are 0
-        Lanes lanes[LANES];
-        explicit LOSSLESS_INLINE_MEMBER TotalOf(const RowLanes&) {}
-        template <class U> LOSSLESS_INLINE_MEMBER void add(Block b, Pack<U> term) {
+    template <class Lanes, class U = T> struct TotalOf {
+        const int64_t classes;
+        Pack<U> first[LANES]; // the first term of each partial sum, as it came: a float takes half the memory of a sum
+        Lanes lanes[LANES];   // sums of more
+        explicit LOSSLESS_INLINE_MEMBER TotalOf(const RowLanes& view) : classes(view.classes) {}
+        LOSSLESS_INLINE_MEMBER void add(Block b, Pack<U> term) {
             if (b.j < LANES)
-                lanes[used++] = Lanes(term);
+                first[b.j] = term;
             else
-                lanes[b.j % LANES].add(term);
+                lane(b).add(term);
         }
         LOSSLESS_INLINE_MEMBER void add_product(Block b, Pack<double> x, Pack<double> y) {
-            b.j < LANES ? add(b, x * y) : lanes[b.j % LANES].add_product(x, y);
+            b.j < LANES ? add(b, x * y) : lane(b).add_product(x, y);
         }
-        LOSSLESS_INLINE_MEMBER Pack<double> value() {
-            for (int half = LANES / 2; half; half /= 2)
-                for (int i = 0; i < half && i + half < used; i++) lanes[i].add(lanes[i + half]);
-            return lanes[0].value();
+        LOSSLESS_INLINE_MEMBER Pack<double> value() const { return fold<0, 1>().value(); }
+
+      private:
+        // Of the partial sums i, i + step, i + 2 step, ... as far as there are any: in registers, not as a loop.
+        template <int i, int step> LOSSLESS_INLINE_MEMBER Lanes fold() const {
+            if constexpr (step == LANES) {
+                return i + LANES < classes ? lanes[i] : Lanes(first[i]);
+            } else {
+                Lanes sum = fold<i, 2 * step>();
+                if (i + step < classes) sum.add(fold<i + step, 2 * step>());
+                return sum;
+            }
+        }
+        LOSSLESS_INLINE_MEMBER Lanes& lane(Block b) {
+            Lanes& lane = lanes[b.j % LANES];
+            if (b.j < 2 * LANES) lane = Lanes(first[b.j % LANES]);
+            return lane;
         }
     };
     using Total = TotalOf<Sum<T>>;
     using PlainTotal = TotalOf<PlainSum>;
+    using WideTotal = TotalOf<Sum<T>, double>; // of terms in f64
 
     static LOSSLESS_INLINE_MEMBER Pack<T> in_all_lanes(Pack<T> a) { return a; } // each is a row of its own
     static LOSSLESS_INLINE_MEMBER Pack<T> least_of_lanes(Pack<T> a) { return a; }

@@ -27,13 +27,15 @@ T = torch.softmax(torch.randn(6, 5), 1)
 BITS = (T > 0.2).float()
 
 CALLS = {
-    "cross_entropy": (lossless.cross_entropy, F.cross_entropy, Y, {}),
-    "probabilities": (lossless.cross_entropy, F.cross_entropy, T, {}),
-    "smoothing": (lossless.cross_entropy, F.cross_entropy, Y, {"label_smoothing": 0.1, "reduction": "sum"}),
-    "binary": (lossless.binary_cross_entropy_with_logits, F.binary_cross_entropy_with_logits, BITS, {}),
-    "squared": (lossless.mse_loss, F.mse_loss, T, {"reduction": "none"}),
-    "softmax": (lossless.softmax, F.softmax, 1, {}),
-    "log_softmax": (lossless.log_softmax, F.log_softmax, 1, {}),
+    "cross_entropy": (lossless.cross_entropy, F.cross_entropy, (Y,), {}),
+    "probabilities": (lossless.cross_entropy, F.cross_entropy, (T,), {}),
+    "smoothing": (lossless.cross_entropy, F.cross_entropy, (Y,), {"label_smoothing": 0.1, "reduction": "sum"}),
+    "binary": (lossless.binary_cross_entropy_with_logits, F.binary_cross_entropy_with_logits, (BITS,), {}),
+    "squared": (lossless.mse_loss, F.mse_loss, (T,), {"reduction": "none"}),
+    "softmax": (lossless.softmax, F.softmax, (1,), {}),
+    "log_softmax": (lossless.log_softmax, F.log_softmax, (1,), {}),
+    "sigmoid": (lossless.sigmoid, torch.sigmoid, (), {}),
+    "logsigmoid": (lossless.logsigmoid, F.logsigmoid, (), {}),
 }
 
 
@@ -56,6 +58,7 @@ def no_plans(monkeypatch):
             (losses, "plan_binary"),
             (losses, "plan_squared"),
             (lossless.transforms, "plan_transform"),
+            (lossless.transforms, "_elementwise"),
         ):
             monkeypatch.setattr(module, name, plan)
 
@@ -64,31 +67,31 @@ def no_plans(monkeypatch):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_the_same_form_goes_straight(name, no_plans):
-    ours, theirs, target, options = CALLS[name]
-    ours(X, target, **options)
+    ours, theirs, rest, options = CALLS[name]
+    ours(X, *rest, **options)
     no_plans()
     for x in (2 * X, X.clone().requires_grad_()):
-        torch.testing.assert_close(ours(x, target, **options), theirs(x, target, **options))
+        torch.testing.assert_close(ours(x, *rest, **options), theirs(x, *rest, **options))
     with torch.no_grad():
-        assert not ours(X.clone().requires_grad_(), target, **options).requires_grad
+        assert not ours(X.clone().requires_grad_(), *rest, **options).requires_grad
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_gradients_are_those_of_the_long_way(name):
-    ours, _, target, options = CALLS[name]
+    ours, _, rest, options = CALLS[name]
     gradients = []
     for length in (6, 6, 6):
         x = X[:length].clone().requires_grad_()
-        ours(x, target, **options).sum().backward()
-        (second,) = torch.autograd.grad((_first(ours, x, target, options) * T).sum(), x)
+        ours(x, *rest, **options).sum().backward()
+        (second,) = torch.autograd.grad((_first(ours, x, rest, options) * T).sum(), x)
         gradients.append((x.grad, second))
     for one, other in gradients[1:]:
         assert torch.equal(one, gradients[0][0])
         assert torch.equal(other, gradients[0][1])
 
 
-def _first(ours, x, target, options):
-    return torch.autograd.grad(ours(x, target, **options).sum(), x, create_graph=True)[0]
+def _first(ours, x, rest, options):
+    return torch.autograd.grad(ours(x, *rest, **options).sum(), x, create_graph=True)[0]
 
 
 def long_way(call):

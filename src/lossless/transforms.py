@@ -137,6 +137,7 @@ def logsumexp(input: Array, dim: int | Sequence[int] = -1, keepdim: bool = False
     return result
 
 
+@straight
 def sigmoid(input: Array) -> Array:
     """Sigmoid: a score to the probability of "yes", softmax's case of two classes with scores x and 0.
 
@@ -164,6 +165,7 @@ def sigmoid(input: Array) -> Array:
     return _elementwise("sigmoid", Sigmoid(), input)
 
 
+@straight
 def logsigmoid(input: Array) -> Array:
     """Log-sigmoid: the logarithm of the sigmoid, accurate where the sigmoid rounds to 0 or to 1.
 
