@@ -185,12 +185,18 @@ template <class D> struct RowsTransposed {
     const int most_rows;
     Buffer memory;
     Data<RowLanes<T>> all; // of the whole group
+    T* halves = nullptr;   // 16 rows of halves as floats, one after another
     int64_t start[ROWS];
 
     RowsTransposed(const RowProblem& problem, Passes)
         : p(problem), most_rows(rows_in_cache(p) < LANES ? LANES : rows_in_cache(p)) {
         const int64_t size = p.classes * most_rows;
-        T* room = memory.template get<T>(size * (2 + !!p.soft + !!p.cotangent + !!p.out));
+        const int64_t of_halves = by_fours() && sizeof(D) == 2 ? LANES * p.classes : 0;
+        T* room = memory.template get<T>(size * (2 + !!p.soft + !!p.cotangent + !!p.out) + of_halves);
+        if (room && of_halves) {
+            halves = room;
+            room += of_halves;
+        }
         const auto take = [&](bool wanted) {
             T* const taken = room && wanted ? room : nullptr;
             if (taken) room += size;
@@ -220,9 +226,9 @@ template <class D> struct RowsTransposed {
         for (int i = 0; g.any_ignored && i < g.rows; i++)
             for (int64_t j = 0; g.ignored[i] && j < p.classes; j++) *number(all.out, i, j) = 0;
         for (int r = 0; r < g.rows; r += LANES) {
-            if constexpr (std::is_same_v<D, float>)
+            if constexpr (std::is_same_v<T, float>)
                 if (by_fours() && g.rows - r >= LANES) {
-                    transpose<true>(number(all.out, r, 0), target, start + r, p.classes);
+                    scatter_by_fours(number(all.out, r, 0), target, start + r);
                     continue;
                 }
             if (side_by_side(g, r)) {
@@ -238,6 +244,33 @@ template <class D> struct RowsTransposed {
 
   private:
     bool by_fours() const { return p.inner == 1 && p.classes >= 4; }
+    void gather_by_fours(float* scratch, const D* source, const int64_t* start) {
+        if constexpr (std::is_same_v<D, float>) {
+            transpose<false>(scratch, source, start, p.classes);
+        } else {
+            const Spaced rows(start);
+            const int64_t size = rows.start[LANES - 1] + p.classes;
+            for (int64_t i = 0; i < size; i += LANES)
+                store(halves + i, size - i < LANES ? load_part(source + start[0] + i, int(size - i), 0.0f)
+                                                   : load_data(source + start[0] + i));
+            transpose<false>(scratch, halves, rows.start, p.classes);
+        }
+    }
+    void scatter_by_fours(float* scratch, D* target, const int64_t* start) {
+        if constexpr (std::is_same_v<D, float>) {
+            transpose<true>(scratch, target, start, p.classes);
+        } else {
+            transpose<true>(scratch, halves, Spaced(start).start, p.classes);
+            for (int64_t i = 0; i < LANES * p.classes; i += LANES) store_data(target + start[0] + i, load(halves + i));
+        }
+    }
+    // Where 16 rows start after the first of them.
+    struct Spaced {
+        int64_t start[LANES];
+        explicit Spaced(const int64_t* rows) {
+            for (int i = 0; i < LANES; i++) start[i] = rows[i] - rows[0];
+        }
+    };
     bool side_by_side(const Group& g, int r) const {
         return g.rows - r >= LANES && start[r + LANES - 1] - start[r] == LANES - 1;
     }
@@ -246,9 +279,9 @@ template <class D> struct RowsTransposed {
     void gather(const Group& g, T* scratch, const void* from) {
         const D* source = static_cast<const D*>(from);
         for (int r = 0; r < g.rows; r += LANES) {
-            if constexpr (std::is_same_v<D, float>)
+            if constexpr (std::is_same_v<T, float>)
                 if (by_fours()) {
-                    transpose<false>(number(scratch, r, 0), source, start + r, p.classes);
+                    gather_by_fours(number(scratch, r, 0), source, start + r);
                     continue;
                 }
             if (side_by_side(g, r)) {
