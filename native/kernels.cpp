@@ -479,7 +479,7 @@ LOSSLESS_INLINE void sum_up(const RowProblem& p, Group& g, Rows& rows) {
     place<Compute<D>, target>(g);
     rows.each(g, [&](const auto& view, auto& data)
                      __attribute__((always_inline)) { exponentiate<target, extra, numbers>(p, view, data, g); });
-    finish<Compute<D>, target>(g);
+    finish<target>(g);
 }
 
 // What is said of 16 rows: statistics and loss. Returns the loss, 0 for rows that do not count.

@@ -25,7 +25,7 @@ template <> struct Float<float> {
 
 // As many digits as functions of a float need, for those that are computed in f64: at half the price of all.
 struct ForFloat {
-    // (log(1 + z) - z) / z^2 on [0, 1]; log(1 + z) to 2^-26
+    // (log(1 + z) - z) / z^2 on [0, 1]; log(1 + z) to 2^-26, before rounding
     static constexpr float log1p_coefficients[] = {-0x1.fffff8p-2f, 0x1.5553a6p-2f, -0x1.ffc420p-3f, 0x1.97827ap-3f,
                                                    -0x1.4a5430p-3f, 0x1.fea74ap-4f, -0x1.54457ep-4f, 0x1.57e948p-5f,
                                                    -0x1.bead0ep-7f, 0x1.0fb474p-9f};
@@ -151,17 +151,6 @@ LOSSLESS_INLINE Pack<float> log1p_for_float(Pack<float> z) {
 LOSSLESS_INLINE Pack<double> log1p_for_float(Pack<double> z) {
     const Pack<double> square = z * z;
     return fma(square, polynomial(z, square, ForFloat::wide_log1p_coefficients), z);
-}
-
-// And for z >= 0 that is made of floats: 1 + z = 2^n (1 + f).
-LOSSLESS_INLINE Pack<double> log1p_of_floats(Pack<double> z) {
-    constexpr int bits = Float<double>::mantissa_bits;
-    const Pack<double> one = broadcast(1.0), u = one + z, magic = broadcast(Float<double>::magic);
-    const Pack<int64_t> e = shift_right(bit_cast<int64_t>(u) - bit_cast<int64_t>(one), bits);
-    const Pack<double> n = bit_cast<double>(e + bit_cast<int64_t>(magic)) - magic;
-    const Pack<double> f = bit_cast<double>(bit_cast<int64_t>(u) - shift_left(e, bits)) - one;
-    const Pack<double> log = log1p_for_float(select(e == broadcast(int64_t(0)), z, f));
-    return select(z < broadcast(__builtin_inf()), fma(n, broadcast(Float<double>::ln2_hi), log), z);
 }
 
 } // namespace

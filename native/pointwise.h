@@ -190,7 +190,7 @@ template <class T> struct SquaredError {
         : target(t), weight(w) {}
     LOSSLESS_INLINE_MEMBER Point<double> operator()(Pack<double> x, Pack<double> factor) const {
         const Pack<double> d = x - target;
-        return {if_counted(d, weight * (d * d)), if_counted(d, weight * d * (broadcast(2.0) * factor))};
+        return {if_counted(d, weight * (d * d)), if_counted(d, weight * (d + d) * factor)};
     }
 
   private:

@@ -297,7 +297,7 @@ LOSSLESS_INLINE Mask<double> is_correct(const Group& g, int r) { return load(g.t
 
 // Fourth stage: the sums of each row that leave a class out. Each is a sum of the terms it consists of, never a
 // difference.
-template <class T, Target target> static void finish(Group& g) {
+template <Target target> static void finish(Group& g) {
     by_sixteens(g, [&](int r) __attribute__((always_inline)) {
         const Pack<double> others = load(g.others + r), top = load(g.top + r);
         Pack<double> but_top = others, but_target = others, all = others + top;
@@ -311,8 +311,7 @@ template <class T, Target target> static void finish(Group& g) {
         store(g.all + r, all);
         store(g.but_target + r, but_target);
         store(g.but_top + r, but_top);
-        const Pack<double> ratio = but_top / top;
-        store(g.log_sum + r, sizeof(T) == 4 ? log1p_of_floats(ratio) : log1p(ratio));
+        store(g.log_sum + r, log1p(but_top / top)); // all digits: lse subtracts it from m
     });
 }
 
@@ -359,7 +358,7 @@ template <class T> LOSSLESS_INLINE void divide_by_sum(Pack<double> f, Pack<doubl
                                                       Column& high, Column& low, int r) {
     const Pack<double> zero = broadcast(0.0);
     Pack<double> first, rest;
-    if constexpr (sizeof(T) == 4) { // two floats, which a double holds
+    if constexpr (sizeof(T) == 4) { // a double holds both
         const Pack<double> p = f * inverse;
         first = to_f64(narrow<T>(p));
         rest = p - first;
@@ -372,7 +371,7 @@ template <class T> LOSSLESS_INLINE void divide_by_sum(Pack<double> f, Pack<doubl
 }
 
 // f p - t q, p and q = 1 - p given as parts of S. A quotient that is denormal has lost bits before it is multiplied;
-// the product is not.
+// the product is not. Of floats none is so small.
 template <class T> LOSSLESS_INLINE Pack<double> uncancelled(Pack<double> f, Pack<double> own, Pack<double> t,
                                                             Pack<double> others, Pack<double> all,
                                                             Pack<double> inverse) {
@@ -388,8 +387,8 @@ template <class T> LOSSLESS_INLINE Pack<double> uncancelled(Pack<double> f, Pack
     return any(f != broadcast(0.0)) ? fma(f, part(own), less) : less;
 }
 
-// The exponent of a size; 0 where that is not finite.
-LOSSLESS_INLINE Pack<double> exponent_of(Pack<double> size) {
+// The exponent of a size: -1023 where that is 0 or denormal, 0 where it is not finite.
+LOSSLESS_INLINE Pack<double> binary_exponent(Pack<double> size) {
     const Pack<double> magic = broadcast(Float<double>::magic);
     const auto biased = shift_right(bit_cast<int64_t>(size), Float<double>::mantissa_bits);
     const Pack<double> n = bit_cast<double>(biased + bit_cast<int64_t>(magic)) - magic - broadcast(Float<double>::bias);
@@ -407,7 +406,7 @@ template <class T, Target target, bool extra> void prepare(const RowProblem& p, 
     if (entropy) size = max(size, abs(c = load(s.c + r)));
 
     // Where a large factor meets an exponential that is 0 but for its size, the exponentials are lifted.
-    const Pack<double> n = exponent_of(size), least = broadcast(SIZE<T> - (Float<T>::bias - 1)),
+    const Pack<double> n = binary_exponent(size), least = broadcast(SIZE<T> - (Float<T>::bias - 1)),
                        most = broadcast(SIZE<T> + Float<T>::bias);
     const Pack<double> exponent = select(n < least, least, select(n > most, most, n));
     const Pack<double> lift = select(exponent > broadcast(39.0), broadcast(60.0), zero);

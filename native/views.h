@@ -310,6 +310,7 @@ template <class C> struct RowLanes {
             else
                 lane(b).add(term);
         }
+        // Of a WideTotal.
         LOSSLESS_INLINE_MEMBER void add_product(Block b, Pack<double> x, Pack<double> y) {
             b.j < LANES ? add(b, x * y) : lane(b).add_product(x, y);
         }

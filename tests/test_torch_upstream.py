@@ -262,6 +262,13 @@ def test_small_targets_meet_large_upstream_gradients(classes, size, upstream):
     torch.testing.assert_close(x.grad.double(), true, rtol=0.0, atol=4e-7 * upstream * size)
 
 
+def test_an_upstream_gradient_near_the_end_of_float64_meets_small_differences():
+    x = torch.tensor([0.0, 2.0**-30], dtype=torch.float64, requires_grad=True)
+    loss = lossless.mse_loss(x, torch.zeros(2, dtype=torch.float64), reduction="none")
+    loss.backward(torch.full((2,), 2.0**1023, dtype=torch.float64))
+    assert x.grad.tolist() == [0.0, 2.0**994]
+
+
 @pytest.mark.parametrize("name", ["entropy", "nll"])
 def test_a_nan_upstream_reaches_every_class(name):
     x = torch.tensor([[0.0, -1.0, -200.0], [0.0, 1.0, 2.0]], requires_grad=True)

@@ -58,6 +58,15 @@ def test_logsumexp_over_dimensions(make, dim, keepdim):
     np.testing.assert_allclose(ours, theirs, rtol=1e-14)
 
 
+@pytest.mark.parametrize("make", [torch.tensor, np.array], ids=["torch", "numpy"])
+@pytest.mark.parametrize("classes", [3, 5, 7, 16, 20, 64, 100, 1000])
+def test_logsumexp_of_equal_log_probabilities_has_all_digits(make, classes):
+    """What log C leaves of its rounded negative, to the last digit: no exponential has an error of its own here."""
+    x = np.full((3, classes), -math.log(classes), np.float32)
+    lse = lossless.logsumexp(make(x), 1)
+    np.testing.assert_allclose(lse, np.full(3, math.log(classes) + float(x[0, 0])), rtol=2e-7, atol=1e-15)
+
+
 @pytest.mark.parametrize("make", BOTH, ids=["torch", "numpy"])
 def test_logsumexp_of_infinities_is_the_limit(make):
     rows = [[-INF, -INF], [INF, 0], [INF, INF], [INF, -INF], [-INF, 3], [NAN, 0], [NAN, INF]]
