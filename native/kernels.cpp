@@ -193,16 +193,13 @@ template <class D> struct RowsTransposed {
         const int64_t size = p.classes * most_rows;
         const int64_t of_halves = by_fours() && sizeof(D) == 2 ? LANES * p.classes : 0;
         T* room = memory.template get<T>(size * (2 + !!p.soft + !!p.cotangent + !!p.out) + of_halves);
-        if (room && of_halves) {
-            halves = room;
-            room += of_halves;
-        }
-        const auto take = [&](bool wanted) {
-            T* const taken = room && wanted ? room : nullptr;
-            if (taken) room += size;
+        const auto take = [&](int64_t numbers) {
+            T* const taken = room && numbers ? room : nullptr;
+            if (taken) room += numbers;
             return taken;
         };
-        all = {take(true), take(p.soft), take(p.cotangent), take(p.out), take(true)};
+        all = {take(size), take(size * !!p.soft), take(size * !!p.cotangent), take(size * !!p.out), take(size)};
+        halves = take(of_halves);
     }
     bool ready() const { return memory.memory; }
     void open(const Group& g) {
@@ -249,10 +246,10 @@ template <class D> struct RowsTransposed {
             transpose<false>(scratch, source, start, p.classes);
         } else {
             const Spaced rows(start);
-            const int64_t size = rows.start[LANES - 1] + p.classes;
-            for (int64_t i = 0; i < size; i += LANES)
-                store(halves + i, size - i < LANES ? load_part(source + start[0] + i, int(size - i), 0.0f)
-                                                   : load_data(source + start[0] + i));
+            const ClassLanes<D> all_as_one{rows.start[LANES - 1] + p.classes, 0};
+            all_as_one.each([&](Block b) __attribute__((always_inline)) {
+                all_as_one.keep(halves, b, all_as_one.load(source + start[0], b, 0.0f));
+            });
             transpose<false>(scratch, halves, rows.start, p.classes);
         }
     }
@@ -261,7 +258,10 @@ template <class D> struct RowsTransposed {
             transpose<true>(scratch, target, start, p.classes);
         } else {
             transpose<true>(scratch, halves, Spaced(start).start, p.classes);
-            for (int64_t i = 0; i < LANES * p.classes; i += LANES) store_data(target + start[0] + i, load(halves + i));
+            const ClassLanes<D> all_as_one{LANES * p.classes, 0};
+            all_as_one.each([&](Block b) __attribute__((always_inline)) {
+                all_as_one.store(target + start[0], b, all_as_one.kept(halves, b));
+            });
         }
     }
     // Where 16 rows start after the first of them.
@@ -287,8 +287,8 @@ template <class D> struct RowsTransposed {
             if (side_by_side(g, r)) {
                 for (int64_t j = 0; j < p.classes; j++) {
                     const D* const rows = source + start[r] + j * p.inner;
-                    __builtin_prefetch(rows +
-                                       most_rows); // of the next group: there are more streams than a core foresees
+                    // The next group: there are more streams than a core foresees.
+                    __builtin_prefetch(rows + most_rows);
                     store(number(scratch, r, j), load_data(rows));
                 }
             } else {
@@ -696,6 +696,11 @@ struct Mean {
     }
 };
 
+// Whether slopes of this size go without a unit of their own.
+template <class T> LOSSLESS_INLINE Mask<T> is_moderate(Pack<T> most) {
+    return (most < broadcast(T(0x1p40))) & ((most > broadcast(T(0x1p-40))) | (most == broadcast(T(0))));
+}
+
 // dx_j = p_j ((g_j - g_k) - sum_i p_i (g_i - g_k)), k the largest class: differences of g alone, so that what a
 // confident row leaves of them is not lost in g_k. Very large and very small cotangents are brought near 1 together.
 template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
@@ -733,8 +738,7 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
             };
             Unit<T> unit = {broadcast(T(1)), broadcast(T(1))};
             const Pack<T> size = add_up(unit.second), one = unit.first;
-            const auto moderate =
-                ((size < broadcast(T(0x1p40))) & (size > broadcast(T(0x1p-40)))) | (size == broadcast(T(0)));
+            const auto moderate = is_moderate(size);
             if (any(~moderate)) {
                 const Unit<T> below = unit_below(size);
                 unit = {select(moderate, one, below.first), select(moderate, one, below.second)};
@@ -782,11 +786,6 @@ template <class T> Pack<T> logits_of(const RowProblem& p, const RowsTransposed<T
         lanes[i] = x[rows.start_of(g, view.row + i)];
     }
     return load(lanes);
-}
-
-// Whether slopes of this size go without a unit of their own.
-template <class T> LOSSLESS_INLINE Mask<T> is_moderate(Pack<T> most) {
-    return (most < broadcast(T(0x1p40))) & ((most > broadcast(T(0x1p-40))) | (most == broadcast(T(0))));
 }
 
 template <class T> constexpr double LEAST_NORMAL = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;

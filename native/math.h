@@ -113,6 +113,16 @@ template <class T> LOSSLESS_INLINE Pack<T> scaled_or_zero(Pack<T> x, int lift) {
     return scaled(exponential(max(least, x)), lift);
 }
 
+// A small whole number, out of an integer.
+template <class T> LOSSLESS_INLINE Pack<T> whole_number(Pack<Bits<T>> n) {
+    const Pack<T> magic = broadcast(Float<T>::magic);
+    return bit_cast<T>(n + bit_cast<Bits<T>>(magic)) - magic;
+}
+// The exponent of x > 0; -bias where that is 0 or denormal, bias + 1 where it is not finite.
+template <class T> LOSSLESS_INLINE Pack<T> exponent_field(Pack<T> x) {
+    return whole_number<T>(shift_right(bit_cast<Bits<T>>(x), Float<T>::mantissa_bits)) - broadcast(Float<T>::bias);
+}
+
 // 2^n for an integral n <= bias; 0 where n <= -bias.
 template <class T> LOSSLESS_INLINE Pack<T> power_of_two(Pack<T> n) {
     const Pack<T> biased = max(broadcast(-Float<T>::bias), n) + broadcast(Float<T>::magic + Float<T>::bias);
@@ -130,8 +140,7 @@ template <class T> LOSSLESS_INLINE Pack<T> log1p(Pack<T> z) {
     const Pack<T> mantissa = bit_cast<T>(bit_cast<B>(u) - shift_left(e, bits));
     const auto unscaled = e == broadcast(B(0));
     const Pack<T> f = select(unscaled, z, mantissa - one);
-    const Pack<T> magic = broadcast(Float<T>::magic);
-    const Pack<T> n = bit_cast<T>(e + bit_cast<B>(magic)) - magic;
+    const Pack<T> n = whole_number<T>(e);
     const Pack<T> inverse =
         fma(fma(broadcast(T(0.78)), f, broadcast(T(-0.97))), f, one) * power_of_two(broadcast(T(0)) - n); // to 5 %
     const Pack<T> dropped = select(z < one, z - (u - one), one - (u - z)) * inverse;

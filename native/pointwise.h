@@ -206,7 +206,7 @@ template <class D> LOSSLESS_INLINE Pack<Compute<D>> load_some(const void* from, 
     return n == LANES ? load_data(source) : load_part(source, n, fill);
 }
 // In the type of a loss's terms.
-template <class Term, class D>
+template <class D, class Term>
 LOSSLESS_INLINE Pack<Term> load_term(const void* from, int64_t i, int n, Compute<D> fill = 0) {
     if constexpr (std::is_same_v<D, float> && sizeof(Term) == 8)
         if (from && n == LANES) return load_wide(static_cast<const float*>(from) + i);
@@ -222,7 +222,7 @@ template <class D> LOSSLESS_INLINE void store_some(void* to, int64_t i, int n, P
 }
 
 template <class D, class Term> LOSSLESS_INLINE Pack<Term> load_upstream(const Upstream& g, int64_t i, int n) {
-    return g.is_f64 ? narrow<Term>(load_some<double>(g.values, i, n, 0.0)) : load_term<Term, D>(g.values, i, n);
+    return g.is_f64 ? narrow<Term>(load_some<double>(g.values, i, n, 0.0)) : load_term<D, Term>(g.values, i, n);
 }
 
 // Asks the memory for the 16 numbers that are 2 KB ahead: it is slower than the arithmetic, and begins no sooner than
@@ -246,12 +246,12 @@ void each_point(const PointwiseProblem& problem, int64_t chunk, int64_t begin, i
         fetch_ahead<D>(p.x, i);
         fetch_ahead<D>(p.target, i);
         if (slopes) fetch_ahead<D>(p.dx, i);
-        const Pack<Term> one = broadcast(Term(1)), weight = weighted ? load_term<Term, D>(p.weight, i, n, 1) : one;
-        const Pack<Term> pos_weight = weighted ? load_term<Term, D>(p.pos_weight, i, n, 1) : one;
-        const Loss<T> loss(p, load_term<Term, D>(p.target, i, n), weight, pos_weight);
+        const Pack<Term> one = broadcast(Term(1)), weight = weighted ? load_term<D, Term>(p.weight, i, n, 1) : one;
+        const Pack<Term> pos_weight = weighted ? load_term<D, Term>(p.pos_weight, i, n, 1) : one;
+        const Loss<T> loss(p, load_term<D, Term>(p.target, i, n), weight, pos_weight);
         Pack<Term> factor = common;
         if (slopes && !values && p.g.per_row) factor = factor * load_upstream<D, Term>(p.g, i, n);
-        Point<Term> point = loss(load_term<Term, D>(p.x, i, n), factor);
+        Point<Term> point = loss(load_term<D, Term>(p.x, i, n), factor);
         if constexpr (values) {
             if (p.value) store_some<D>(p.value, i, n, narrow<T>(point.value));
             if (n < LANES)

@@ -323,9 +323,7 @@ template <class T> LOSSLESS_INLINE Unit<T> unit_below(Pack<T> size) {
     const Pack<T> zero = broadcast(T(0)), one = broadcast(T(1)), low = broadcast(T(2) - Float<T>::bias);
     const Pack<T> high = zero - low, huge = broadcast(T(INF));
     const auto usable = (size > zero) & (size < huge);
-    const auto biased = shift_right(bit_cast<Bits<T>>(abs(size)), Float<T>::mantissa_bits);
-    const Pack<T> magic = broadcast(Float<T>::magic);
-    const Pack<T> n = bit_cast<T>(biased + bit_cast<Bits<T>>(magic)) - magic - broadcast(Float<T>::bias);
+    const Pack<T> n = exponent_field(abs(size));
     const Pack<T> exponent = select(usable, select(n < low, low, select(n > high, high, n)), zero);
     return {select(usable, power_of_two(exponent), one), select(usable, power_of_two(zero - exponent), one)};
 }
@@ -387,14 +385,6 @@ template <class T> LOSSLESS_INLINE Pack<double> uncancelled(Pack<double> f, Pack
     return any(f != broadcast(0.0)) ? fma(f, part(own), less) : less;
 }
 
-// The exponent of a size: -1023 where that is 0 or denormal, 0 where it is not finite.
-LOSSLESS_INLINE Pack<double> binary_exponent(Pack<double> size) {
-    const Pack<double> magic = broadcast(Float<double>::magic);
-    const auto biased = shift_right(bit_cast<int64_t>(size), Float<double>::mantissa_bits);
-    const Pack<double> n = bit_cast<double>(biased + bit_cast<int64_t>(magic)) - magic - broadcast(Float<double>::bias);
-    return select(size < broadcast(INF), n, broadcast(0.0));
-}
-
 template <class T, Target target, bool extra> void prepare(const RowProblem& p, Group& g, Slopes& s, int r) {
     const Pack<double> zero = broadcast(0.0), all = load(g.all + r), inverse = broadcast(1.0) / all;
     const bool entropy = extra && p.d_entropy.values, prior = extra && p.prior;
@@ -406,8 +396,8 @@ template <class T, Target target, bool extra> void prepare(const RowProblem& p, 
     if (entropy) size = max(size, abs(c = load(s.c + r)));
 
     // Where a large factor meets an exponential that is 0 but for its size, the exponentials are lifted.
-    const Pack<double> n = binary_exponent(size), least = broadcast(SIZE<T> - (Float<T>::bias - 1)),
-                       most = broadcast(SIZE<T> + Float<T>::bias);
+    const Pack<double> n = select(size < broadcast(INF), exponent_field(size), zero),
+                       least = broadcast(SIZE<T> - (Float<T>::bias - 1)), most = broadcast(SIZE<T> + Float<T>::bias);
     const Pack<double> exponent = select(n < least, least, select(n > most, most, n));
     const Pack<double> lift = select(exponent > broadcast(39.0), broadcast(60.0), zero);
     const Pack<double> scale = power_of_two(broadcast(SIZE<T>) - exponent), lowered = power_of_two(zero - lift);
