@@ -32,7 +32,7 @@ template <class D> struct Data<ClassLanes<D>> {
     Buffer spare;
     bool no_memory = false;
 
-    bool limit_where_infinite(const ClassLanes<D>& view, Group& g) {
+    bool limit_where_infinite(const ClassLanes<D>& view, Group<Compute<D>>& g) {
         double& peak = g.peak[view.row];
         if (peak != INF && peak != -INF) return false;
         D* limited = spare.template get<D>(view.classes);
@@ -42,7 +42,8 @@ template <class D> struct Data<ClassLanes<D>> {
         if (peak == INF) x = limited;
         return peak == INF;
     }
-    void limit_again(const ClassLanes<D>& view, Group& g) { // in a later stage, which finds the row as it was
+    void limit_again(const ClassLanes<D>& view,
+                     Group<Compute<D>>& g) { // in a later stage, which finds the row as it was
         if (g.peak[view.row] == INF) limit_where_infinite(view, g);
     }
 };
@@ -51,14 +52,14 @@ template <class T> struct Data<RowLanes<T>> {
     T *x = nullptr, *t = nullptr, *cotangent = nullptr, *out = nullptr, *e = nullptr;
     static constexpr int64_t ahead = 0;
 
-    bool limit_where_infinite(const RowLanes<T>& view, Group& g) {
+    bool limit_where_infinite(const RowLanes<T>& view, Group<T>& g) {
         double* const peak = g.peak + view.row;
         if (!any(abs(load(peak)) == broadcast(INF))) return false;
         for (int i = 0; i < LANES; i++)
             if (peak[i] == INF || peak[i] == -INF) peak[i] = limit(x + i, x + i, view.classes, LANES, peak[i]);
         return true;
     }
-    void limit_again(const RowLanes<T>&, const Group&) {}
+    void limit_again(const RowLanes<T>&, const Group<T>&) {}
 };
 
 // Rows read where they lie.
@@ -77,10 +78,10 @@ template <class D> struct RowsInPlace {
         if (passes == Passes::several) data.no_memory = !room.template get<T>(most_rows * padded);
     }
     bool ready() const { return !data.no_memory; }
-    void open(const Group&) {}
+    void open(const Group<T>&) {}
     // Where row i of the group starts in memory.
-    int64_t start_of(const Group& g, int i) const { return (g.first_row + i) * p.classes; }
-    template <class F> LOSSLESS_INLINE_MEMBER void each(Group& g, F&& f) {
+    int64_t start_of(const Group<T>& g, int i) const { return (g.first_row + i) * p.classes; }
+    template <class F> LOSSLESS_INLINE_MEMBER void each(Group<T>& g, F&& f) {
         for (int i = 0; i < g.rows; i++) {
             if (g.ignored[i]) continue;
             const int64_t start = start_of(g, i);
@@ -92,7 +93,7 @@ template <class D> struct RowsInPlace {
             f(ClassLanes<D>{p.classes, i}, data);
         }
     }
-    void close(const Group& g) {
+    void close(const Group<T>& g) {
         for (int i = 0; i < g.rows; i++)
             if (g.ignored[i]) memset(static_cast<D*>(p.out) + (g.first_row + i) * p.classes, 0, p.classes * sizeof(D));
     }
@@ -202,7 +203,7 @@ template <class D> struct RowsTransposed {
         halves = take(of_halves);
     }
     bool ready() const { return memory.memory; }
-    void open(const Group& g) {
+    void open(const Group<T>& g) {
         Starts starts(p, g.first_row);
         for (int i = 0; i < g.rows || i % LANES; i++)
             start[i] = i < g.rows ? starts.next() : start[i - 1]; // idle lanes repeat the last row
@@ -210,15 +211,15 @@ template <class D> struct RowsTransposed {
         if (p.soft) gather(g, all.t, p.soft);
         if (p.cotangent) gather(g, all.cotangent, p.cotangent);
     }
-    int64_t start_of(const Group&, int i) const { return start[i]; }
-    template <class F> LOSSLESS_INLINE_MEMBER void each(Group& g, F&& f) {
+    int64_t start_of(const Group<T>&, int i) const { return start[i]; }
+    template <class F> LOSSLESS_INLINE_MEMBER void each(Group<T>& g, F&& f) {
         for (int r = 0; r < g.rows; r += LANES) {
             const auto from = [&](T* scratch) { return scratch ? number(scratch, r, 0) : nullptr; };
             Data<RowLanes<T>> data = {from(all.x), from(all.t), from(all.cotangent), from(all.out), from(all.e)};
             f(RowLanes<T>{p.classes, r}, data);
         }
     }
-    void close(const Group& g) {
+    void close(const Group<T>& g) {
         D* target = static_cast<D*>(p.out);
         for (int i = 0; g.any_ignored && i < g.rows; i++)
             for (int64_t j = 0; g.ignored[i] && j < p.classes; j++) *number(all.out, i, j) = 0;
@@ -271,12 +272,12 @@ template <class D> struct RowsTransposed {
             for (int i = 0; i < LANES; i++) start[i] = rows[i] - rows[0];
         }
     };
-    bool side_by_side(const Group& g, int r) const {
+    bool side_by_side(const Group<T>& g, int r) const {
         return g.rows - r >= LANES && start[r + LANES - 1] - start[r] == LANES - 1;
     }
     // Class j of row i, in scratch.
     T* number(T* scratch, int i, int64_t j) const { return scratch + (i / LANES * p.classes + j) * LANES + i % LANES; }
-    void gather(const Group& g, T* scratch, const void* from) {
+    void gather(const Group<T>& g, T* scratch, const void* from) {
         const D* source = static_cast<const D*>(from);
         for (int r = 0; r < g.rows; r += LANES) {
             if constexpr (std::is_same_v<T, float>)
@@ -303,7 +304,7 @@ template <class D> struct RowsTransposed {
 // ---------------------------------------------------------------------------------------------- groups of rows
 
 // Targets and weights of a group. Returns its first row whose index is out of range, or -1: such a row is passed over.
-template <class D> int64_t open_group(const RowProblem& p, Group& g, int64_t first_row, int rows) {
+template <class D> int64_t open_group(const RowProblem& p, Group<Compute<D>>& g, int64_t first_row, int rows) {
     int64_t bad = -1;
     if (!(g.ordinary && rows == g.rows)) {
         for (int i = 0; i < ROWS; i++) {
@@ -349,8 +350,8 @@ template <class D> int64_t open_group(const RowProblem& p, Group& g, int64_t fir
 // Runs `body(group, rows)` over the groups of [begin, end).
 template <class D, class Rows, class Body> int64_t each_group(Rows&& rows, int64_t begin, int64_t end, Body body) {
     if (!rows.ready()) return NO_MEMORY;
-    Group g = {};
-    g.temperature = rows.p.temperature;
+    Group<Compute<D>> g = {};
+    g.sharpness = Sharpness<Compute<D>>(rows.p.temperature);
     int64_t first_bad = -1;
     const int most = rows.most_rows;
     for (int64_t r = begin; r < end; r += most) {
@@ -372,11 +373,11 @@ int64_t over_rows(const RowProblem& p, int64_t begin, int64_t end, Passes passes
 }
 
 // A quantity of rows r .. r + 15 of the group into its array; `write`: 0 for ignored rows.
-template <class D> LOSSLESS_INLINE void put_rows(D* target, const Group& g, int r, Pack<Compute<D>> value) {
+template <class D, class T> LOSSLESS_INLINE void put_rows(D* target, const Group<T>& g, int r, Pack<Compute<D>> value) {
     D* const rows = target + g.first_row + r;
     g.rows - r >= LANES ? store_data(rows, value) : store_part(rows, g.rows - r, value);
 }
-template <class D> LOSSLESS_INLINE void write(void* target, const Group& g, int r, Pack<double> value) {
+template <class D, class T> LOSSLESS_INLINE void write(void* target, const Group<T>& g, int r, Pack<double> value) {
     if (!target) return;
     const Pack<double> nan = broadcast(__builtin_nan("")); // of one sign, whichever operand it came from
     const Pack<double> counted =
@@ -385,7 +386,8 @@ template <class D> LOSSLESS_INLINE void write(void* target, const Group& g, int 
 }
 
 // Of a quantity that is one number for all rows, that number.
-template <class D> LOSSLESS_INLINE Pack<double> read(const Upstream& u, double divisor, const Group& g, int r) {
+template <class D, class T>
+LOSSLESS_INLINE Pack<double> read(const Upstream& u, double divisor, const Group<T>& g, int r) {
     if (!u.values) return broadcast(0.0);
     if (!u.per_row) return broadcast(number<D>(u, 0) / divisor);
     double lanes[LANES] = {};
@@ -400,7 +402,7 @@ Link link_of(const RowProblem& p) { return {p.nll_scale, p.prior_scale, p.gamma,
 
 // The first of the largest logits of row i of the group; -1 if the row holds a NaN, which no target equals. The pass
 // cannot tell it of several +inf, or of nothing but -inf.
-template <class D> int64_t largest_class(const RowProblem& p, const Group& g, int i) {
+template <class D> int64_t largest_class(const RowProblem& p, const Group<Compute<D>>& g, int i) {
     if (g.log_sum[i] == g.log_sum[i]) return g.largest[i];
     const int64_t row = g.first_row + i;
     const D* x = static_cast<const D*>(p.x) + start_of(p, row);
@@ -416,19 +418,17 @@ template <class D> int64_t largest_class(const RowProblem& p, const Group& g, in
 // ---------------------------------------------------------------------------------------------- the kernels
 
 // What the sweep needs, of the slopes a, b, c, d.
-template <class D, Target target, bool extra> void prepare(const RowProblem& p, Group& g, Slopes& s) {
+template <Target target, bool extra, class T> void prepare(const RowProblem& p, Group<T>& g, Slopes<T>& s) {
     s.lifted = false;
-    by_sixteens(g, [&](int r) __attribute__((always_inline)) { prepare<Compute<D>, target, extra>(p, g, s, r); });
+    by_sixteens(g, [&](int r) __attribute__((always_inline)) { prepare<target, extra>(p, g, s, r); });
 }
 
 // Writes the gradient of a group. `kept`: its exponentials are.
-template <class D, Target target, bool extra, bool kept, class Rows>
-__attribute__((noinline)) void sweep(const RowProblem& p, Group& g, const Slopes& s, Rows& rows) {
+template <Target target, bool extra, bool kept, class T, class Rows>
+__attribute__((noinline)) void sweep(const RowProblem& p, Group<T>& g, const Slopes<T>& s, Rows& rows) {
     rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
-        using View = std::remove_cvref_t<decltype(view)>;
-        using T = typename View::T;
         data.limit_again(view, g);
-        const Frame<T> exponentials(view.get(g.shift), view.get(g.exponent) + view.get(s.lift), g.temperature);
+        const Frame<T> exponentials(view.get(g.shift), view.get(g.place) + view.get(s.lift), g.sharpness);
         const auto* const x = data.x;
         const T* const kept_e = data.e;
         const auto e = [=](Block b) __attribute__((always_inline)) {
@@ -439,14 +439,14 @@ __attribute__((noinline)) void sweep(const RowProblem& p, Group& g, const Slopes
     rows.close(g);
 }
 
-template <class D, Target target, bool extra, class Rows>
-LOSSLESS_INLINE void write_gradient(const RowProblem& p, Group& g, Slopes& s, Rows& rows) {
-    prepare<D, target, extra>(p, g, s);
-    s.lifted ? sweep<D, target, extra, false>(p, g, s, rows) : sweep<D, target, extra, true>(p, g, s, rows);
+template <Target target, bool extra, class T, class Rows>
+LOSSLESS_INLINE void write_gradient(const RowProblem& p, Group<T>& g, Slopes<T>& s, Rows& rows) {
+    prepare<target, extra>(p, g, s);
+    s.lifted ? sweep<target, extra, false>(p, g, s, rows) : sweep<target, extra, true>(p, g, s, rows);
 }
 
 // The slopes of the loss, for its upstream gradient.
-template <class D> void slopes_of_loss(const RowProblem& p, const Group& g, Slopes& s) {
+template <class D, class T> void slopes_of_loss(const RowProblem& p, const Group<T>& g, Slopes<T>& s) {
     by_sixteens(g, [&](int r) __attribute__((always_inline)) {
         const Pack<double> upstream = read<D>(p.d_loss, divisor_of_gradient(p), g, r);
         store(s.a + r, upstream * load(g.slope_of_nll + r));
@@ -457,7 +457,7 @@ template <class D> void slopes_of_loss(const RowProblem& p, const Group& g, Slop
 
 // The slopes of the statistics, for theirs. The slope of the entropy is made of distances, which the temperature
 // divides too: a power of two of it at once, so that the narrow ones are as normal as the result.
-template <class D> void slopes_of_statistics(const RowProblem& p, const Group& g, Slopes& s) {
+template <class D, class T> void slopes_of_statistics(const RowProblem& p, const Group<T>& g, Slopes<T>& s) {
     s.unit = __builtin_ldexp(1.0, -__builtin_ilogb(p.temperature));
     const double divisor = divisor_of_gradient(p), of_entropy = divisor * p.temperature * s.unit;
     by_sixteens(g, [&](int r) __attribute__((always_inline)) {
@@ -465,18 +465,18 @@ template <class D> void slopes_of_statistics(const RowProblem& p, const Group& g
         store(s.b + r, read<D>(p.d_lse, divisor, g, r));
         store(s.c + r, read<D>(p.d_entropy, of_entropy, g, r));
         store(s.d + r, read<D>(p.d_prior, divisor, g, r) * broadcast(p.prior_unit));
-        store(s.mean_below + r, load(g.mean_below + r) * broadcast(s.unit));
+        store(s.mean_below + r, narrow<T>(load(g.mean_below + r) * broadcast(s.unit)));
     });
 }
 
 // The four stages of the pass.
-template <class D, Target target, bool extra, bool numbers = false, class Rows>
-LOSSLESS_INLINE void sum_up(const RowProblem& p, Group& g, Rows& rows) {
+template <Target target, bool extra, bool numbers = false, class T, class Rows>
+LOSSLESS_INLINE void sum_up(const RowProblem& p, Group<T>& g, Rows& rows) {
     rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
         find_largest(view, data, g);
         if constexpr (target == Target::index) view.pick(g.x_target, data.x, view.get_class(g.target));
     });
-    place<Compute<D>, target>(g);
+    place<target>(g);
     rows.each(g, [&](const auto& view, auto& data)
                      __attribute__((always_inline)) { exponentiate<target, extra, numbers>(p, view, data, g); });
     finish<target>(g);
@@ -484,7 +484,7 @@ LOSSLESS_INLINE void sum_up(const RowProblem& p, Group& g, Rows& rows) {
 
 // What is said of 16 rows: statistics and loss. Returns the loss, 0 for rows that do not count.
 template <class D, Target target, bool extra, bool numbers>
-LOSSLESS_INLINE Pack<double> conclude(const RowProblem& p, const Link& link, Group& g, int r) {
+LOSSLESS_INLINE Pack<double> conclude(const RowProblem& p, const Link& link, Group<Compute<D>>& g, int r) {
     Pack<double> counted = broadcast(0.0);
     const Pack<double> zero = broadcast(0.0), log_sum = load(g.log_sum + r), m = load(g.m + r);
     Pack<double> nll = zero, prior = zero, mean_below = zero;
@@ -536,20 +536,20 @@ LOSSLESS_INLINE Pack<double> conclude(const RowProblem& p, const Link& link, Gro
 }
 
 // A quantity of each row of a group for a backward pass, and back.
-void keep(const RowProblem& p, int row, const Group& g, const Column& column) {
+template <class T> void keep(const RowProblem& p, int row, const Group<T>& g, const Column& column) {
     memcpy(p.state + row * p.rows() + g.first_row, column, g.rows * sizeof(double));
 }
-void restore(const RowProblem& p, int row, const Group& g, Column& column) {
+template <class T> void restore(const RowProblem& p, int row, const Group<T>& g, Column& column) {
     memcpy(column, p.state + row * p.rows() + g.first_row, g.rows * sizeof(double));
 }
 
 template <class D, Target target, bool extra, bool numbers = false>
 int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     Sum<double> loss_sum(broadcast(0.0));
-    Slopes s = {};
+    Slopes<Compute<D>> s = {};
     const Link link = link_of(p);
-    const int64_t bad = over_rows<D>(p, begin, end, Passes::several, [&](Group& g, auto& rows) {
-        sum_up<D, target, extra, numbers>(p, g, rows);
+    const int64_t bad = over_rows<D>(p, begin, end, Passes::several, [&](auto& g, auto& rows) {
+        sum_up<target, extra, numbers>(p, g, rows);
         by_sixteens(g, [&](int r) __attribute__((always_inline)) {
             loss_sum.add(conclude<D, target, extra, numbers>(p, link, g, r));
         });
@@ -564,7 +564,7 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
         if constexpr (!numbers && (extra || target != Target::none))
             if (p.out) {
                 p.is_loss() ? slopes_of_loss<D>(p, g, s) : slopes_of_statistics<D>(p, g, s);
-                write_gradient<D, target, extra>(p, g, s, rows);
+                write_gradient<target, extra>(p, g, s, rows);
             }
     });
     const double total = sum_lanes(loss_sum);
@@ -575,7 +575,7 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
 // The weights of the rows that count.
 template <class D> int64_t weigh(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     Sum<double> sum(broadcast(0.0));
-    Group g = {};
+    Group<Compute<D>> g = {};
     int64_t first_bad = -1;
     for (int64_t first = begin; first < end; first += ROWS) {
         const int64_t bad = open_group<D>(p, g, first, int(end - first < ROWS ? end - first : ROWS));
@@ -588,8 +588,8 @@ template <class D> int64_t weigh(const RowProblem& p, int64_t chunk, int64_t beg
 
 template <class D, Target target, bool extra>
 int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
-    Slopes s = {};
-    return over_rows<D>(p, begin, end, Passes::one, [&](Group& g, auto& rows) {
+    Slopes<Compute<D>> s = {};
+    return over_rows<D>(p, begin, end, Passes::one, [&](auto& g, auto& rows) {
         restore(p, 0, g, g.peak);
         restore(p, 1, g, g.all);
         restore(p, 2, g, g.but_target);
@@ -607,41 +607,44 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
             if constexpr (target == Target::index) view.pick(g.x_target, data.x, view.get_class(g.target));
             if constexpr (target == Target::soft) sum_target(p, view, data, g);
         });
-        place<Compute<D>, target>(g);
-        prepare<D, target, extra>(p, g, s);
-        sweep<D, target, extra, false>(p, g, s, rows);
+        place<target>(g);
+        prepare<target, extra>(p, g, s);
+        sweep<target, extra, false>(p, g, s, rows);
     });
 }
 
 // p times a unit is e times these two, rounded once.
-struct Shares {
-    Column high, low;
+template <class T> struct Shares {
+    ColumnOf<T> high, low;
 };
-template <class T> void prepare_shares(const Group& g, double unit, Shares& s) {
+template <class T> void prepare_shares(const Group<T>& g, double unit, Shares<T>& s) {
     by_sixteens(g, [&](int r) __attribute__((always_inline)) {
-        const Pack<double> all = load(g.all + r), inverse = broadcast(unit) / all, high = to_f64(narrow<T>(inverse));
+        const Pack<double> all = load(g.all + r), inverse = broadcast(unit) / all;
+        const Pack<T> high = narrow<T>(inverse);
+        const Pack<double> rest = fma(broadcast(0.0) - to_f64(high), all, broadcast(unit));
         store(s.high + r, high);
-        store(s.low + r, fma(broadcast(0.0) - high, all, broadcast(unit)) * (inverse * broadcast(1 / unit)));
+        store(s.low + r, narrow<T>(rest * (inverse * broadcast(1 / unit))));
     });
 }
 
 template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     using T = Compute<D>;
-    Shares s;
-    return over_rows<D>(p, begin, end, Passes::several, [&](Group& g, auto& rows) {
+    Shares<T> s;
+    return over_rows<D>(p, begin, end, Passes::several, [&](auto& g, auto& rows) {
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             const auto logits = [&](Block b) __attribute__((always_inline)) { return view.load(data.x, b, T(-INF)); };
             view.put(g.peak, view.largest(logits));
             find_limit(view, data, g);
         });
-        place<T, Target::none>(g);
+        place<Target::none>(g);
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             typename std::remove_cvref_t<decltype(view)>::Total sum(view);
-            each_exponential(view, data, g,
-                             [&](Block b, Pack<T>, Pack<T> e) __attribute__((always_inline)) { sum.add(b, e); });
+            each_exponential(view, data, g, [&](Block b, Pack<T>, Pack<T> e, Pack<T>) __attribute__((always_inline)) {
+                sum.add(b, e);
+            });
             view.put(g.all, sum.value());
         });
-        prepare_shares<T>(g, 1.0, s);
+        prepare_shares(g, 1.0, s);
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             const Pack<T> high = view.get(s.high), low = view.get(s.low);
             const T* const kept = data.e;
@@ -660,13 +663,13 @@ template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, 
 }
 
 template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
-    return over_rows<D>(p, begin, end, Passes::several, [&](Group& g, auto& rows) {
-        sum_up<D, Target::none, false>(p, g, rows);
+    return over_rows<D>(p, begin, end, Passes::several, [&](auto& g, auto& rows) {
+        sum_up<Target::none, false>(p, g, rows);
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             using T = typename std::remove_cvref_t<decltype(view)>::T;
             data.limit_again(view, g);
             const auto m = view.get(g.m), log_sum = view.get(g.log_sum);
-            const Sharpness<T> sharpness(p.temperature);
+            const Sharpness<T> sharpness = g.sharpness;
             const Pack<T> high = broadcast(sharpness.high), low = broadcast(sharpness.low);
             view.each([&](Block b) __attribute__((always_inline)) {
                 const Pack<T> d = view.load(data.x, b, 0) - m;
@@ -687,12 +690,13 @@ template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t beg
 }
 
 // The mean of the slopes of a row, in two parts: its rounding would be an error of every class.
-struct Mean {
-    Column high, low;
-    template <class T> LOSSLESS_INLINE_MEMBER void put(int r, Pack<double> mean) {
-        const Pack<double> first = to_f64(narrow<T>(mean)), rest = mean - first;
+template <class T> struct Mean {
+    ColumnOf<T> high, low;
+    LOSSLESS_INLINE_MEMBER void put(int r, Pack<double> mean) {
+        const Pack<T> first = narrow<T>(mean);
+        const Pack<double> rest = mean - to_f64(first);
         store(high + r, first);
-        store(low + r, select(abs(rest) < broadcast(INF), rest, broadcast(0.0)));
+        store(low + r, narrow<T>(select(abs(rest) < broadcast(INF), rest, broadcast(0.0))));
     }
 };
 
@@ -705,10 +709,11 @@ template <class T> LOSSLESS_INLINE Mask<T> is_moderate(Pack<T> most) {
 // confident row leaves of them is not lost in g_k. Very large and very small cotangents are brought near 1 together.
 template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
     using T = Compute<D>;
-    Shares s; // times 2^64, so that a small p meets a large slope before it gets denormal
-    Column at_top = {}, up, down, sum = {};
-    Mean mean;
-    return over_rows<D>(p, begin, end, Passes::several, [&](Group& g, auto& rows) {
+    Shares<T> s; // times 2^64, so that a small p meets a large slope before it gets denormal
+    ColumnOf<T> at_top = {}, up, down;
+    Column sum = {};
+    Mean<T> mean;
+    return over_rows<D>(p, begin, end, Passes::several, [&](auto& g, auto& rows) {
         if (p.state) {
             restore(p, 0, g, g.peak);
             restore(p, 1, g, g.all);
@@ -717,7 +722,7 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
             p.state ? find_again(view, data, g) : find_largest(view, data, g);
             view.pick(at_top, data.cotangent, view.get_class(g.largest));
         });
-        place<T, Target::none>(g);
+        place<Target::none>(g);
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             using View = std::remove_cvref_t<decltype(view)>;
             const auto* const cotangent = data.cotangent;
@@ -725,13 +730,14 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
                 const Pack<T> top = view.get(at_top) * scale;
                 typename View::Total all(view), slopes(view);
                 Most<View> size;
-                each_exponential(view, data, g, [&](Block b, Pack<T>, Pack<T> e) __attribute__((always_inline)) {
-                    view.fetch(cotangent, b, data.ahead);
-                    const Pack<T> slope = view.load(cotangent, b, T(0));
-                    if (!p.state) all.add(b, e);
-                    slopes.add(b, e * (slope * scale - top));
-                    size.add(abs(slope));
-                });
+                each_exponential(view, data, g,
+                                 [&](Block b, Pack<T>, Pack<T> e, Pack<T>) __attribute__((always_inline)) {
+                                     view.fetch(cotangent, b, data.ahead);
+                                     const Pack<T> slope = view.load(cotangent, b, T(0));
+                                     if (!p.state) all.add(b, e);
+                                     slopes.add(b, e * (slope * scale - top));
+                                     size.add(abs(slope));
+                                 });
                 if (!p.state) view.put(g.all, all.value());
                 view.put(sum, slopes.value());
                 return size.value();
@@ -747,8 +753,8 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
             view.put(up, unit.first);
             view.put(down, unit.second);
         });
-        prepare_shares<T>(g, 0x1p64 / p.temperature, s);
-        by_sixteens(g, [&](int r) { mean.put<T>(r, load(sum + r) / load(g.all + r)); });
+        prepare_shares(g, 0x1p64 / p.temperature, s);
+        by_sixteens(g, [&](int r) { mean.put(r, load(sum + r) / load(g.all + r)); });
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             const Pack<T> high = view.get(s.high), low = view.get(s.low), scale = view.get(down), back = view.get(up);
             const Pack<T> top = view.get(at_top) * scale, mean_high = view.get(mean.high),
@@ -771,11 +777,11 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
 }
 
 // The logits of a block of the result, where `wanted`; else any number or -inf.
-template <class D> Pack<D> logits_of(const RowProblem& p, const RowsInPlace<D>& rows, const Group& g,
+template <class D> Pack<D> logits_of(const RowProblem& p, const RowsInPlace<D>& rows, const Group<D>& g,
                                      const ClassLanes<D>& view, Block b, Mask<D>) {
     return view.load(static_cast<const D*>(p.x) + rows.start_of(g, view.row), b, D(-INF));
 }
-template <class T> Pack<T> logits_of(const RowProblem& p, const RowsTransposed<T>& rows, const Group& g,
+template <class T> Pack<T> logits_of(const RowProblem& p, const RowsTransposed<T>& rows, const Group<T>& g,
                                      const RowLanes<T>& view, Block b, Mask<T> wanted) {
     const T* const x = static_cast<const T*>(p.x) + b.j * p.inner;
     const Pack<T> one = broadcast(T(1));
@@ -797,9 +803,10 @@ constexpr int64_t AT_ONCE_CLASSES = 4096; // the most; more would add up more ro
 // is better than a mean of rounded differences. Into `again`: the rows where one is (the top of a confident row, equal
 // slopes), or which are not ordinary; whether there are any. The memory is asked for nothing: so little is done here
 // that the core's own foresight is quicker.
-template <class Rows> bool write_at_once(Group& g, Rows& rows, Column& again) {
-    Column sum, size;
-    Mean mean;
+template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<float>& again) {
+    Column sum;
+    ColumnOf<float> size;
+    Mean<float> mean;
     bool any_again = false;
     const Pack<float> zero = broadcast(0.0f), one = broadcast(1.0f);
     rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
@@ -821,7 +828,7 @@ template <class Rows> bool write_at_once(Group& g, Rows& rows, Column& again) {
         const auto lost = (least.value() < broadcast(float(LEAST_NORMAL<float>))) & (most.value() > broadcast(0.5f));
         view.put(again, select(lost | ~is_moderate(most.value()), one, zero));
     });
-    by_sixteens(g, [&](int r) { mean.put<float>(r, load(sum + r) / load(g.all + r)); });
+    by_sixteens(g, [&](int r) { mean.put(r, load(sum + r) / load(g.all + r)); });
     rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
         const Pack<float> mean_high = view.get(mean.high), mean_low = view.get(mean.low);
         const float *const probabilities = data.x, *const cotangent = data.cotangent;
@@ -854,10 +861,11 @@ int64_t softmax_backward_of_result(const RowProblem& p, int64_t chunk, int64_t b
     RowProblem of_result = p, of_logits = p;
     of_result.x = p.result;
     of_logits.result = nullptr;
-    Column at_top = {}, sum = {}, from_logits = {}, doubtful = {}, top_logit = {}, again = {};
-    Mean mean;
+    ColumnOf<T> at_top = {}, from_logits = {}, doubtful = {}, top_logit = {}, again = {};
+    Column sum = {};
+    Mean<T> mean;
     int64_t failed = -1;
-    const int64_t bad = over_rows<T>(of_result, begin, end, Passes::several, [&](Group& g, auto& rows) {
+    const int64_t bad = over_rows<T>(of_result, begin, end, Passes::several, [&](auto& g, auto& rows) {
         bool any_doubtful = false, any_from_logits = false;
         if constexpr (at_once)
             if (!write_at_once(g, rows, again)) return rows.close(g);
@@ -925,7 +933,7 @@ int64_t softmax_backward_of_result(const RowProblem& p, int64_t chunk, int64_t b
                 view.put(from_logits, select(asked, lost.value(), view.get(from_logits)));
             });
         // Over the sum of the rounded probabilities: those of equal logits are all off the same way.
-        by_sixteens(g, [&](int r) { mean.put<T>(r, load(sum + r) * broadcast(1 / LIFT) / load(g.all + r)); });
+        by_sixteens(g, [&](int r) { mean.put(r, load(sum + r) * broadcast(1 / LIFT) / load(g.all + r)); });
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             if (at_once && !any(asked(view))) return;
             const Pack<T> top = view.get(at_top), mean_high = view.get(mean.high), mean_low = view.get(mean.low);
@@ -953,7 +961,7 @@ int64_t softmax_backward_of_result(const RowProblem& p, int64_t chunk, int64_t b
 template <class D> int64_t nll(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
     Sum<double> losses(broadcast(0.0)), weights(broadcast(0.0));
     const D* const x = static_cast<const D*>(p.x);
-    Group g = {};
+    Group<Compute<D>> g = {};
     Column loss = {};
     Starts starts(p, begin);
     int64_t first_bad = -1;
@@ -988,7 +996,7 @@ template <class D> int64_t nll_backward(const RowProblem& p, int64_t, int64_t be
         else
             for (int64_t j = 0; j < p.classes; j++) memset(at + j * p.inner, 0, rows * sizeof(D));
     }
-    Group g = {};
+    Group<Compute<D>> g = {};
     Starts starts(p, begin);
     for (int64_t first = begin; first < end; first += ROWS) {
         open_group<D>(p, g, first, int(end - first < ROWS ? end - first : ROWS));

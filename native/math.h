@@ -58,59 +58,61 @@ template <> struct Float<double> {
 
 // Horner's rule, unrolled by recursion: as a loop it stays one, and reads its coefficients from memory. Every `step`-th
 // coefficient from `first` on.
-template <int step = 1, int first = 0, class T, class C, int N>
-LOSSLESS_INLINE Pack<T> polynomial(Pack<T> x, const C (&coefficients)[N]) {
+template <int step = 1, int first = 0, class T, int W, class C, int N>
+LOSSLESS_INLINE Pack<T, W> polynomial(Pack<T, W> x, const C (&coefficients)[N]) {
     if constexpr (first + step >= N)
-        return broadcast(T(coefficients[first]));
+        return broadcast<T, W>(T(coefficients[first]));
     else
-        return fma(polynomial<step, first + step>(x, coefficients), x, broadcast(T(coefficients[first])));
+        return fma(polynomial<step, first + step>(x, coefficients), x, broadcast<T, W>(T(coefficients[first])));
 }
 // Even and odd powers apart, for who has the square: half the wait.
-template <class T, class C, int N>
-LOSSLESS_INLINE Pack<T> polynomial(Pack<T> x, Pack<T> square, const C (&coefficients)[N]) {
+template <class T, int W, class C, int N>
+LOSSLESS_INLINE Pack<T, W> polynomial(Pack<T, W> x, Pack<T, W> square, const C (&coefficients)[N]) {
     return fma(polynomial<2, 1>(square, coefficients), x, polynomial<2, 0>(square, coefficients));
 }
 
-// e^x = (1 + fraction) 2^exponent, the exponent an integer kept in a float, the fraction in [-0.3, 0.42].
-// Range |x| <= 2^17. The fraction is off by at most 2^-25 (f32), and whoever scales the result by c rounds once:
-// fma(c, fraction, c). The maximum of a row is never subtracted before: rounding x - m would cost |x - m|/2 ulp; here
-// the scale 2^-N of a row is exact.
-template <class T> struct Exponential {
-    Pack<T> fraction, exponent;
-    Pack<Bits<T>> rounded; // the exponent in the low bits, under those of magic
-};
-
-template <class T, class Rest, int N>
-LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x, Rest rest, const T (&coefficients)[N]) {
-    const Pack<T> magic = broadcast(Float<T>::magic);
-    const Pack<T> rounded = fma(x, broadcast(Float<T>::log2e), magic), n = rounded - magic;
-    Pack<T> r = fma(n, broadcast(-Float<T>::ln2_hi), x);
-    r = rest(fma(n, broadcast(-Float<T>::ln2_lo), r));
-    const Pack<T> square = r * r;
-    return {fma(square, polynomial(r, square, coefficients), r), n, bit_cast<Bits<T>>(rounded)};
+// e^x = (1 + fraction) 2^n, n the whole number nearest to x / ln 2, the fraction in [-0.3, 0.42]; here e^x 2^power for
+// a whole `power`, where that is a normal number (and 0 where the exponent field comes out as 0). Range |x| <= 2^17.
+// The fraction is off by at most 2^-25 (f32), and what is scaled rounds once. The maximum of a row is never subtracted
+// before: rounding x - m would cost |x - m|/2 ulp; here the scale 2^-N of a row is exact.
+// `place` is the power, biased, on top of magic: what is rounded there has the exponent field in its low bits.
+template <class T, int W> LOSSLESS_INLINE Pack<T, W> place_of(Pack<T, W> power) {
+    return power + broadcast<T, W>(Float<T>::magic + Float<T>::bias);
 }
-template <class T, int N> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x, const T (&coefficients)[N]) {
-    return exponential(x, [](Pack<T> r) __attribute__((always_inline)) { return r; }, coefficients);
+template <class T, int W, class Rest, int N>
+LOSSLESS_INLINE Pack<T, W> exponential(Pack<T, W> x, Pack<T, W> place, Rest rest, const T (&coefficients)[N]) {
+    const Pack<T, W> rounded = fma(x, broadcast<T, W>(Float<T>::log2e), place), n = rounded - place;
+    Pack<T, W> r = fma(n, broadcast<T, W>(-Float<T>::ln2_hi), x);
+    r = rest(fma(n, broadcast<T, W>(-Float<T>::ln2_lo), r));
+    const Pack<T, W> square = r * r, fraction = fma(square, polynomial(r, square, coefficients), r);
+    const Pack<T, W> scale = bit_cast<T>(shift_left(bit_cast<Bits<T>>(rounded), Float<T>::mantissa_bits));
+    return fma(scale, fraction, scale);
 }
-template <class T> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x) {
-    return exponential(x, Float<T>::exp_coefficients);
+template <class T, int W, int N>
+LOSSLESS_INLINE Pack<T, W> exponential(Pack<T, W> x, Pack<T, W> place, const T (&coefficients)[N]) {
+    return exponential(x, place, [](Pack<T, W> r) __attribute__((always_inline)) { return r; }, coefficients);
+}
+template <class T, int W> LOSSLESS_INLINE Pack<T, W> exponential(Pack<T, W> x, Pack<T, W> place) {
+    return exponential(x, place, Float<T>::exp_coefficients);
 }
 // Of x + low, low far below the last digit of x.
-template <class T> LOSSLESS_INLINE Exponential<T> exponential(Pack<T> x, Pack<T> low) {
+template <class T, int W> LOSSLESS_INLINE Pack<T, W> exponential(Pack<T, W> x, Pack<T, W> low, Pack<T, W> place) {
     return exponential(
-        x, [=](Pack<T> r) __attribute__((always_inline)) { return r + low; }, Float<T>::exp_coefficients);
+        x, place, [=](Pack<T, W> r) __attribute__((always_inline)) { return r + low; }, Float<T>::exp_coefficients);
 }
-
-// e^x 2^lift, for results that are normal numbers.
-template <class T> LOSSLESS_INLINE Pack<T> scaled(const Exponential<T>& e, int lift) {
-    const Pack<Bits<T>> offset = bit_cast<Bits<T>>(broadcast(Float<T>::magic + Float<T>::bias + T(lift)));
-    const Pack<T> scale = bit_cast<T>(shift_left(e.rounded + offset, Float<T>::mantissa_bits));
-    return fma(scale, e.fraction, scale);
+// e^x where that is a normal number.
+template <class T, int W> LOSSLESS_INLINE Pack<T, W> exponential(Pack<T, W> x) {
+    return exponential(x, place_of(broadcast<T, W>(T(0))));
 }
-// And 0 instead of smaller ones: at `least` the exponent field is.
-template <class T> LOSSLESS_INLINE Pack<T> scaled_or_zero(Pack<T> x, int lift) {
-    const Pack<T> least = broadcast(T(-lift) - Float<T>::bias) * broadcast(Float<T>::ln2_hi);
-    return scaled(exponential(max(least, x)), lift);
+// e^x 2^lift, and 0 where that is below the normal numbers: at `least` the exponent field is.
+template <class T, int W> LOSSLESS_INLINE Pack<T, W> exponential_or_zero(Pack<T, W> x, int lift) {
+    const Pack<T, W> least = broadcast(T(-lift) - Float<T>::bias) * broadcast<T, W>(Float<T>::ln2_hi);
+    return exponential(max(least, x), place_of(broadcast<T, W>(T(lift))));
+}
+// n of the above.
+template <class T, int W> LOSSLESS_INLINE Pack<T, W> exponent_of_exponential(Pack<T, W> x) {
+    const Pack<T, W> magic = broadcast<T, W>(Float<T>::magic);
+    return fma(x, broadcast<T, W>(Float<T>::log2e), magic) - magic;
 }
 
 // A small whole number, out of an integer.

@@ -28,8 +28,7 @@ template <class T> struct SigmoidParts {
     const Pack<T> size, z; // |x|; z only where it is not far
     const Mask<T> right, far;
     explicit LOSSLESS_INLINE_MEMBER SigmoidParts(Pack<T> x)
-        : size(abs(x)), z(scaled(exponential(broadcast(T(0)) - size), 0)), right(x > broadcast(T(0))),
-          far(is_far(size)) {}
+        : size(abs(x)), z(exponential(broadcast(T(0)) - size)), right(x > broadcast(T(0))), far(is_far(size)) {}
 };
 
 // log(1 + z), z in [0, 1].
@@ -40,7 +39,7 @@ LOSSLESS_INLINE Pack<double> log1p_of(Pack<double> z) { return log1p(z); }
 // that is undone.
 template <class T> struct Far {
     Pack<T> lifted;
-    explicit LOSSLESS_INLINE_MEMBER Far(Pack<T> size) { lifted = scaled_or_zero(broadcast(T(0)) - size, 64); }
+    explicit LOSSLESS_INLINE_MEMBER Far(Pack<T> size) { lifted = exponential_or_zero(broadcast(T(0)) - size, 64); }
     LOSSLESS_INLINE_MEMBER Pack<T> times(Pack<T> factor) const {
         const Pack<T> one = broadcast(T(1)), down = broadcast(T(0x1p-64));
         const auto large = abs(factor) > one;
@@ -92,10 +91,10 @@ template <class T> struct SigmoidFocal {
     LOSSLESS_INLINE_MEMBER Point<double> operator()(Pack<double> x, Pack<double> factor) const {
         const Pack<double> size = abs(x), zero = broadcast(0.0), one = broadcast(1.0);
         const Side side(*this, x > zero);
-        const Pack<double> z = scaled(exponential(zero - size, ForFloat::exp_coefficients), 0);
+        const Pack<double> z = exponential(zero - size, place_of(zero), ForFloat::exp_coefficients);
         Point<double> at = side.point(size, z, log1p_for_float(z), one / (one + z), factor);
         if (const Mask<double> far = is_far(size); any(far)) {
-            const Pack<double> tail = scaled(exponential(max(broadcast(-700.0), zero - size)), 0);
+            const Pack<double> tail = exponential(max(broadcast(-700.0), zero - size));
             // 0 inf is 0 where nothing of the distance counts, and z |x|, which tends to 0, is not inf in a slope
             const Pack<double> counted = if_any(balance, if_any(side.large, size)), most = broadcast(0x1p200);
             at.value = select(far, side.point(counted, tail, tail, one, factor).value, at.value);

@@ -18,9 +18,21 @@ using lossless::RowProblem;
 using lossless::Target;
 using lossless::Upstream;
 
+// 1 / temperature in two parts, so that a logit is divided without rounding.
+template <class T> struct Sharpness {
+    T high = 1, low = 0;
+    bool is_one = true;
+    Sharpness() {}
+    explicit Sharpness(double temperature) : is_one(temperature == 1) {
+        const double inverse = 1 / temperature, rest = __builtin_fma(-inverse, temperature, 1.0) * inverse;
+        high = T(inverse);
+        low = T((inverse - double(high)) + rest);
+    }
+};
+
 // What the passes leave of a group of rows. Exponentials are relative to the power of two next to e^m.
-struct Group {
-    double temperature;
+template <class T> struct Group {
+    Sharpness<T> sharpness;
     int64_t first_row;
     int rows;
     Indices target; // -1: none, or the row is ignored
@@ -32,7 +44,7 @@ struct Group {
     Column peak, m;  // the maximum; where that is +inf, m is 0 (see limit())
     Indices largest; // its class, the first of equals
     Column x_target;
-    Column shift, exponent;                // the frame of the exponentials
+    ColumnOf<T> shift, place;              // the frame of the exponentials
     Column top, at_target, others;         // exponentials of the maximum, of the target, and of the rest
     Column below, mean_below;              // sum e (m - x), sum p (m - x)
     Column squares;                        // sum e^2 without the maximum
@@ -46,7 +58,7 @@ struct Group {
 };
 
 // Runs f(r) for each 16 rows of a group: what is done once a row.
-template <class F> LOSSLESS_INLINE void by_sixteens(const Group& g, F&& f) {
+template <class T, class F> LOSSLESS_INLINE void by_sixteens(const Group<T>& g, F&& f) {
     for (int r = 0; r < g.rows; r += LANES) f(r);
 }
 
@@ -56,48 +68,38 @@ template <class F> LOSSLESS_INLINE void by_sixteens(const Group& g, F&& f) {
 // the maximum a normal number, so that flush-to-zero modes change nothing inside; it cancels in ratios.
 constexpr int HEADROOM = 64;
 
-// 1 / temperature in two parts, so that a logit is divided without rounding.
-template <class T> struct Sharpness {
-    T high, low;
-    bool is_one;
-    explicit LOSSLESS_INLINE_MEMBER Sharpness(double temperature) : is_one(temperature == 1) {
-        const double inverse = 1 / temperature, rest = __builtin_fma(-inverse, temperature, 1.0) * inverse;
-        high = T(inverse);
-        low = T((inverse - double(high)) + rest);
-    }
-};
-
 // Logits are shifted only where they are so large that no scale would do: there x - m is exact for every class that
 // counts (Sterbenz). At `least` the exponent field of the scale is 0, and so is the scale; below it would be negative.
 template <class T> struct Frame {
-    Pack<T> shift, least;
-    Pack<Bits<T>> offset;
+    Pack<T> shift, place, least;
     const Sharpness<T> sharpness;
-    LOSSLESS_INLINE_MEMBER Frame(Pack<T> shift, Pack<T> exponent, double temperature)
-        : shift(shift), sharpness(temperature) {
-        const Pack<T> biased = exponent + broadcast(Float<T>::bias);
-        least = biased * broadcast(-Float<T>::ln2_hi);
-        offset = bit_cast<Bits<T>>(biased + broadcast(Float<T>::magic));
+    LOSSLESS_INLINE_MEMBER Frame(Pack<T> shift, Pack<T> place, const Sharpness<T>& sharpness)
+        : shift(shift), place(place), sharpness(sharpness) {
+        least = (place - broadcast(Float<T>::magic)) * broadcast(-Float<T>::ln2_hi);
+    }
+    // Of the logits of a row.
+    static LOSSLESS_INLINE_MEMBER Frame of_largest(Pack<T> m, const Sharpness<T>& sharpness) {
+        const Pack<T> high = broadcast(sharpness.high);
+        const Pack<T> shift = select(abs(m * high) > broadcast(T(32768)), m, broadcast(T(0)));
+        const Pack<T> exponent = exponent_of_exponential((m - shift) * high);
+        return Frame(shift, place_of(broadcast(T(HEADROOM)) - exponent), sharpness);
+    }
+    // Nothing is shifted or divided.
+    LOSSLESS_INLINE_MEMBER bool is_plain() const { return sharpness.is_one && !any(shift != broadcast(T(0))); }
+    template <int W> LOSSLESS_INLINE_MEMBER Pack<T, W> near(Pack<T, W> d) const { return max(repeat<W>(least), d); }
+    template <int W> LOSSLESS_INLINE_MEMBER Pack<T, W> plain(Pack<T, W> near) const {
+        return exponential(near, repeat<W>(place));
     }
     LOSSLESS_INLINE_MEMBER Pack<T> operator()(Pack<T> x) const {
         const Pack<T> d = x - shift;
-        const auto e = sharpness.is_one ? exponential(max(least, d)) : tempered(d);
-        const Pack<T> scale = bit_cast<T>(shift_left(e.rounded + offset, Float<T>::mantissa_bits));
-        return fma(scale, e.fraction, scale);
-    }
-    static LOSSLESS_INLINE_MEMBER Pack<T> shift_of(Pack<T> m, const Sharpness<T>& sharpness) {
-        return select(abs(m * broadcast(sharpness.high)) > broadcast(T(32768)), m, broadcast(T(0)));
-    }
-    static LOSSLESS_INLINE_MEMBER Pack<T> exponent_of(Pack<T> m, const Sharpness<T>& sharpness) {
-        const Pack<T> d = (m - shift_of(m, sharpness)) * broadcast(sharpness.high);
-        return broadcast(T(HEADROOM)) - exponential(d).exponent;
+        return sharpness.is_one ? plain(near(d)) : tempered(d);
     }
 
   private:
-    LOSSLESS_INLINE_MEMBER Exponential<T> tempered(Pack<T> d) const {
+    LOSSLESS_INLINE_MEMBER Pack<T> tempered(Pack<T> d) const {
         const Pack<T> zero = broadcast(T(0)), high = broadcast(sharpness.high), y = d * high;
         const Pack<T> low = fma(d, high, zero - y) + d * broadcast(sharpness.low);
-        return exponential(max(least, y), select(y > least, low, zero));
+        return exponential(near(y), select(y > least, low, zero), place);
     }
 };
 
@@ -144,7 +146,7 @@ template <class T> LOSSLESS_INLINE Pack<double> look_up(const void* table, const
 }
 
 // w t of the class of the maximum, of 16 rows.
-template <class T> LOSSLESS_INLINE Pack<double> soft_top(const RowProblem& p, const Group& g, int r) {
+template <class T> LOSSLESS_INLINE Pack<double> soft_top(const RowProblem& p, const Group<T>& g, int r) {
     const Pack<double> top = load(g.soft_top + r);
     return p.weight ? to_f64(narrow<T>(top) * narrow<T>(look_up<T>(p.weight, g.largest + r))) : top;
 }
@@ -155,11 +157,11 @@ template <class View> struct TargetSums {
     typename View::Total rest;
     Most<View> size;
     explicit LOSSLESS_INLINE_MEMBER TargetSums(const View& view) : rest(view) {}
-    LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> t, Mask<T> is_top) {
-        rest.add(b, select(is_top, broadcast(T(0)), t));
+    LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> t, Pack<T> but_top) {
+        rest.add(b, but_top);
         size.add(abs(t));
     }
-    LOSSLESS_INLINE_MEMBER void put(const View& view, const Data<View>& data, Group& g) {
+    LOSSLESS_INLINE_MEMBER void put(const View& view, const Data<View>& data, Group<T>& g) {
         view.put(g.soft_rest, rest.value());
         view.put(g.soft_size, size.value());
         view.pick(g.soft_top, data.t, view.get_class(g.largest));
@@ -167,7 +169,7 @@ template <class View> struct TargetSums {
 };
 
 // m, of the peak.
-template <class View> LOSSLESS_INLINE void find_limit(const View& view, Data<View>& data, Group& g) {
+template <class View> LOSSLESS_INLINE void find_limit(const View& view, Data<View>& data, Group<typename View::T>& g) {
     using T = typename View::T;
     if (data.limit_where_infinite(view, g))
         view.put(g.m,
@@ -177,7 +179,8 @@ template <class View> LOSSLESS_INLINE void find_limit(const View& view, Data<Vie
 }
 
 // First stage: the maximum of each row.
-template <class View> LOSSLESS_INLINE void find_largest(const View& view, Data<View>& data, Group& g) {
+template <class View>
+LOSSLESS_INLINE void find_largest(const View& view, Data<View>& data, Group<typename View::T>& g) {
     using T = typename View::T;
     const auto largest =
         view.first_largest([&](Block b) __attribute__((always_inline)) { return view.load(data.x, b, T(-INF)); });
@@ -187,7 +190,7 @@ template <class View> LOSSLESS_INLINE void find_largest(const View& view, Data<V
 }
 
 // And of a backward pass, which is told the peak.
-template <class View> LOSSLESS_INLINE void find_again(const View& view, Data<View>& data, Group& g) {
+template <class View> LOSSLESS_INLINE void find_again(const View& view, Data<View>& data, Group<typename View::T>& g) {
     using T = typename View::T;
     find_limit(view, data, g);
     view.put_class(g.largest, view.first_equal(view.get(g.m), [&](Block b) __attribute__((always_inline)) {
@@ -195,54 +198,73 @@ template <class View> LOSSLESS_INLINE void find_again(const View& view, Data<Vie
     }));
 }
 
-template <class View>
-LOSSLESS_INLINE void sum_target(const RowProblem& p, const View& view, const Data<View>& data, Group& g) {
+template <class View> LOSSLESS_INLINE void sum_target(const RowProblem& p, const View& view, const Data<View>& data,
+                                                      Group<typename View::T>& g) {
+    using T = typename View::T;
     TargetSums<View> sums(view);
     const auto top = view.get_class(g.largest);
-    view.each([&](Block b) __attribute__((always_inline)) { sums.add(b, soft_target(p, view, data.t, b), top.in(b)); });
+    view.each([&](Block b) __attribute__((always_inline)) {
+        const Pack<T> t = soft_target(p, view, data.t, b);
+        sums.add(b, t, view.leave_out(t, b, top));
+    });
     sums.put(view, data, g);
 }
 
 // Second stage: where the exponentials of each row lie, and those of the maximum and of the target.
-template <class T, Target target> static void place(Group& g) {
-    const Sharpness<T> sharpness(g.temperature);
+template <Target target, class T> static void place(Group<T>& g) {
     by_sixteens(g, [&](int r) __attribute__((always_inline)) {
         const Pack<T> m = narrow<T>(load(g.m + r));
-        const Pack<T> shift = Frame<T>::shift_of(m, sharpness), exponent = Frame<T>::exponent_of(m, sharpness);
-        const Frame<T> exponentials(shift, exponent, g.temperature);
-        store(g.shift + r, to_f64(shift));
-        store(g.exponent + r, to_f64(exponent));
+        const Frame<T> exponentials = Frame<T>::of_largest(m, g.sharpness);
+        store(g.shift + r, exponentials.shift);
+        store(g.place + r, exponentials.place);
         store(g.top + r, to_f64(exponentials(m)));
         if constexpr (target == Target::index)
             store(g.at_target + r, to_f64(exponentials(narrow<T>(load(g.x_target + r)))));
     });
 }
 
-// Third stage: the exponentials of a row, kept in data.e; f(block, x, e). Meanwhile the memory is asked for what the
-// next stage and the next group need.
+// Third stage: the exponentials of a row, kept in data.e; f(block, x, e, near), where `near` is x but any finite number
+// where e is 0. Meanwhile the memory is asked for what the next stage and the next group need.
 template <class View, class F>
-LOSSLESS_INLINE void each_exponential(const View& view, Data<View>& data, Group& g, F&& f) {
+LOSSLESS_INLINE void each_exponential(const View& view, Data<View>& data, Group<typename View::T>& g, F&& f) {
     using T = typename View::T;
     data.limit_again(view, g);
-    const Frame<T> exponentials(view.get(g.shift), view.get(g.exponent), g.temperature);
+    const Frame<T> exponentials(view.get(g.shift), view.get(g.place), g.sharpness);
     const auto* const logits = data.x; // locals, which no store of a number can change
     auto* const out = data.out;
     T* const kept = data.e;
     const int64_t ahead = data.ahead;
-    view.each([&](Block b) __attribute__((always_inline)) {
-        const Pack<T> x = view.load(logits, b, T(-INF)), e = exponentials(x);
+    const auto logit = [=](Block b) __attribute__((always_inline)) { return view.load(logits, b, T(-INF)); };
+    const auto finish = [&](Block b, Pack<T> x, Pack<T> e, Pack<T> near) __attribute__((always_inline)) {
         view.keep(kept, b, e);
         view.fetch(logits, b, ahead);
         view.fetch(out, b);
-        f(b, x, e);
-    });
+        f(b, x, e, near);
+    };
+    if (exponentials.is_plain()) {
+        const auto two = [&](Block a, Block b) __attribute__((always_inline)) {
+            const Pack<T, 2 * LANES> x = {logit(a), logit(b)}, near = exponentials.near(x),
+                                     e = exponentials.plain(near);
+            finish(a, x.lo, e.lo, near.lo);
+            finish(b, x.hi, e.hi, near.hi);
+        };
+        view.in_pairs(two, [&](Block b) __attribute__((always_inline)) {
+            const Pack<T> x = logit(b), near = exponentials.near(x);
+            finish(b, x, exponentials.plain(near), near);
+        });
+    } else {
+        view.each([&](Block b) __attribute__((always_inline)) {
+            const Pack<T> x = logit(b), e = exponentials(x);
+            finish(b, x, e, select(e == broadcast(T(0)), broadcast(T(0)), x));
+        });
+    }
 }
 
 // And the sums of the row.
 template <Target target, bool extra, bool numbers = false, class View>
-LOSSLESS_INLINE void exponentiate(const RowProblem& p, const View& view, Data<View>& data, Group& g) {
+LOSSLESS_INLINE void exponentiate(const RowProblem& p, const View& view, Data<View>& data, Group<typename View::T>& g) {
     using T = typename View::T;
-    const Pack<T> zero = broadcast(T(0)), m = view.get(g.m);
+    const Pack<T> m = view.get(g.m);
     const auto largest = view.get_class(g.largest), y = view.get_class(g.target);
 
     // What an evaluation averages over rows is rounded there: it adds up terms of one sign, which cannot cancel.
@@ -252,21 +274,22 @@ LOSSLESS_INLINE void exponentiate(const RowProblem& p, const View& view, Data<Vi
     std::conditional_t<numbers, Total, NoTotal> squares(view);
     std::conditional_t<target == Target::soft, TargetSums<View>, NoTotal> target_sums(view);
     std::conditional_t<target == Target::soft, typename View::Total, NoTotal> soft_cost(view);
-    each_exponential(view, data, g, [&](Block b, Pack<T> x, Pack<T> e) __attribute__((always_inline)) {
+    each_exponential(view, data, g, [&](Block b, Pack<T> x, Pack<T> e, Pack<T> near) __attribute__((always_inline)) {
         const Pack<T> distance = m - x;
         if constexpr (target == Target::soft) view.fetch(data.t, b, data.ahead);
-        if constexpr (extra) below.add(b, cost(e, distance));
+        if constexpr (extra) below.add(b, e * (m - near));
         Pack<T> other = e;
         if (target == Target::soft || view.few() || largest.may_be_in(b) ||
             (target == Target::index && y.may_be_in(b))) {
-            Mask<T> apart = largest.in(b);
             if constexpr (target == Target::soft) {
                 const Pack<T> t = soft_target(p, view, data.t, b);
-                target_sums.add(b, t, apart);
+                target_sums.add(b, t, view.leave_out(t, b, largest));
                 soft_cost.add(b, cost(t, distance));
             }
-            if constexpr (target == Target::index) apart = apart | y.in(b);
-            other = select(apart, zero, e);
+            if constexpr (target == Target::index)
+                other = view.leave_out(e, b, largest, y);
+            else
+                other = view.leave_out(e, b, largest);
         }
         others.add(b, other);
         if constexpr (numbers) squares.add(b, other * other);
@@ -293,11 +316,13 @@ LOSSLESS_INLINE Pack<double> quotient(Pack<double> a, Pack<double> b, Pack<doubl
 }
 
 // Whether the target is the maximum.
-LOSSLESS_INLINE Mask<double> is_correct(const Group& g, int r) { return load(g.target + r) == load(g.largest + r); }
+template <class T> LOSSLESS_INLINE Mask<double> is_correct(const Group<T>& g, int r) {
+    return load(g.target + r) == load(g.largest + r);
+}
 
 // Fourth stage: the sums of each row that leave a class out. Each is a sum of the terms it consists of, never a
 // difference.
-template <Target target> static void finish(Group& g) {
+template <Target target, class T> static void finish(Group<T>& g) {
     by_sixteens(g, [&](int r) __attribute__((always_inline)) {
         const Pack<double> others = load(g.others + r), top = load(g.top + r);
         Pack<double> but_top = others, but_target = others, all = others + top;
@@ -339,33 +364,36 @@ template <class T> LOSSLESS_INLINE Unit<T> unit_below(Pack<T> size) {
 // gradients above it, whose results lose digits: one at 1e31, all of an entropy's at 1e37).
 template <class T> constexpr double SIZE = sizeof(T) == 4 ? 100 : 400; // its exponent
 
-struct Slopes {
+template <class T> struct Slopes {
     Column a, b, c, d;
     // (b + tau) p is e times these two, of which the second is what the first drops; and c p
-    Column factor, factor_low, entropy, entropy_low;
-    Column mean_below;        // D
-    double unit;              // of it and of the distances beside it
-    Column soft, prior;       // what a soft target, over the unit of its size, and the prior are multiplied by
-    Column at_target, at_top; // g_k without the entropy
-    Column lift, final;       // 2^lift inside the exponentials, 2^final at the end
-    bool lifted;              // some row is
+    ColumnOf<T> factor, factor_low, entropy, entropy_low;
+    ColumnOf<T> mean_below; // D
+    double unit;            // of it and of the distances beside it
+    ColumnOf<T> soft, soft_unit,
+        prior;                     // what a soft target, over the unit of its size, and the prior are multiplied by
+    ColumnOf<T> at_target, at_top; // g_k without the entropy
+    ColumnOf<T> lift;              // 2^lift inside the exponentials
+    ColumnOf<T> last;              // the last factor
+    bool lifted;                   // some row is
 };
 
 // f / S for a row factor f, S the sum of the exponentials: in two parts, so that it costs no rounding.
 template <class T> LOSSLESS_INLINE void divide_by_sum(Pack<double> f, Pack<double> all, Pack<double> inverse,
-                                                      Column& high, Column& low, int r) {
+                                                      ColumnOf<T>& high, ColumnOf<T>& low, int r) {
     const Pack<double> zero = broadcast(0.0);
-    Pack<double> first, rest;
+    Pack<T> first;
+    Pack<double> rest;
     if constexpr (sizeof(T) == 4) { // a double holds both
         const Pack<double> p = f * inverse;
-        first = to_f64(narrow<T>(p));
-        rest = p - first;
+        first = narrow<T>(p);
+        rest = p - to_f64(first);
     } else {
         first = quotient(f, all, inverse);
         rest = fma(zero - first, all, f) * inverse;
     }
     store(high + r, first);
-    store(low + r, select(abs(rest) < broadcast(INF), rest, zero)); // else f / S is not finite
+    store(low + r, narrow<T>(select(abs(rest) < broadcast(INF), rest, zero))); // else f / S is not finite
 }
 
 // f p - t q, p and q = 1 - p given as parts of S. A quotient that is denormal has lost bits before it is multiplied;
@@ -385,12 +413,16 @@ template <class T> LOSSLESS_INLINE Pack<double> uncancelled(Pack<double> f, Pack
     return any(f != broadcast(0.0)) ? fma(f, part(own), less) : less;
 }
 
-template <class T, Target target, bool extra> void prepare(const RowProblem& p, Group& g, Slopes& s, int r) {
+template <Target target, bool extra, class T> void prepare(const RowProblem& p, Group<T>& g, Slopes<T>& s, int r) {
     const Pack<double> zero = broadcast(0.0), all = load(g.all + r), inverse = broadcast(1.0) / all;
     const bool entropy = extra && p.d_entropy.values, prior = extra && p.prior;
     const Pack<double> b = load(s.b + r);
     Pack<double> a = load(s.a + r), d = zero, c = zero, t_size = broadcast(1.0);
-    if constexpr (target == Target::soft) t_size = to_f64(unit_below(narrow<T>(load(g.soft_size + r))).first);
+    if constexpr (target == Target::soft) {
+        const Unit<T> unit = unit_below(narrow<T>(load(g.soft_size + r)));
+        t_size = to_f64(unit.first);
+        store(s.soft_unit + r, unit.second);
+    }
     Pack<double> size = max(abs(b), abs(a) * t_size);
     if (prior) size = max(size, abs(d = load(s.d + r)));
     if (entropy) size = max(size, abs(c = load(s.c + r)));
@@ -402,8 +434,8 @@ template <class T, Target target, bool extra> void prepare(const RowProblem& p, 
     const Pack<double> lift = select(exponent > broadcast(39.0), broadcast(60.0), zero);
     const Pack<double> scale = power_of_two(broadcast(SIZE<T>) - exponent), lowered = power_of_two(zero - lift);
     s.lifted |= any(lift != zero);
-    store(s.lift + r, lift);
-    store(s.final + r, exponent - broadcast(SIZE<T>));
+    store(s.lift + r, narrow<T>(lift));
+    store(s.last + r, power_of_two(narrow<T>(exponent - broadcast(SIZE<T>))));
 
     a = a * scale;
     Pack<double> f = b * scale, f_target = f, f_top = f, t_target = a, t_top = zero;
@@ -416,7 +448,7 @@ template <class T, Target target, bool extra> void prepare(const RowProblem& p, 
         f = fma(a, rest + top, f);
         f_top = fma(a, rest, f_top);
         t_top = a * top;
-        store(s.soft + r, zero - a * t_size);
+        store(s.soft + r, narrow<T>(zero - a * t_size));
     }
     if (prior) {
         d = d * scale;
@@ -425,15 +457,16 @@ template <class T, Target target, bool extra> void prepare(const RowProblem& p, 
         t_target = fma(d, look_up<T>(p.prior, g.target + r), t_target);
         f_top = fma(d, look_up<T>(p.prior_others, g.largest + r), f_top);
         t_top = fma(d, look_up<T>(p.prior, g.largest + r), t_top);
-        store(s.prior + r, zero - d);
+        store(s.prior + r, narrow<T>(zero - d));
     }
     if (entropy) divide_by_sum<T>(c * scale * lowered, all, inverse, s.entropy, s.entropy_low, r);
     divide_by_sum<T>(f * lowered, all, inverse, s.factor, s.factor_low, r);
     if constexpr (target == Target::index)
-        store(s.at_target + r,
-              uncancelled<T>(f_target, load(g.at_target + r), t_target, load(g.but_target + r), all, inverse));
+        store(s.at_target + r, narrow<T>(uncancelled<T>(f_target, load(g.at_target + r), t_target,
+                                                        load(g.but_target + r), all, inverse)));
     if (target == Target::soft || prior)
-        store(s.at_top + r, uncancelled<T>(f_top, load(g.top + r), t_top, load(g.but_top + r), all, inverse));
+        store(s.at_top + r,
+              narrow<T>(uncancelled<T>(f_top, load(g.top + r), t_top, load(g.but_top + r), all, inverse)));
 }
 
 // Where a row is not a number all its gradients are the same NaN, whichever operand it came from.
@@ -446,8 +479,9 @@ template <class T> struct OneNan {
 };
 
 // `e` tells the exponentials: those that are kept, or made anew.
-template <Target target, bool extra, class View, class E> LOSSLESS_INLINE void
-sweep_row(const RowProblem& p, const View& view, const Data<View>& data, E e, const Group& g, const Slopes& s) {
+template <Target target, bool extra, class View, class E>
+LOSSLESS_INLINE void sweep_row(const RowProblem& p, const View& view, const Data<View>& data, E e,
+                               const Group<typename View::T>& g, const Slopes<typename View::T>& s) {
     using T = typename View::T;
     const T* const prior = extra ? static_cast<const T*>(p.prior) : nullptr;
     const bool entropy = extra && p.d_entropy.values, top = target == Target::soft || prior;
@@ -457,28 +491,29 @@ sweep_row(const RowProblem& p, const View& view, const Data<View>& data, E e, co
     Pack<T> soft = zero, soft_unit = zero;
     if constexpr (target == Target::soft) {
         soft = view.get(s.soft);
-        soft_unit = unit_below(view.get(g.soft_size)).second;
+        soft_unit = view.get(s.soft_unit);
     }
     const Pack<T> of_prior = view.get(s.prior), mean_below = view.get(s.mean_below);
     const Pack<T> of_entropy = entropy ? view.get(s.entropy) : zero, of_entropy_low = view.get(s.entropy_low);
     const OneNan<T> nan(factor, of_entropy);
-    const Pack<T> last = power_of_two(view.get(s.final));
+    const Pack<T> last = view.get(s.last);
     const auto y = view.get_class(g.target), largest = view.get_class(g.largest);
+    auto* const out = data.out;
     view.each([&](Block b) __attribute__((always_inline)) {
         const Pack<T> share = e(b);
         Pack<T> low = share * factor_low;
         if constexpr (target == Target::soft) low = fma(soft_target(p, view, data.t, b) * soft_unit, soft, low);
         if (prior) low = fma(view.load_class(prior, b), of_prior, low);
         Pack<T> dx = fma(share, factor, low);
-        if (top && (view.few() || largest.may_be_in(b))) dx = select(largest.in(b), at_top, dx);
-        if (target == Target::index && (view.few() || y.may_be_in(b))) dx = select(y.in(b), at_target, dx);
+        if (top && (view.few() || largest.may_be_in(b))) dx = view.replace(dx, b, largest, at_top);
+        if (target == Target::index && (view.few() || y.may_be_in(b))) dx = view.replace(dx, b, y, at_target);
         if (entropy) {
-            const Pack<T> distance = fma(m - view.load(data.x, b, T(-INF)), unit, zero - mean_below);
+            const Pack<T> far = fma(m - view.load(data.x, b, T(-INF)), unit, zero - mean_below);
+            const Pack<T> distance = min(broadcast(T(1e30)), far); // not 0 inf; shares are 0 long before
             const Pack<T> high = share * of_entropy, rest = fma(share, of_entropy, zero - high);
-            const Pack<T> slope = fma(distance, high, fma(distance, fma(share, of_entropy_low, rest), dx));
-            dx = select(share == zero, dx, slope); // not 0 inf
+            dx = fma(distance, high, fma(distance, fma(share, of_entropy_low, rest), dx));
         }
-        view.store(data.out, b, nan(dx * last));
+        view.store(out, b, nan(dx * last));
     });
 }
 

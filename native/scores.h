@@ -108,7 +108,7 @@ inline void temper(const lossless::Tempered& p, int64_t begin, int64_t end) {
         const double* row = p.d + r * p.classes;
         Pack<double> total = zero, first = zero, second = zero;
         const auto add = [&](Pack<double> d) __attribute__((always_inline)) {
-            const Pack<double> w = scaled_or_zero(beta * d, 0), moment = select(w == zero, zero, w * d);
+            const Pack<double> w = exponential_or_zero(beta * d, 0), moment = select(w == zero, zero, w * d);
             total = total + w;
             first = first + moment;
             second = second + select(w == zero, zero, moment * d);

@@ -181,6 +181,16 @@ template <class T, int W> LOSSLESS_INLINE Pack<T, W> abs(Pack<T, W> a) {
     return bit_cast<T>(bit_cast<Bits<T>>(a) & broadcast<Bits<T>, W>(magnitude));
 }
 
+// 16 lanes as often as it takes for W.
+template <int W, class T> LOSSLESS_INLINE Pack<T, W> repeat(Pack<T> a) {
+    if constexpr (W == LANES) {
+        return a;
+    } else {
+        const auto half = repeat<W / 2>(a);
+        return {half, half};
+    }
+}
+
 // The halves of a vector, and the vector of two halves.
 template <class V> LOSSLESS_INLINE auto lower(V v) {
     constexpr int lanes = sizeof(V) / sizeof(v[0]);
@@ -390,6 +400,25 @@ template <class T, int W> LOSSLESS_INLINE uint32_t equal_bits(Pack<T, W> a, Pack
         uint32_t bits = 0;
         for (int i = 0; i < W; i++) bits |= uint32_t(equal[i] & 1) << i;
         return bits;
+#endif
+    }
+}
+
+// The lanes of b whose bits are set, else those of a.
+template <class T, int W> LOSSLESS_INLINE Pack<T, W> blend(uint32_t bits, Pack<T, W> b, Pack<T, W> a) {
+    if constexpr (!Pack<T, W>::fits) {
+        return {blend(bits, b.lo, a.lo), blend(bits >> (W / 2), b.hi, a.hi)};
+    } else {
+#if defined(__AVX512F__)
+        if constexpr (sizeof(T) == 4)
+            return {_mm512_mask_mov_ps(a.v, __mmask16(bits), b.v)};
+        else
+            return {_mm512_mask_mov_pd(a.v, __mmask8(bits), b.v)};
+#else
+        Bits<T> lanes[W];
+        for (int i = 0; i < W; i++) lanes[i] = Bits<T>(1) << i;
+        const Pack<Bits<T>, W> bit = load<Bits<T>, W>(lanes);
+        return select((bit & broadcast<Bits<T>, W>(Bits<T>(bits))) == bit, b, a);
 #endif
     }
 }

@@ -16,8 +16,9 @@ constexpr double INF = __builtin_inf();
 // side by side.
 constexpr int ROWS = 2 * LANES;
 
-// A quantity of so many rows, and an index of each.
-using Column = double[ROWS];
+// A quantity of so many rows (in f64, or in the type that the rows are computed in), and an index of each.
+template <class Number> using ColumnOf = Number[ROWS];
+using Column = ColumnOf<double>;
 using Indices = int64_t[ROWS];
 
 // Number i of an upstream gradient, beside data of type D.
@@ -132,6 +133,18 @@ template <class D> struct ClassLanes {
         for (; j + LANES <= classes; j += LANES) f(Block{j, LANES});
         if (j < classes) f(Block{j, int(classes - j)});
     }
+    // Two blocks together, as long as there are two whole ones: one waits while the other is computed. Where a block
+    // is several registers they do that anyway.
+    template <class Two, class One> LOSSLESS_INLINE_MEMBER void in_pairs(Two&& two, One&& one) const {
+        const auto block = [&](int64_t j) { return Block{j, classes - j < LANES ? int(classes - j) : LANES}; };
+        if constexpr (Pack<T>::fits) {
+            int64_t j = (classes + LANES - 1) / LANES % 2 * LANES;
+            if (j) one(block(0));
+            for (; j < classes; j += 2 * LANES) two(Block{j, LANES}, block(j + LANES));
+        } else {
+            each(one);
+        }
+    }
     // Whether looking for a class in each block costs less than two branches that are guessed wrong.
     LOSSLESS_INLINE_MEMBER bool few() const { return classes <= 512; }
     LOSSLESS_INLINE_MEMBER Pack<T> load(const D* source, Block b, T fill) const {
@@ -184,9 +197,11 @@ template <class D> struct ClassLanes {
     LOSSLESS_INLINE_MEMBER Pack<T> kept(const T* scratch, Block b) const { return ::load(scratch + b.j); }
 
     // A quantity of the row, out of its column and into it.
-    LOSSLESS_INLINE_MEMBER Pack<T> get(const Column& column) const { return broadcast(T(column[row])); }
+    template <class Number> LOSSLESS_INLINE_MEMBER Pack<T> get(const ColumnOf<Number>& column) const {
+        return broadcast(T(column[row]));
+    }
     LOSSLESS_INLINE_MEMBER void put(Column& column, double value) const { column[row] = value; }
-    LOSSLESS_INLINE_MEMBER void put(Column& column, Pack<T> same_in_all_lanes) const {
+    template <class Number> LOSSLESS_INLINE_MEMBER void put(ColumnOf<Number>& column, Pack<T> same_in_all_lanes) const {
         column[row] = lane(same_in_all_lanes, 0);
     }
 
@@ -214,11 +229,23 @@ template <class D> struct ClassLanes {
         LOSSLESS_INLINE_MEMBER Mask<T> in(Block b) const {
             return (iota<Bits<T>>() - broadcast(Bits<T>(j))) == broadcast(Bits<T>(-b.j));
         }
+        LOSSLESS_INLINE_MEMBER uint32_t bits(Block b) const {
+            const uint64_t at = uint64_t(j - b.j);
+            return uint32_t(at < LANES) << (at % LANES);
+        }
     };
+    template <class... Some> static LOSSLESS_INLINE_MEMBER Pack<T> leave_out(Pack<T> a, Block b, Some... some) {
+        return blend((some.bits(b) | ...), broadcast(T(0)), a);
+    }
+    static LOSSLESS_INLINE_MEMBER Pack<T> replace(Pack<T> a, Block b, Class c, Pack<T> by) {
+        return blend(c.bits(b), by, a);
+    }
     LOSSLESS_INLINE_MEMBER Class get_class(const Indices& column) const { return {column[row]}; }
     LOSSLESS_INLINE_MEMBER void put_class(Indices& column, Class c) const { column[row] = c.j; }
     // The number of that class, into a column.
-    LOSSLESS_INLINE_MEMBER void pick(Column& column, const D* x, Class at) const { column[row] = to_compute(x[at.j]); }
+    template <class Number> LOSSLESS_INLINE_MEMBER void pick(ColumnOf<Number>& column, const D* x, Class at) const {
+        column[row] = to_compute(x[at.j]);
+    }
 
   private:
     // Blocks in turn for two chains of operations, which hide their latency.
@@ -257,6 +284,7 @@ template <class C> struct RowLanes {
     template <class F> LOSSLESS_INLINE_MEMBER void each(F&& f) const {
         for (int64_t j = 0; j < classes; j++) f(Block{j, 1});
     }
+    template <class Two, class One> LOSSLESS_INLINE_MEMBER void in_pairs(Two&&, One&& one) const { each(one); }
     LOSSLESS_INLINE_MEMBER Pack<T> load(const T* scratch, Block b, T) const { return ::load(scratch + b.j * LANES); }
     LOSSLESS_INLINE_MEMBER Pack<double> wide(const float* scratch, Block b) const {
         return load_wide(scratch + b.j * LANES);
@@ -289,14 +317,14 @@ template <class C> struct RowLanes {
     LOSSLESS_INLINE_MEMBER void keep(T* scratch, Block b, Pack<T> e) const { store(scratch, b, e); }
     LOSSLESS_INLINE_MEMBER Pack<T> kept(const T* scratch, Block b) const { return load(scratch, b, T(0)); }
 
-    LOSSLESS_INLINE_MEMBER Pack<T> get(const Column& column) const {
-        if constexpr (sizeof(T) == 4)
-            return to_f32(::load(column + row));
-        else
-            return ::load(column + row);
+    template <class Number> LOSSLESS_INLINE_MEMBER Pack<T> get(const ColumnOf<Number>& column) const {
+        return narrow<T>(::load(column + row));
     }
-    template <class U> LOSSLESS_INLINE_MEMBER void put(Column& column, Pack<U> value) const {
-        ::store(column + row, to_f64(value));
+    template <class Number, class U> LOSSLESS_INLINE_MEMBER void put(ColumnOf<Number>& column, Pack<U> value) const {
+        if constexpr (sizeof(Number) == sizeof(U))
+            ::store(column + row, value);
+        else
+            ::store(column + row, to_f64(value));
     }
 
     template <class Lanes, class U = T> struct TotalOf {
@@ -344,6 +372,12 @@ template <class C> struct RowLanes {
         LOSSLESS_INLINE_MEMBER bool may_be_in(Block) const { return true; }
         LOSSLESS_INLINE_MEMBER Mask<T> in(Block b) const { return j == broadcast(Bits<T>(b.j)); }
     };
+    template <class... Some> static LOSSLESS_INLINE_MEMBER Pack<T> leave_out(Pack<T> a, Block b, Some... some) {
+        return select((some.in(b) | ...), broadcast(T(0)), a);
+    }
+    static LOSSLESS_INLINE_MEMBER Pack<T> replace(Pack<T> a, Block b, Class c, Pack<T> by) {
+        return select(c.in(b), by, a);
+    }
     LOSSLESS_INLINE_MEMBER Class get_class(const Indices& column) const {
         Bits<T> lanes[LANES];
         for (int i = 0; i < LANES; i++) lanes[i] = Bits<T>(column[row + i]);
@@ -355,7 +389,7 @@ template <class C> struct RowLanes {
         for (int i = 0; i < LANES; i++) column[row + i] = lanes[i];
     }
 
-    LOSSLESS_INLINE_MEMBER void pick(Column& column, const T* x, Class at) const {
+    template <class Number> LOSSLESS_INLINE_MEMBER void pick(ColumnOf<Number>& column, const T* x, Class at) const {
         if (classes <= 2 * LANES) { // looking at every class costs less than sixteen numbers one by one
             Pack<T> picked = broadcast(T(0));
             each([&](Block b) __attribute__((always_inline)) { picked = select(at.in(b), load(x, b, T(0)), picked); });
