@@ -423,6 +423,17 @@ def test_errors_and_sweeps_of_the_command(capsys, monkeypatch, tmp_path):
     assert "<svg" in page.read_text()
 
 
+def test_the_command_without_peers(capsys):
+    asked = ["bench", "--function", "softmax", "--threads", "1", "--seconds", "0.001", "--shape", "6x5", "--quick"]
+    assert main([*asked, "--no-peers"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^softmax +6x5 +[\d.]+ ", out, re.M)
+    assert "peer" not in out and "PyTorch" not in out and "Geometric means" not in out
+    assert main([*asked, "--no-peers", "--json", "-"]) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert list(cell["copies"]) == [OURS]
+
+
 def test_what_is_measured_without_being_told(monkeypatch, capsys):
     asked = []
 
@@ -461,6 +472,7 @@ def test_what_is_measured_without_being_told(monkeypatch, capsys):
         (["--json", "no/such/folder.json"], "--json got no/such/folder.json, expected a file in a folder"),
         (["--function", "numpy_softmax", "--dtype", "bfloat16"], "nothing to measure: NumPy has no bfloat16"),
         (["--scaling", "--shape", "64x10"], "--shape and --scaling exclude each other"),
+        (["--peer", "eager", "--no-peers"], "--peer and --no-peers exclude each other"),
     ],
 )
 def test_misuse_is_named(given, message, capsys):

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", action="append", default=[], metavar="NAME", help="this format (repeatable; default: float32)")
     add("--threads", action="append", default=[], type=int, metavar="T", help="so many threads (repeatable)")
     add("--peer", action="append", default=[], metavar="NAME", help="only this peer (repeatable)")
+    add("--no-peers", action="store_true", help="measure lossless alone, beside a copy of the logits")
     add("--all", action="store_true", help="every function, shape, format, and one thread as well as all")
     add("--seconds", type=float, default=1.5, metavar="S", help="time for a cell (default: 1.5)")
     add("--repeat", type=int, default=1, metavar="K", help="measure everything K times and take medians (default: 1)")
@@ -149,6 +150,10 @@ def _peers(args: argparse.Namespace) -> list[str]:
     from ._files import UsageError
 
     _check("--peer", args.peer, PEERS)
+    if args.no_peers and args.peer:
+        raise UsageError("--peer and --no-peers exclude each other")
+    if args.no_peers:
+        return []
     for name in args.peer:
         if not PEERS[name].installed():
             raise UsageError(f"--peer got {name}, which needs {' and '.join(PEERS[name].packages)}: not installed")
