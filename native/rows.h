@@ -508,10 +508,10 @@ LOSSLESS_INLINE void sweep_row(const RowProblem& p, const View& view, const Data
         if (top && (view.few() || largest.may_be_in(b))) dx = view.replace(dx, b, largest, at_top);
         if (target == Target::index && (view.few() || y.may_be_in(b))) dx = view.replace(dx, b, y, at_target);
         if (entropy) {
-            const Pack<T> far = fma(m - view.load(data.x, b, T(-INF)), unit, zero - mean_below);
-            const Pack<T> distance = min(broadcast(T(1e30)), far); // not 0 inf; shares are 0 long before
+            const Pack<T> distance = fma(m - view.load(data.x, b, T(-INF)), unit, zero - mean_below);
             const Pack<T> high = share * of_entropy, rest = fma(share, of_entropy, zero - high);
-            dx = fma(distance, high, fma(distance, fma(share, of_entropy_low, rest), dx));
+            const Pack<T> slope = fma(distance, high, fma(distance, fma(share, of_entropy_low, rest), dx));
+            dx = select(share == zero, dx, slope); // not 0 inf
         }
         view.store(out, b, nan(dx * last));
     });
