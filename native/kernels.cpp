@@ -42,8 +42,8 @@ template <class D> struct Data<ClassLanes<D>> {
         if (peak == INF) x = limited;
         return peak == INF;
     }
-    void limit_again(const ClassLanes<D>& view,
-                     Group<Compute<D>>& g) { // in a later stage, which finds the row as it was
+    // In a later stage, which finds the row as it was.
+    void limit_again(const ClassLanes<D>& view, Group<Compute<D>>& g) {
         if (g.peak[view.row] == INF) limit_where_infinite(view, g);
     }
 };

@@ -235,7 +235,7 @@ LOSSLESS_INLINE void each_exponential(const View& view, Data<View>& data, Group<
     T* const kept = data.e;
     const int64_t ahead = data.ahead;
     const auto logit = [=](Block b) __attribute__((always_inline)) { return view.load(logits, b, T(-INF)); };
-    const auto finish = [&](Block b, Pack<T> x, Pack<T> e, Pack<T> near) __attribute__((always_inline)) {
+    const auto leave = [&](Block b, Pack<T> x, Pack<T> e, Pack<T> near) __attribute__((always_inline)) {
         view.keep(kept, b, e);
         view.fetch(logits, b, ahead);
         view.fetch(out, b);
@@ -245,17 +245,17 @@ LOSSLESS_INLINE void each_exponential(const View& view, Data<View>& data, Group<
         const auto two = [&](Block a, Block b) __attribute__((always_inline)) {
             const Pack<T, 2 * LANES> x = {logit(a), logit(b)}, near = exponentials.near(x),
                                      e = exponentials.plain(near);
-            finish(a, x.lo, e.lo, near.lo);
-            finish(b, x.hi, e.hi, near.hi);
+            leave(a, x.lo, e.lo, near.lo);
+            leave(b, x.hi, e.hi, near.hi);
         };
         view.in_pairs(two, [&](Block b) __attribute__((always_inline)) {
             const Pack<T> x = logit(b), near = exponentials.near(x);
-            finish(b, x, exponentials.plain(near), near);
+            leave(b, x, exponentials.plain(near), near);
         });
     } else {
         view.each([&](Block b) __attribute__((always_inline)) {
             const Pack<T> x = logit(b), e = exponentials(x);
-            finish(b, x, e, select(e == broadcast(T(0)), broadcast(T(0)), x));
+            leave(b, x, e, select(e == broadcast(T(0)), broadcast(T(0)), x));
         });
     }
 }

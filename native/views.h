@@ -133,8 +133,9 @@ template <class D> struct ClassLanes {
         for (; j + LANES <= classes; j += LANES) f(Block{j, LANES});
         if (j < classes) f(Block{j, int(classes - j)});
     }
-    // Two blocks together, as long as there are two whole ones: one waits while the other is computed. Where a block
-    // is several registers they do that anyway.
+    // Two blocks together, of an odd number the first alone: operations that wait for each other fill a core's
+    // schedulers, and two chains of them in turn do not. Where a block is several registers it has several chains
+    // anyway.
     template <class Two, class One> LOSSLESS_INLINE_MEMBER void in_pairs(Two&& two, One&& one) const {
         const auto block = [&](int64_t j) { return Block{j, classes - j < LANES ? int(classes - j) : LANES}; };
         if constexpr (Pack<T>::fits) {
@@ -226,14 +227,13 @@ template <class D> struct ClassLanes {
     struct Class {
         int64_t j;
         LOSSLESS_INLINE_MEMBER bool may_be_in(Block b) const { return uint64_t(j - b.j) < uint64_t(LANES); }
-        LOSSLESS_INLINE_MEMBER Mask<T> in(Block b) const {
-            return (iota<Bits<T>>() - broadcast(Bits<T>(j))) == broadcast(Bits<T>(-b.j));
-        }
+        // Its lane in the block, if that has it.
         LOSSLESS_INLINE_MEMBER uint32_t bits(Block b) const {
             const uint64_t at = uint64_t(j - b.j);
             return uint32_t(at < LANES) << (at % LANES);
         }
     };
+    // A block with 0 at some classes, or with another number at one.
     template <class... Some> static LOSSLESS_INLINE_MEMBER Pack<T> leave_out(Pack<T> a, Block b, Some... some) {
         return blend((some.bits(b) | ...), broadcast(T(0)), a);
     }
