@@ -476,7 +476,7 @@ LOSSLESS_INLINE void sum_up(const RowProblem& p, Group<T>& g, Rows& rows) {
         find_largest(view, data, g);
         if constexpr (target == Target::index) view.pick(g.x_target, data.x, view.get_class(g.target));
     });
-    place<target>(g);
+    place_exponentials<target>(g);
     rows.each(g, [&](const auto& view, auto& data)
                      __attribute__((always_inline)) { exponentiate<target, extra, numbers>(p, view, data, g); });
     finish<target>(g);
@@ -607,7 +607,7 @@ int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
             if constexpr (target == Target::index) view.pick(g.x_target, data.x, view.get_class(g.target));
             if constexpr (target == Target::soft) sum_target(p, view, data, g);
         });
-        place<target>(g);
+        place_exponentials<target>(g);
         prepare<target, extra>(p, g, s);
         sweep<target, extra, false>(p, g, s, rows);
     });
@@ -636,7 +636,7 @@ template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, 
             view.put(g.peak, view.largest(logits));
             find_limit(view, data, g);
         });
-        place<Target::none>(g);
+        place_exponentials<Target::none>(g);
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             typename std::remove_cvref_t<decltype(view)>::Total sum(view);
             each_exponential(view, data, g, [&](Block b, Pack<T>, Pack<T> e, Pack<T>) __attribute__((always_inline)) {
@@ -722,7 +722,7 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
             p.state ? find_again(view, data, g) : find_largest(view, data, g);
             view.pick(at_top, data.cotangent, view.get_class(g.largest));
         });
-        place<Target::none>(g);
+        place_exponentials<Target::none>(g);
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             using View = std::remove_cvref_t<decltype(view)>;
             const auto* const cotangent = data.cotangent;

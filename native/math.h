@@ -105,14 +105,14 @@ template <class T, int W> LOSSLESS_INLINE Pack<T, W> exponential(Pack<T, W> x) {
     return exponential(x, place_of(broadcast<T, W>(T(0))));
 }
 // e^x 2^lift, and 0 where that is below the normal numbers: at `least` the exponent field is.
-template <class T, int W> LOSSLESS_INLINE Pack<T, W> exponential_or_zero(Pack<T, W> x, int lift) {
-    const Pack<T, W> least = broadcast(T(-lift) - Float<T>::bias) * broadcast<T, W>(Float<T>::ln2_hi);
-    return exponential(max(least, x), place_of(broadcast<T, W>(T(lift))));
+template <class T> LOSSLESS_INLINE Pack<T> exponential_or_zero(Pack<T> x, int lift) {
+    const Pack<T> least = broadcast(T(-lift) - Float<T>::bias) * broadcast(Float<T>::ln2_hi);
+    return exponential(max(least, x), place_of(broadcast(T(lift))));
 }
-// n of the above.
-template <class T, int W> LOSSLESS_INLINE Pack<T, W> exponent_of_exponential(Pack<T, W> x) {
-    const Pack<T, W> magic = broadcast<T, W>(Float<T>::magic);
-    return fma(x, broadcast<T, W>(Float<T>::log2e), magic) - magic;
+// The n of e^x: the whole number nearest to x / ln 2.
+template <class T> LOSSLESS_INLINE Pack<T> exponent_of_exponential(Pack<T> x) {
+    const Pack<T> magic = broadcast(Float<T>::magic);
+    return fma(x, broadcast(Float<T>::log2e), magic) - magic;
 }
 
 // A small whole number, out of an integer.

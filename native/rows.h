@@ -86,20 +86,20 @@ template <class T> struct Frame {
     }
     // Nothing is shifted or divided.
     LOSSLESS_INLINE_MEMBER bool is_plain() const { return sharpness.is_one && !any(shift != broadcast(T(0))); }
-    template <int W> LOSSLESS_INLINE_MEMBER Pack<T, W> near(Pack<T, W> d) const { return max(repeat<W>(least), d); }
-    template <int W> LOSSLESS_INLINE_MEMBER Pack<T, W> plain(Pack<T, W> near) const {
-        return exponential(near, repeat<W>(place));
+    template <int W> LOSSLESS_INLINE_MEMBER Pack<T, W> clamped(Pack<T, W> d) const { return max(repeat<W>(least), d); }
+    template <int W> LOSSLESS_INLINE_MEMBER Pack<T, W> plain(Pack<T, W> clamped_x) const {
+        return exponential(clamped_x, repeat<W>(place));
     }
     LOSSLESS_INLINE_MEMBER Pack<T> operator()(Pack<T> x) const {
         const Pack<T> d = x - shift;
-        return sharpness.is_one ? plain(near(d)) : tempered(d);
+        return sharpness.is_one ? plain(clamped(d)) : tempered(d);
     }
 
   private:
     LOSSLESS_INLINE_MEMBER Pack<T> tempered(Pack<T> d) const {
         const Pack<T> zero = broadcast(T(0)), high = broadcast(sharpness.high), y = d * high;
         const Pack<T> low = fma(d, high, zero - y) + d * broadcast(sharpness.low);
-        return exponential(near(y), select(y > least, low, zero), place);
+        return exponential(clamped(y), select(y > least, low, zero), place);
     }
 };
 
@@ -157,8 +157,8 @@ template <class View> struct TargetSums {
     typename View::Total rest;
     Most<View> size;
     explicit LOSSLESS_INLINE_MEMBER TargetSums(const View& view) : rest(view) {}
-    LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> t, Pack<T> but_top) {
-        rest.add(b, but_top);
+    LOSSLESS_INLINE_MEMBER void add(Block b, Pack<T> t, typename View::Class top) {
+        rest.add(b, View::leave_out(t, b, top));
         size.add(abs(t));
     }
     LOSSLESS_INLINE_MEMBER void put(const View& view, const Data<View>& data, Group<T>& g) {
@@ -200,18 +200,14 @@ template <class View> LOSSLESS_INLINE void find_again(const View& view, Data<Vie
 
 template <class View> LOSSLESS_INLINE void sum_target(const RowProblem& p, const View& view, const Data<View>& data,
                                                       Group<typename View::T>& g) {
-    using T = typename View::T;
     TargetSums<View> sums(view);
     const auto top = view.get_class(g.largest);
-    view.each([&](Block b) __attribute__((always_inline)) {
-        const Pack<T> t = soft_target(p, view, data.t, b);
-        sums.add(b, t, view.leave_out(t, b, top));
-    });
+    view.each([&](Block b) __attribute__((always_inline)) { sums.add(b, soft_target(p, view, data.t, b), top); });
     sums.put(view, data, g);
 }
 
 // Second stage: where the exponentials of each row lie, and those of the maximum and of the target.
-template <Target target, class T> static void place(Group<T>& g) {
+template <Target target, class T> static void place_exponentials(Group<T>& g) {
     by_sixteens(g, [&](int r) __attribute__((always_inline)) {
         const Pack<T> m = narrow<T>(load(g.m + r));
         const Frame<T> exponentials = Frame<T>::of_largest(m, g.sharpness);
@@ -223,8 +219,9 @@ template <Target target, class T> static void place(Group<T>& g) {
     });
 }
 
-// Third stage: the exponentials of a row, kept in data.e; f(block, x, e, near), where `near` is x but any finite number
-// where e is 0. Meanwhile the memory is asked for what the next stage and the next group need.
+// Third stage: the exponentials of a row, kept in data.e; f(block, x, e, near). `near` is x, or some finite number
+// where e is 0: who multiplies e by a distance need not look for 0 inf. Meanwhile the memory is asked for what the next
+// stage and the next group need.
 template <class View, class F>
 LOSSLESS_INLINE void each_exponential(const View& view, Data<View>& data, Group<typename View::T>& g, F&& f) {
     using T = typename View::T;
@@ -243,19 +240,19 @@ LOSSLESS_INLINE void each_exponential(const View& view, Data<View>& data, Group<
     };
     if (exponentials.is_plain()) {
         const auto two = [&](Block a, Block b) __attribute__((always_inline)) {
-            const Pack<T, 2 * LANES> x = {logit(a), logit(b)}, near = exponentials.near(x),
+            const Pack<T, 2 * LANES> x = {logit(a), logit(b)}, near = exponentials.clamped(x),
                                      e = exponentials.plain(near);
             leave(a, x.lo, e.lo, near.lo);
             leave(b, x.hi, e.hi, near.hi);
         };
         view.in_pairs(two, [&](Block b) __attribute__((always_inline)) {
-            const Pack<T> x = logit(b), near = exponentials.near(x);
+            const Pack<T> x = logit(b), near = exponentials.clamped(x);
             leave(b, x, exponentials.plain(near), near);
         });
     } else {
         view.each([&](Block b) __attribute__((always_inline)) {
-            const Pack<T> x = logit(b), e = exponentials(x);
-            leave(b, x, e, select(e == broadcast(T(0)), broadcast(T(0)), x));
+            const Pack<T> x = logit(b), e = exponentials(x), zero = broadcast(T(0));
+            leave(b, x, e, select(e == zero, zero, x)); // what the exponential was clamped to is no logit
         });
     }
 }
@@ -283,7 +280,7 @@ LOSSLESS_INLINE void exponentiate(const RowProblem& p, const View& view, Data<Vi
             (target == Target::index && y.may_be_in(b))) {
             if constexpr (target == Target::soft) {
                 const Pack<T> t = soft_target(p, view, data.t, b);
-                target_sums.add(b, t, view.leave_out(t, b, largest));
+                target_sums.add(b, t, largest);
                 soft_cost.add(b, cost(t, distance));
             }
             if constexpr (target == Target::index)
@@ -368,10 +365,10 @@ template <class T> struct Slopes {
     Column a, b, c, d;
     // (b + tau) p is e times these two, of which the second is what the first drops; and c p
     ColumnOf<T> factor, factor_low, entropy, entropy_low;
-    ColumnOf<T> mean_below; // D
-    double unit;            // of it and of the distances beside it
-    ColumnOf<T> soft, soft_unit,
-        prior;                     // what a soft target, over the unit of its size, and the prior are multiplied by
+    ColumnOf<T> mean_below;        // D
+    double unit;                   // of it and of the distances beside it
+    ColumnOf<T> soft, prior;       // what a soft target, over the unit of its size, and the prior are multiplied by
+    ColumnOf<T> soft_unit;         // the inverse of that unit
     ColumnOf<T> at_target, at_top; // g_k without the entropy
     ColumnOf<T> lift;              // 2^lift inside the exponentials
     ColumnOf<T> last;              // the last factor

@@ -404,21 +404,21 @@ template <class T, int W> LOSSLESS_INLINE uint32_t equal_bits(Pack<T, W> a, Pack
     }
 }
 
-// The lanes of b whose bits are set, else those of a.
-template <class T, int W> LOSSLESS_INLINE Pack<T, W> blend(uint32_t bits, Pack<T, W> b, Pack<T, W> a) {
+// select() by a bit a lane, the first lane's lowest; bits above the last lane are of no account.
+template <class T, int W> LOSSLESS_INLINE Pack<T, W> select_bits(uint32_t bits, Pack<T, W> yes, Pack<T, W> no) {
     if constexpr (!Pack<T, W>::fits) {
-        return {blend(bits, b.lo, a.lo), blend(bits >> (W / 2), b.hi, a.hi)};
+        return {select_bits(bits, yes.lo, no.lo), select_bits(bits >> (W / 2), yes.hi, no.hi)};
     } else {
 #if defined(__AVX512F__)
         if constexpr (sizeof(T) == 4)
-            return {_mm512_mask_mov_ps(a.v, __mmask16(bits), b.v)};
+            return {_mm512_mask_mov_ps(no.v, __mmask16(bits), yes.v)};
         else
-            return {_mm512_mask_mov_pd(a.v, __mmask8(bits), b.v)};
+            return {_mm512_mask_mov_pd(no.v, __mmask8(bits), yes.v)};
 #else
         Bits<T> lanes[W];
         for (int i = 0; i < W; i++) lanes[i] = Bits<T>(1) << i;
         const Pack<Bits<T>, W> bit = load<Bits<T>, W>(lanes);
-        return select((bit & broadcast<Bits<T>, W>(Bits<T>(bits))) == bit, b, a);
+        return select((bit & broadcast<Bits<T>, W>(Bits<T>(bits))) == bit, yes, no);
 #endif
     }
 }

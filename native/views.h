@@ -137,7 +137,6 @@ template <class D> struct ClassLanes {
     // schedulers, and two chains of them in turn do not. Where a block is several registers it has several chains
     // anyway.
     template <class Two, class One> LOSSLESS_INLINE_MEMBER void in_pairs(Two&& two, One&& one) const {
-        const auto block = [&](int64_t j) { return Block{j, classes - j < LANES ? int(classes - j) : LANES}; };
         if constexpr (Pack<T>::fits) {
             int64_t j = (classes + LANES - 1) / LANES % 2 * LANES;
             if (j) one(block(0));
@@ -174,9 +173,7 @@ template <class D> struct ClassLanes {
     // The first class whose `value(block)` is this one, the same in all lanes; any if there is none.
     template <class F> LOSSLESS_INLINE_MEMBER auto first_equal(Pack<T> wanted, F&& value) const {
         for (int64_t j = 0; j < classes; j += LANES)
-            if (const uint32_t bits =
-                    equal_bits(value(Block{j, classes - j < LANES ? int(classes - j) : LANES}), wanted))
-                return Class{j + __builtin_ctz(bits)};
+            if (const uint32_t bits = equal_bits(value(block(j)), wanted)) return Class{j + __builtin_ctz(bits)};
         return Class{0};
     }
     // Floats in f64, 0 beyond the last class.
@@ -235,10 +232,10 @@ template <class D> struct ClassLanes {
     };
     // A block with 0 at some classes, or with another number at one.
     template <class... Some> static LOSSLESS_INLINE_MEMBER Pack<T> leave_out(Pack<T> a, Block b, Some... some) {
-        return blend((some.bits(b) | ...), broadcast(T(0)), a);
+        return select_bits((some.bits(b) | ...), broadcast(T(0)), a);
     }
     static LOSSLESS_INLINE_MEMBER Pack<T> replace(Pack<T> a, Block b, Class c, Pack<T> by) {
-        return blend(c.bits(b), by, a);
+        return select_bits(c.bits(b), by, a);
     }
     LOSSLESS_INLINE_MEMBER Class get_class(const Indices& column) const { return {column[row]}; }
     LOSSLESS_INLINE_MEMBER void put_class(Indices& column, Class c) const { column[row] = c.j; }
@@ -248,6 +245,7 @@ template <class D> struct ClassLanes {
     }
 
   private:
+    LOSSLESS_INLINE_MEMBER Block block(int64_t j) const { return {j, classes - j < LANES ? int(classes - j) : LANES}; }
     // Blocks in turn for two chains of operations, which hide their latency.
     template <class F> LOSSLESS_INLINE_MEMBER void in_two_chains(F&& f) const {
         int64_t j = 0;
@@ -255,7 +253,7 @@ template <class D> struct ClassLanes {
             f(Block{j, LANES}, 0);
             f(Block{j + LANES, LANES}, 1);
         }
-        for (; j < classes; j += LANES) f(Block{j, classes - j < LANES ? int(classes - j) : LANES}, 0);
+        for (; j < classes; j += LANES) f(block(j), 0);
     }
     // The first class of the lanes named by `bits`, lane i of block at[i].
     static LOSSLESS_INLINE_MEMBER int64_t first(uint32_t bits, Pack<Bits<T>> at) {

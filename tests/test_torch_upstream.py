@@ -278,6 +278,18 @@ def test_a_nan_upstream_reaches_every_class(name):
     assert not x.grad[1].isnan().any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [4, 100])
+@pytest.mark.parametrize("far", [-1e4, -math.inf])
+def test_an_infinite_upstream_leaves_classes_without_probability_alone(classes, far, dtype):
+    x = torch.full((1, classes), far, dtype=dtype)
+    x[0, :2] = torch.tensor([0.0, -1.0])
+    x.requires_grad_()
+    lossless.info.entropy(x, kind="logits").backward(torch.tensor([math.inf], dtype=dtype))
+    assert x.grad[0, :2].isnan().all()
+    assert (x.grad[0, 2:] == 0).all()
+
+
 @pytest.mark.parametrize("size", [1e11, 2e12, 1e30, 1e-30])
 @pytest.mark.parametrize("classes", [2, 300])
 def test_large_cotangents_meet_small_probabilities(size, classes):
