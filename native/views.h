@@ -14,7 +14,7 @@ constexpr double INF = __builtin_inf();
 
 // So many rows go through the stages of a kernel together, sixteen at a time: arithmetic that waits for itself waits
 // side by side.
-constexpr int ROWS = 4 * LANES;
+constexpr int ROWS = 3 * LANES;
 
 // A quantity of so many rows (in f64, or in the type that the rows are computed in), and an index of each.
 template <class Number> using ColumnOf = Number[ROWS];
