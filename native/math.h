@@ -104,10 +104,14 @@ template <class T, int W> LOSSLESS_INLINE Pack<T, W> exponential(Pack<T, W> x, P
 template <class T, int W> LOSSLESS_INLINE Pack<T, W> exponential(Pack<T, W> x) {
     return exponential(x, place_of(broadcast<T, W>(T(0))));
 }
-// e^x 2^lift, and 0 where that is below the normal numbers: at `least` the exponent field is.
+// The x at which the exponent field is 0, and so is the exponential: below it would be negative.
+template <class T> LOSSLESS_INLINE Pack<T> least_of(Pack<T> place) {
+    return (place - broadcast(Float<T>::magic)) * broadcast(-Float<T>::ln2_hi);
+}
+// e^x 2^lift, and 0 where that is below the normal numbers.
 template <class T> LOSSLESS_INLINE Pack<T> exponential_or_zero(Pack<T> x, int lift) {
-    const Pack<T> least = broadcast(T(-lift) - Float<T>::bias) * broadcast(Float<T>::ln2_hi);
-    return exponential(max(least, x), place_of(broadcast(T(lift))));
+    const Pack<T> place = place_of(broadcast(T(lift)));
+    return exponential(max(least_of(place), x), place);
 }
 // The n of e^x: the whole number nearest to x / ln 2.
 template <class T> LOSSLESS_INLINE Pack<T> exponent_of_exponential(Pack<T> x) {

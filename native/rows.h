@@ -69,14 +69,12 @@ template <class T, class F> LOSSLESS_INLINE void by_sixteens(const Group<T>& g, 
 constexpr int HEADROOM = 64;
 
 // Logits are shifted only where they are so large that no scale would do: there x - m is exact for every class that
-// counts (Sterbenz). At `least` the exponent field of the scale is 0, and so is the scale; below it would be negative.
+// counts (Sterbenz).
 template <class T> struct Frame {
     Pack<T> shift, place, least;
     const Sharpness<T> sharpness;
     LOSSLESS_INLINE_MEMBER Frame(Pack<T> shift, Pack<T> place, const Sharpness<T>& sharpness)
-        : shift(shift), place(place), sharpness(sharpness) {
-        least = (place - broadcast(Float<T>::magic)) * broadcast(-Float<T>::ln2_hi);
-    }
+        : shift(shift), place(place), least(least_of(place)), sharpness(sharpness) {}
     // Of the logits of a row.
     static LOSSLESS_INLINE_MEMBER Frame of_largest(Pack<T> m, const Sharpness<T>& sharpness) {
         const Pack<T> high = broadcast(sharpness.high);

@@ -226,8 +226,7 @@ template <class D> struct ClassLanes {
         LOSSLESS_INLINE_MEMBER bool may_be_in(Block b) const { return uint64_t(j - b.j) < uint64_t(LANES); }
         // Its lane in the block, if that has it.
         LOSSLESS_INLINE_MEMBER uint32_t bits(Block b) const {
-            const uint64_t at = uint64_t(j - b.j);
-            return uint32_t(at < LANES) << (at % LANES);
+            return uint32_t(may_be_in(b)) << (uint64_t(j - b.j) % LANES);
         }
     };
     // A block with 0 at some classes, or with another number at one.
