@@ -13,9 +13,10 @@ namespace {
 // Below this many classes a row fills too few vectors, and 16 rows are transposed instead. The bits are the same.
 constexpr int64_t ROW_LANES_CLASSES = 64;
 
-// So many logits, of whole rows, are done together: of floats, they and their exponentials fit the first cache, and
-// half as many where a cotangent comes with them.
-constexpr int64_t CACHED_NUMBERS = 4096;
+// So many logits, of whole rows, are done together, half as many where a cotangent comes with them: fewer, and what is
+// done once a group costs too much of it; more, and the second cache has no room for what comes next.
+constexpr int64_t CACHED_NUMBERS = 8192;
+constexpr int64_t FARTHEST = 32768; // numbers that are asked for ahead
 static int rows_in_cache(const RowProblem& p) {
     const int64_t rows = (p.cotangent ? CACHED_NUMBERS / 2 : CACHED_NUMBERS) / p.classes;
     return rows >= ROWS ? ROWS : rows >= LANES ? int(rows / LANES * LANES) : rows < 1 ? 1 : int(rows);
@@ -28,7 +29,7 @@ template <class D> struct Data<ClassLanes<D>> {
     const D *x = nullptr, *t = nullptr, *cotangent = nullptr;
     D* out = nullptr;
     Compute<D>* e = nullptr;
-    int64_t ahead = 0; // logits from a row to that in its place of the next group
+    int64_t ahead = 0; // numbers from a row to that in its place of the next group, or as far as is asked for
     Buffer spare;
     bool no_memory = false;
 
@@ -74,7 +75,7 @@ template <class D> struct RowsInPlace {
     RowsInPlace(const RowProblem& problem, Passes passes)
         : p(problem), most_rows(passes == Passes::one ? LANES : rows_in_cache(p)),
           padded((p.classes + LANES - 1) / LANES * LANES) {
-        data.ahead = most_rows * p.classes;
+        data.ahead = most_rows * p.classes < FARTHEST ? most_rows * p.classes : FARTHEST;
         if (passes == Passes::several) data.no_memory = !room.template get<T>(most_rows * padded);
     }
     bool ready() const { return !data.no_memory; }
@@ -207,7 +208,7 @@ template <class D> struct RowsTransposed {
         Starts starts(p, g.first_row);
         for (int i = 0; i < g.rows || i % LANES; i++)
             start[i] = i < g.rows ? starts.next() : start[i - 1]; // idle lanes repeat the last row
-        gather(g, all.x, p.x);
+        gather(g, all.x, p.x, p.out);
         if (p.soft) gather(g, all.t, p.soft);
         if (p.cotangent) gather(g, all.cotangent, p.cotangent);
     }
@@ -277,9 +278,15 @@ template <class D> struct RowsTransposed {
     }
     // Class j of row i, in scratch.
     T* number(T* scratch, int i, int64_t j) const { return scratch + (i / LANES * p.classes + j) * LANES + i % LANES; }
-    void gather(const Group<T>& g, T* scratch, const void* from) {
-        const D* source = static_cast<const D*>(from);
+    // And asks the memory for the next group, and for where this one's results go: a core foresees neither, which are
+    // read and written in bursts, or are more streams than it can follow.
+    void gather(const Group<T>& g, T* scratch, const void* from, const void* to = nullptr) {
+        const D *const source = static_cast<const D*>(from), *const results = static_cast<const D*>(to);
         for (int r = 0; r < g.rows; r += LANES) {
+            if (p.inner == 1) {
+                fetch<Cache::second>(source, start[r] + most_rows * p.classes, LANES * p.classes);
+                if (results) fetch<Cache::second>(results, start[r], LANES * p.classes);
+            }
             if constexpr (std::is_same_v<T, float>)
                 if (by_fours()) {
                     gather_by_fours(number(scratch, r, 0), source, start + r);
@@ -287,10 +294,10 @@ template <class D> struct RowsTransposed {
                 }
             if (side_by_side(g, r)) {
                 for (int64_t j = 0; j < p.classes; j++) {
-                    const D* const rows = source + start[r] + j * p.inner;
-                    // The next group: there are more streams than a core foresees.
-                    __builtin_prefetch(rows + most_rows);
-                    store(number(scratch, r, j), load_data(rows));
+                    const int64_t rows = start[r] + j * p.inner;
+                    fetch<Cache::second>(source, rows + most_rows, LANES);
+                    if (results) fetch<Cache::second>(results, rows, LANES);
+                    store(number(scratch, r, j), load_data(source + rows));
                 }
             } else {
                 for (int i = r; i < r + LANES; i++)
@@ -801,8 +808,8 @@ constexpr int64_t AT_ONCE_CLASSES = 4096; // the most; more would add up more ro
 // dx_j = p_j (g_j - sum_i p_i g_i / sum_i p_i) of floats p and g, whose products f64 holds exactly: of so many classes
 // their sum is off by less than 2^-45 of the largest slope. Where no slope is nearer to the mean than 2^-24 of that, it
 // is better than a mean of rounded differences. Into `again`: the rows where one is (the top of a confident row, equal
-// slopes), or which are not ordinary; whether there are any. The memory is asked for nothing: so little is done here
-// that the core's own foresight is quicker.
+// slopes), or which are not ordinary; whether there are any. Each stage asks for half of what is needed next: all of it
+// at once would have to wait.
 template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<float>& again) {
     Column sum;
     ColumnOf<float> size;
@@ -812,10 +819,13 @@ template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<f
     rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
         using View = std::remove_cvref_t<decltype(view)>;
         const float *const probabilities = data.x, *const cotangent = data.cotangent;
+        float* const out = data.out;
         typename View::WideTotal all(view), slopes(view);
         Most<View> most;
         Least<View> least;
         view.each([&](Block b) __attribute__((always_inline)) {
+            view.fetch(probabilities, b, data.ahead);
+            view.fetch(out, b);
             const Pack<double> q = view.wide(probabilities, b);
             all.add(b, q);
             slopes.add_product(b, q, view.wide(cotangent, b));
@@ -835,6 +845,7 @@ template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<f
         float* const out = data.out;
         Least<std::remove_cvref_t<decltype(view)>> nearest;
         view.each([&](Block b) __attribute__((always_inline)) {
+            view.fetch(cotangent, b, data.ahead);
             const Pack<float> slope = (view.load(cotangent, b, float(INF)) - mean_high) - mean_low;
             nearest.add(abs(slope));
             view.store(out, b, slope * view.load(probabilities, b, 0.0f));
@@ -894,7 +905,6 @@ int64_t softmax_backward_of_result(const RowProblem& p, int64_t chunk, int64_t b
             Most<View> size, below;
             view.each([&](Block b) __attribute__((always_inline)) {
                 view.fetch(probabilities, b, data.ahead);
-                view.fetch(cotangent, b, data.ahead);
                 view.fetch(out, b);
                 const Pack<T> q = view.load(probabilities, b, T(1)), slope = view.load(cotangent, b, fill);
                 all.add(b, view.load(probabilities, b, T(0)));
@@ -940,6 +950,7 @@ int64_t softmax_backward_of_result(const RowProblem& p, int64_t chunk, int64_t b
             const auto *const probabilities = data.x, *const cotangent = data.cotangent;
             auto* const out = data.out;
             view.each([&](Block b) __attribute__((always_inline)) {
+                view.fetch(cotangent, b, data.ahead);
                 const Pack<T> slope = ((view.load(cotangent, b, T(0)) - top) - mean_high) - mean_low;
                 const Pack<T> dx = slope * view.load(probabilities, b, T(0));
                 view.store(out, b, at_once ? select(asked(view), dx, view.load(out, b, T(0))) : dx);

@@ -224,12 +224,9 @@ template <class D, class Term> LOSSLESS_INLINE Pack<Term> load_upstream(const Up
     return g.is_f64 ? narrow<Term>(load_some<double>(g.values, i, n, 0.0)) : load_term<D, Term>(g.values, i, n);
 }
 
-// Asks the memory for the 16 numbers that are 2 KB ahead: it is slower than the arithmetic, and begins no sooner than
-// asked.
+// The 16 numbers that are 2 KB ahead: memory is slower than the arithmetic, and begins no sooner than asked.
 template <class D> LOSSLESS_INLINE void fetch_ahead(const void* numbers, int64_t i) {
-    const uintptr_t at = uintptr_t(numbers) + uintptr_t(i) * sizeof(D) + 2048;
-    for (size_t line = 0; line < LANES * sizeof(D); line += 64)
-        __builtin_prefetch(reinterpret_cast<const void*>(at + line));
+    fetch<Cache::first>(static_cast<const D*>(numbers), i + int64_t(2048 / sizeof(D)), LANES);
 }
 
 // Values with their sum, slopes, or both in one pass, where they share their parts.

@@ -99,6 +99,15 @@ template <class T, int W> LOSSLESS_INLINE void store(T* target, Pack<T, W> a) {
     }
 }
 
+// Asks the memory for so many numbers, `ahead` of a place in their array or beyond its end: nothing is read. A core
+// waits for few lines of its first cache at a time, so what is needed later goes to the second.
+enum class Cache : int { second = 2, first = 3 };
+template <Cache cache, class D> LOSSLESS_INLINE void fetch(const D* place, int64_t ahead, int64_t numbers) {
+    const uintptr_t from = uintptr_t(place) + uintptr_t(ahead) * sizeof(D);
+    for (uintptr_t line = 0; line < uintptr_t(numbers) * sizeof(D); line += 64)
+        __builtin_prefetch(reinterpret_cast<const void*>(from + line), 0, int(cache));
+}
+
 // Lane numbers 0 .. 15.
 template <class T> LOSSLESS_INLINE Pack<T> iota() {
     T lanes[LANES];

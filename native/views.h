@@ -188,7 +188,7 @@ template <class D> struct ClassLanes {
     }
     // Asks the memory for a block that a later stage reads or writes.
     LOSSLESS_INLINE_MEMBER void fetch(const D* data, Block b, int64_t ahead = 0) const {
-        __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(data) + uintptr_t((b.j + ahead) * sizeof(D))));
+        ::fetch<Cache::second>(data, b.j + ahead, LANES);
     }
     // Exponentials, in scratch of whole blocks.
     LOSSLESS_INLINE_MEMBER void keep(T* scratch, Block b, Pack<T> e) const { ::store(scratch + b.j, e); }
