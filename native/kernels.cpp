@@ -16,7 +16,8 @@ constexpr int64_t ROW_LANES_CLASSES = 64;
 // So many logits, of whole rows, are done together, half as many where a cotangent comes with them: fewer, and what is
 // done once a group costs too much of it; more, and the second cache has no room for what comes next.
 constexpr int64_t CACHED_NUMBERS = 8192;
-constexpr int64_t FARTHEST = 32768; // numbers that are asked for ahead
+// So many bytes ahead the memory is asked at most: further, and they would have left the cache before their turn.
+constexpr int64_t FARTHEST = 1 << 17;
 static int rows_in_cache(const RowProblem& p) {
     const int64_t rows = (p.cotangent ? CACHED_NUMBERS / 2 : CACHED_NUMBERS) / p.classes;
     return rows >= ROWS ? ROWS : rows >= LANES ? int(rows / LANES * LANES) : rows < 1 ? 1 : int(rows);
@@ -75,7 +76,8 @@ template <class D> struct RowsInPlace {
     RowsInPlace(const RowProblem& problem, Passes passes)
         : p(problem), most_rows(passes == Passes::one ? LANES : rows_in_cache(p)),
           padded((p.classes + LANES - 1) / LANES * LANES) {
-        data.ahead = most_rows * p.classes < FARTHEST ? most_rows * p.classes : FARTHEST;
+        const int64_t farthest = FARTHEST / int64_t(sizeof(D));
+        data.ahead = most_rows * p.classes < farthest ? most_rows * p.classes : farthest;
         if (passes == Passes::several) data.no_memory = !room.template get<T>(most_rows * padded);
     }
     bool ready() const { return !data.no_memory; }
@@ -278,8 +280,8 @@ template <class D> struct RowsTransposed {
     }
     // Class j of row i, in scratch.
     T* number(T* scratch, int i, int64_t j) const { return scratch + (i / LANES * p.classes + j) * LANES + i % LANES; }
-    // And asks the memory for the next group, and for where this one's results go: a core foresees neither, which are
-    // read and written in bursts, or are more streams than it can follow.
+    // The memory is asked for the next group, and for where this one's results go, which a core does not foresee: they
+    // come in bursts, or as more streams than it follows.
     void gather(const Group<T>& g, T* scratch, const void* from, const void* to = nullptr) {
         const D *const source = static_cast<const D*>(from), *const results = static_cast<const D*>(to);
         for (int r = 0; r < g.rows; r += LANES) {
@@ -293,9 +295,10 @@ template <class D> struct RowsTransposed {
                     continue;
                 }
             if (side_by_side(g, r)) {
+                const int64_t ahead = ::start_of(p, g.first_row + r + most_rows) - start[r];
                 for (int64_t j = 0; j < p.classes; j++) {
                     const int64_t rows = start[r] + j * p.inner;
-                    fetch<Cache::second>(source, rows + most_rows, LANES);
+                    fetch<Cache::second>(source, rows + ahead, LANES);
                     if (results) fetch<Cache::second>(results, rows, LANES);
                     store(number(scratch, r, j), load_data(source + rows));
                 }
@@ -808,8 +811,8 @@ constexpr int64_t AT_ONCE_CLASSES = 4096; // the most; more would add up more ro
 // dx_j = p_j (g_j - sum_i p_i g_i / sum_i p_i) of floats p and g, whose products f64 holds exactly: of so many classes
 // their sum is off by less than 2^-45 of the largest slope. Where no slope is nearer to the mean than 2^-24 of that, it
 // is better than a mean of rounded differences. Into `again`: the rows where one is (the top of a confident row, equal
-// slopes), or which are not ordinary; whether there are any. Each stage asks for half of what is needed next: all of it
-// at once would have to wait.
+// slopes), or which are not ordinary; whether there are any. Both stages ask for what is needed next: all of it at once
+// would have to wait.
 template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<float>& again) {
     Column sum;
     ColumnOf<float> size;
