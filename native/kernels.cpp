@@ -1,6 +1,7 @@
 // The kernels of one instruction set. CMake compiles this file once per set, with LOSSLESS_ISA_NAME naming it and
 // LOSSLESS_ISA_SYMBOL the one symbol that leaves it: everything else is in anonymous namespaces, so no copy compiled
 // for one machine can be picked by the linker for another.
+#include "outbox.h"
 #include "pointwise.h"
 #include "rows.h"
 #include "scores.h"
@@ -26,11 +27,15 @@ static int rows_in_cache(const RowProblem& p) {
 // How often a kernel goes over its rows. What is gone over again should be in cache.
 enum class Passes { one, several };
 
+// Results of longer rows would leave the second cache before they are sent.
+constexpr int64_t LONGEST_SENT = 1 << 18;
+
 template <class D> struct Data<ClassLanes<D>> {
     const D *x = nullptr, *t = nullptr, *cotangent = nullptr;
     D* out = nullptr;
     Compute<D>* e = nullptr;
     int64_t ahead = 0; // numbers from a row to that in its place of the next group, or as far as is asked for
+    Outbox<D> outbox;
     Buffer spare;
     bool no_memory = false;
 
@@ -44,6 +49,7 @@ template <class D> struct Data<ClassLanes<D>> {
         if (peak == INF) x = limited;
         return peak == INF;
     }
+    Parcel<D> parcel(const ClassLanes<D>& view) { return outbox.next(view.classes); }
     // In a later stage, which finds the row as it was.
     void limit_again(const ClassLanes<D>& view, Group<Compute<D>>& g) {
         if (g.peak[view.row] == INF) limit_where_infinite(view, g);
@@ -54,6 +60,7 @@ template <class T> struct Data<RowLanes<T>> {
     T *x = nullptr, *t = nullptr, *cotangent = nullptr, *out = nullptr, *e = nullptr;
     static constexpr int64_t ahead = 0;
 
+    NoParcel parcel(const RowLanes<T>&) const { return {}; }
     bool limit_where_infinite(const RowLanes<T>& view, Group<T>& g) {
         double* const peak = g.peak + view.row;
         if (!any(abs(load(peak)) == broadcast(INF))) return false;
@@ -63,6 +70,14 @@ template <class T> struct Data<RowLanes<T>> {
     }
     void limit_again(const RowLanes<T>&, const Group<T>&) {}
 };
+
+// Where the results of the row that starts at `start` are left, less that.
+template <class D> D* origin_of(const Outbox<D>& outbox, const RowProblem& p, int64_t start) {
+    D* const out = static_cast<D*>(p.out);
+    return outbox.is_open()
+               ? reinterpret_cast<D*>(uintptr_t(outbox.place_of(out + start)) - uintptr_t(start) * sizeof(D))
+               : out;
+}
 
 // Rows read where they lie.
 template <class D> struct RowsInPlace {
@@ -78,7 +93,9 @@ template <class D> struct RowsInPlace {
           padded((p.classes + LANES - 1) / LANES * LANES) {
         const int64_t farthest = FARTHEST / int64_t(sizeof(D));
         data.ahead = most_rows * p.classes < farthest ? most_rows * p.classes : farthest;
-        if (passes == Passes::several) data.no_memory = !room.template get<T>(most_rows * padded);
+        if (passes == Passes::one) return;
+        data.no_memory = !room.template get<T>(most_rows * padded);
+        if (p.past_caches && p.classes <= LONGEST_SENT) data.no_memory |= !data.outbox.open(most_rows * p.classes);
     }
     bool ready() const { return !data.no_memory; }
     void open(const Group<T>&) {}
@@ -91,15 +108,26 @@ template <class D> struct RowsInPlace {
             data.x = static_cast<const D*>(p.x) + start;
             if (p.soft) data.t = static_cast<const D*>(p.soft) + start;
             if (p.cotangent) data.cotangent = static_cast<const D*>(p.cotangent) + start;
-            if (p.out) data.out = static_cast<D*>(p.out) + start;
+            if (p.out) data.out = results(g) + start;
             if (room.memory) data.e = static_cast<T*>(room.memory) + i * padded;
             f(ClassLanes<D>{p.classes, i}, data);
         }
     }
+    // The stage that leaves results: in p.out, or in the outbox.
+    template <class F> LOSSLESS_INLINE_MEMBER void write(Group<T>& g, F&& f) {
+        if (data.outbox.is_open()) data.outbox.fill(static_cast<D*>(p.out) + start_of(g, 0), g.rows * p.classes);
+        each(g, f);
+    }
     void close(const Group<T>& g) {
         for (int i = 0; i < g.rows; i++)
-            if (g.ignored[i]) memset(static_cast<D*>(p.out) + (g.first_row + i) * p.classes, 0, p.classes * sizeof(D));
+            if (g.ignored[i]) memset(results(g) + start_of(g, i), 0, p.classes * sizeof(D));
+        data.outbox.seal();
     }
+    void finish() {
+        if (data.outbox.is_open()) data.outbox.close();
+    }
+    // What a row of the group starts in at start_of().
+    D* results(const Group<T>& g) const { return origin_of(data.outbox, p, start_of(g, 0)); }
 };
 
 // Four floats of each of four rows as four floats of each of four classes, or back; a register holds several such
@@ -190,6 +218,8 @@ template <class D> struct RowsTransposed {
     Buffer memory;
     Data<RowLanes<T>> all; // of the whole group
     T* halves = nullptr;   // 16 rows of halves as floats, one after another
+    Outbox<D> outbox;
+    bool no_memory;
     int64_t start[ROWS];
 
     RowsTransposed(const RowProblem& problem, Passes)
@@ -204,8 +234,10 @@ template <class D> struct RowsTransposed {
         };
         all = {take(size), take(size * !!p.soft), take(size * !!p.cotangent), take(size * !!p.out), take(size)};
         halves = take(of_halves);
+        no_memory = !room;
+        if (p.past_caches && p.inner == 1) no_memory |= !outbox.open(size);
     }
-    bool ready() const { return memory.memory; }
+    bool ready() const { return !no_memory; }
     void open(const Group<T>& g) {
         Starts starts(p, g.first_row);
         for (int i = 0; i < g.rows || i % LANES; i++)
@@ -222,8 +254,11 @@ template <class D> struct RowsTransposed {
             f(RowLanes<T>{p.classes, r}, data);
         }
     }
+    template <class F> LOSSLESS_INLINE_MEMBER void write(Group<T>& g, F&& f) { each(g, f); }
+    D* results(const Group<T>&) const { return origin_of(outbox, p, start[0]); }
     void close(const Group<T>& g) {
-        D* target = static_cast<D*>(p.out);
+        if (outbox.is_open()) outbox.fill(static_cast<D*>(p.out) + start[0], g.rows * p.classes);
+        D* const target = results(g);
         for (int i = 0; g.any_ignored && i < g.rows; i++)
             for (int64_t j = 0; g.ignored[i] && j < p.classes; j++) *number(all.out, i, j) = 0;
         for (int r = 0; r < g.rows; r += LANES) {
@@ -241,6 +276,11 @@ template <class D> struct RowsTransposed {
                         target[start[i] + j * p.inner] = from_compute<D>(*number(all.out, i, j));
             }
         }
+        outbox.seal();
+    }
+
+    void finish() {
+        if (outbox.is_open()) outbox.close();
     }
 
   private:
@@ -268,6 +308,9 @@ template <class D> struct RowsTransposed {
             });
         }
     }
+    static void send(const Parcel<D>& parcel) {
+        for (int64_t j = 0; j < parcel.numbers; j += LANES) parcel.send(Block{j, LANES});
+    }
     // Where 16 rows start after the first of them.
     struct Spaced {
         int64_t start[LANES];
@@ -287,7 +330,10 @@ template <class D> struct RowsTransposed {
         for (int r = 0; r < g.rows; r += LANES) {
             if (p.inner == 1) {
                 fetch<Cache::second>(source, start[r] + most_rows * p.classes, LANES * p.classes);
-                if (results) fetch<Cache::second>(results, start[r], LANES * p.classes);
+                if (results && outbox.is_open())
+                    send(outbox.next(LANES * p.classes));
+                else if (results)
+                    fetch<Cache::second>(results, start[r], LANES * p.classes);
             }
             if constexpr (std::is_same_v<T, float>)
                 if (by_fours()) {
@@ -357,29 +403,51 @@ template <class D> int64_t open_group(const RowProblem& p, Group<Compute<D>>& g,
     return bad;
 }
 
-// Runs `body(group, rows)` over the groups of [begin, end).
-template <class D, class Rows, class Body> int64_t each_group(Rows&& rows, int64_t begin, int64_t end, Body body) {
-    if (!rows.ready()) return NO_MEMORY;
-    Group<Compute<D>> g = {};
-    g.sharpness = Sharpness<Compute<D>>(rows.p.temperature);
-    int64_t first_bad = -1;
-    const int most = rows.most_rows;
-    for (int64_t r = begin; r < end; r += most) {
-        const int64_t bad = open_group<D>(rows.p, g, r, int(end - r < most ? end - r : most));
-        if (bad >= 0 && first_bad < 0) first_bad = bad;
-        rows.open(g);
-        body(g, rows);
-        if (!rows.ready()) return NO_MEMORY;
+// Runs `f(chunk, begin, end)` over the chunks of [begin, end), as far as it returns no NO_MEMORY; what it returned
+// first that is not -1.
+template <class F> int64_t each_chunk(const RowProblem& p, int64_t begin, int64_t end, F f) {
+    int64_t first_bad = -1, chunk = begin / p.chunk;
+    for (int64_t from = begin, to; from < end && first_bad != NO_MEMORY; from = to) {
+        to = (chunk + 1) * p.chunk < end ? (chunk + 1) * p.chunk : end;
+        const int64_t bad = f(chunk++, from, to);
+        if (first_bad == -1 || bad == NO_MEMORY) first_bad = bad;
     }
     return first_bad;
 }
 
+// Runs `body(group, rows)` over the groups of [begin, end), and `end_chunk(chunk)` after those of each chunk.
+template <class D, class Rows, class Body, class End>
+int64_t each_group(Rows&& rows, int64_t begin, int64_t end, Body body, End end_chunk) {
+    if (!rows.ready()) return NO_MEMORY;
+    Group<Compute<D>> g = {};
+    g.sharpness = Sharpness<Compute<D>>(rows.p.temperature);
+    const int most = rows.most_rows;
+    const int64_t bad = each_chunk(rows.p, begin, end, [&](int64_t chunk, int64_t from, int64_t to) {
+        int64_t first_bad = -1;
+        for (int64_t r = from; r < to; r += most) {
+            const int64_t bad = open_group<D>(rows.p, g, r, int(to - r < most ? to - r : most));
+            if (bad >= 0 && first_bad < 0) first_bad = bad;
+            rows.open(g);
+            body(g, rows);
+            if (!rows.ready()) return NO_MEMORY;
+        }
+        end_chunk(chunk);
+        return first_bad;
+    });
+    if (bad != NO_MEMORY) rows.finish();
+    return bad;
+}
+
 // Chooses the view.
+template <class D, class Body, class End>
+int64_t over_rows(const RowProblem& p, int64_t begin, int64_t end, Passes passes, Body body, End end_chunk) {
+    if (p.inner == 1 && p.classes > ROW_LANES_CLASSES)
+        return each_group<D>(RowsInPlace<D>(p, passes), begin, end, body, end_chunk);
+    return each_group<D>(RowsTransposed<D>(p, passes), begin, end, body, end_chunk);
+}
 template <class D, class Body>
 int64_t over_rows(const RowProblem& p, int64_t begin, int64_t end, Passes passes, Body body) {
-    if (p.inner == 1 && p.classes > ROW_LANES_CLASSES)
-        return each_group<D>(RowsInPlace<D>(p, passes), begin, end, body);
-    return each_group<D>(RowsTransposed<D>(p, passes), begin, end, body);
+    return over_rows<D>(p, begin, end, passes, body, [](int64_t) {});
 }
 
 // A quantity of rows r .. r + 15 of the group into its array; `write`: 0 for ignored rows.
@@ -436,7 +504,7 @@ template <Target target, bool extra, class T> void prepare(const RowProblem& p, 
 // Writes the gradient of a group. `kept`: its exponentials are.
 template <Target target, bool extra, bool kept, class T, class Rows>
 __attribute__((noinline)) void sweep(const RowProblem& p, Group<T>& g, const Slopes<T>& s, Rows& rows) {
-    rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+    rows.write(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
         data.limit_again(view, g);
         const Frame<T> exponentials(view.get(g.shift), view.get(g.place) + view.get(s.lift), g.sharpness);
         const auto* const x = data.x;
@@ -554,11 +622,11 @@ template <class T> void restore(const RowProblem& p, int row, const Group<T>& g,
 }
 
 template <class D, Target target, bool extra, bool numbers = false>
-int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+int64_t forward(const RowProblem& p, int64_t begin, int64_t end) {
     Sum<double> loss_sum(broadcast(0.0));
     Slopes<Compute<D>> s = {};
     const Link link = link_of(p);
-    const int64_t bad = over_rows<D>(p, begin, end, Passes::several, [&](auto& g, auto& rows) {
+    const auto of_group = [&](auto& g, auto& rows) {
         sum_up<target, extra, numbers>(p, g, rows);
         by_sixteens(g, [&](int r) __attribute__((always_inline)) {
             loss_sum.add(conclude<D, target, extra, numbers>(p, link, g, r));
@@ -576,10 +644,12 @@ int64_t forward(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) 
                 p.is_loss() ? slopes_of_loss<D>(p, g, s) : slopes_of_statistics<D>(p, g, s);
                 write_gradient<target, extra>(p, g, s, rows);
             }
+    };
+    return over_rows<D>(p, begin, end, Passes::several, of_group, [&](int64_t chunk) {
+        const double total = sum_lanes(loss_sum);
+        if (p.loss_sums) p.loss_sums[chunk] = total == total ? total : __builtin_nan(""); // of one sign
+        loss_sum = Sum<double>(broadcast(0.0));
     });
-    const double total = sum_lanes(loss_sum);
-    if (p.loss_sums) p.loss_sums[chunk] = total == total ? total : __builtin_nan(""); // of one sign
-    return bad;
 }
 
 // The weights of the rows that count.
@@ -596,8 +666,7 @@ template <class D> int64_t weigh(const RowProblem& p, int64_t chunk, int64_t beg
     return first_bad;
 }
 
-template <class D, Target target, bool extra>
-int64_t backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
+template <class D, Target target, bool extra> int64_t backward(const RowProblem& p, int64_t begin, int64_t end) {
     Slopes<Compute<D>> s = {};
     return over_rows<D>(p, begin, end, Passes::one, [&](auto& g, auto& rows) {
         restore(p, 0, g, g.peak);
@@ -637,7 +706,7 @@ template <class T> void prepare_shares(const Group<T>& g, double unit, Shares<T>
     });
 }
 
-template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
+template <class D> int64_t softmax(const RowProblem& p, int64_t begin, int64_t end) {
     using T = Compute<D>;
     Shares<T> s;
     return over_rows<D>(p, begin, end, Passes::several, [&](auto& g, auto& rows) {
@@ -655,7 +724,7 @@ template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, 
             view.put(g.all, sum.value());
         });
         prepare_shares(g, 1.0, s);
-        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+        rows.write(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             const Pack<T> high = view.get(s.high), low = view.get(s.low);
             const T* const kept = data.e;
             auto* const out = data.out;
@@ -672,10 +741,10 @@ template <class D> int64_t softmax(const RowProblem& p, int64_t, int64_t begin, 
     });
 }
 
-template <class D> int64_t log_softmax(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
+template <class D> int64_t log_softmax(const RowProblem& p, int64_t begin, int64_t end) {
     return over_rows<D>(p, begin, end, Passes::several, [&](auto& g, auto& rows) {
         sum_up<Target::none, false>(p, g, rows);
-        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+        rows.write(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             using T = typename std::remove_cvref_t<decltype(view)>::T;
             data.limit_again(view, g);
             const auto m = view.get(g.m), log_sum = view.get(g.log_sum);
@@ -717,7 +786,7 @@ template <class T> LOSSLESS_INLINE Mask<T> is_moderate(Pack<T> most) {
 
 // dx_j = p_j ((g_j - g_k) - sum_i p_i (g_i - g_k)), k the largest class: differences of g alone, so that what a
 // confident row leaves of them is not lost in g_k. Very large and very small cotangents are brought near 1 together.
-template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
+template <class D> int64_t softmax_backward(const RowProblem& p, int64_t begin, int64_t end) {
     using T = Compute<D>;
     Shares<T> s; // times 2^64, so that a small p meets a large slope before it gets denormal
     ColumnOf<T> at_top = {}, up, down;
@@ -765,7 +834,7 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t, int64_
         });
         prepare_shares(g, 0x1p64 / p.temperature, s);
         by_sixteens(g, [&](int r) { mean.put(r, load(sum + r) / load(g.all + r)); });
-        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+        rows.write(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             const Pack<T> high = view.get(s.high), low = view.get(s.low), scale = view.get(down), back = view.get(up);
             const Pack<T> top = view.get(at_top) * scale, mean_high = view.get(mean.high),
                           mean_low = view.get(mean.low);
@@ -826,9 +895,10 @@ template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<f
         typename View::WideTotal all(view), slopes(view);
         Most<View> most;
         Least<View> least;
+        const auto parcel = data.parcel(view);
         view.each([&](Block b) __attribute__((always_inline)) {
             view.fetch(probabilities, b, data.ahead);
-            view.fetch(out, b);
+            if (!parcel.send(b)) view.fetch(out, b);
             const Pack<double> q = view.wide(probabilities, b);
             all.add(b, q);
             slopes.add_product(b, q, view.wide(cotangent, b));
@@ -842,7 +912,7 @@ template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<f
         view.put(again, select(lost | ~is_moderate(most.value()), one, zero));
     });
     by_sixteens(g, [&](int r) { mean.put(r, load(sum + r) / load(g.all + r)); });
-    rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+    rows.write(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
         const Pack<float> mean_high = view.get(mean.high), mean_low = view.get(mean.low);
         const float *const probabilities = data.x, *const cotangent = data.cotangent;
         float* const out = data.out;
@@ -867,14 +937,14 @@ template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<f
 // where a large cotangent meets it, or where many of them are all that the mean consists of: such rows are made of
 // their logits, as are those whose cotangents want a unit of their own. What is decided for a row looks at that row
 // alone, so that its bits do not hang on others. `at_once`: first all without the largest class, then some again.
-template <class T, bool at_once>
-int64_t softmax_backward_of_result(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+template <class T, bool at_once> int64_t softmax_backward_of_result(const RowProblem& p, int64_t begin, int64_t end) {
     constexpr double LEAST = LEAST_NORMAL<T>;
     constexpr double REACH = sizeof(T) == 4 ? 133 : 754;       // the exponentials of logits further below are 0
     constexpr double LIFT = sizeof(T) == 4 ? 0x1p64 : 0x1p512; // so that a product of small factors is no denormal
     RowProblem of_result = p, of_logits = p;
     of_result.x = p.result;
     of_logits.result = nullptr;
+    of_logits.past_caches = false;
     ColumnOf<T> at_top = {}, from_logits = {}, doubtful = {}, top_logit = {}, again = {};
     Column sum = {};
     Mean<T> mean;
@@ -906,9 +976,10 @@ int64_t softmax_backward_of_result(const RowProblem& p, int64_t chunk, int64_t b
             auto* const out = data.out;
             typename View::Total all(view), slopes(view);
             Most<View> size, below;
+            const auto parcel = data.parcel(view);
             view.each([&](Block b) __attribute__((always_inline)) {
                 view.fetch(probabilities, b, data.ahead);
-                view.fetch(out, b);
+                if (!parcel.send(b)) view.fetch(out, b);
                 const Pack<T> q = view.load(probabilities, b, T(1)), slope = view.load(cotangent, b, fill);
                 all.add(b, view.load(probabilities, b, T(0)));
                 slopes.add(b, q * fma(slope, lift, top));
@@ -947,7 +1018,7 @@ int64_t softmax_backward_of_result(const RowProblem& p, int64_t chunk, int64_t b
             });
         // Over the sum of the rounded probabilities: those of equal logits are all off the same way.
         by_sixteens(g, [&](int r) { mean.put(r, load(sum + r) * broadcast(1 / LIFT) / load(g.all + r)); });
-        rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
+        rows.write(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             if (at_once && !any(asked(view))) return;
             const Pack<T> top = view.get(at_top), mean_high = view.get(mean.high), mean_low = view.get(mean.low);
             const auto *const probabilities = data.x, *const cotangent = data.cotangent;
@@ -965,7 +1036,8 @@ int64_t softmax_backward_of_result(const RowProblem& p, int64_t chunk, int64_t b
             for (next = i + 1; next < g.rows && same(next);) next++;
             if (from_logits[i] == 0) continue;
             const int64_t first = g.first_row + i;
-            if (softmax_backward<T>(of_logits, chunk, first, first + next - i) == NO_MEMORY) failed = NO_MEMORY;
+            of_logits.out = rows.results(g);
+            if (softmax_backward<T>(of_logits, first, first + next - i) == NO_MEMORY) failed = NO_MEMORY;
         }
     });
     return failed == NO_MEMORY ? failed : bad;
@@ -999,7 +1071,7 @@ template <class D> int64_t nll(const RowProblem& p, int64_t chunk, int64_t begin
     return first_bad;
 }
 
-template <class D> int64_t nll_backward(const RowProblem& p, int64_t, int64_t begin, int64_t end) {
+template <class D> int64_t nll_backward(const RowProblem& p, int64_t begin, int64_t end) {
     D* const out = static_cast<D*>(p.out);
     for (int64_t row = begin, rows; row < end; row += rows) { // whole blocks of (classes, inner), or columns of one
         D* const at = out + start_of(p, row);
@@ -1037,65 +1109,66 @@ template <class F> auto by_dtype(lossless::DType dtype, F f) {
     }
 }
 
-int64_t forward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+int64_t forward_any(const RowProblem& p, int64_t begin, int64_t end) {
     const bool extra = p.prior || p.entropy;
     if (p.squares)
         return by_dtype(p.dtype, [&](auto d) {
-            return numbers<decltype(d)>(forward<double, Target::none, true, true>, p, chunk, begin, end);
+            return numbers<decltype(d)>(forward<double, Target::none, true, true>, p, begin, end);
         });
     return by_dtype(p.dtype, [&](auto d) {
         using D = decltype(d);
         switch (p.target) {
         case Target::none:
-            return (extra ? forward<D, Target::none, true> : forward<D, Target::none, false>)(p, chunk, begin, end);
+            return (extra ? forward<D, Target::none, true> : forward<D, Target::none, false>)(p, begin, end);
         case Target::index:
-            return (extra ? forward<D, Target::index, true> : forward<D, Target::index, false>)(p, chunk, begin, end);
-        default:
-            return (extra ? forward<D, Target::soft, true> : forward<D, Target::soft, false>)(p, chunk, begin, end);
+            return (extra ? forward<D, Target::index, true> : forward<D, Target::index, false>)(p, begin, end);
+        default: return (extra ? forward<D, Target::soft, true> : forward<D, Target::soft, false>)(p, begin, end);
         }
     });
 }
 
-int64_t backward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+int64_t backward_any(const RowProblem& p, int64_t begin, int64_t end) {
     const bool extra = p.prior || p.d_entropy.values;
     return by_dtype(p.dtype, [&](auto d) {
         using D = decltype(d);
         switch (p.target) {
         case Target::none:
-            return (extra ? backward<D, Target::none, true> : backward<D, Target::none, false>)(p, chunk, begin, end);
+            return (extra ? backward<D, Target::none, true> : backward<D, Target::none, false>)(p, begin, end);
         case Target::index:
-            return (extra ? backward<D, Target::index, true> : backward<D, Target::index, false>)(p, chunk, begin, end);
-        default:
-            return (extra ? backward<D, Target::soft, true> : backward<D, Target::soft, false>)(p, chunk, begin, end);
+            return (extra ? backward<D, Target::index, true> : backward<D, Target::index, false>)(p, begin, end);
+        default: return (extra ? backward<D, Target::soft, true> : backward<D, Target::soft, false>)(p, begin, end);
         }
     });
 }
 
-int64_t weigh_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    return by_dtype(p.dtype, [&](auto d) { return weigh<decltype(d)>(p, chunk, begin, end); });
+int64_t weigh_any(const RowProblem& p, int64_t begin, int64_t end) {
+    return each_chunk(p, begin, end, [&](int64_t chunk, int64_t from, int64_t to) {
+        return by_dtype(p.dtype, [&](auto d) { return weigh<decltype(d)>(p, chunk, from, to); });
+    });
 }
-int64_t softmax_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    return by_dtype(p.dtype, [&](auto d) { return softmax<decltype(d)>(p, chunk, begin, end); });
+int64_t softmax_any(const RowProblem& p, int64_t begin, int64_t end) {
+    return by_dtype(p.dtype, [&](auto d) { return softmax<decltype(d)>(p, begin, end); });
 }
-int64_t log_softmax_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    return by_dtype(p.dtype, [&](auto d) { return log_softmax<decltype(d)>(p, chunk, begin, end); });
+int64_t log_softmax_any(const RowProblem& p, int64_t begin, int64_t end) {
+    return by_dtype(p.dtype, [&](auto d) { return log_softmax<decltype(d)>(p, begin, end); });
 }
-int64_t softmax_backward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    if (p.result && p.dtype == lossless::DType::f64)
-        return softmax_backward_of_result<double, false>(p, chunk, begin, end);
+int64_t softmax_backward_any(const RowProblem& p, int64_t begin, int64_t end) {
+    if (p.result && p.dtype == lossless::DType::f64) return softmax_backward_of_result<double, false>(p, begin, end);
     if (p.result) { // few classes are rows side by side, which would all wait for one that is done again
         const bool at_once = p.classes > ROW_LANES_CLASSES && p.classes <= AT_ONCE_CLASSES;
-        return (at_once ? softmax_backward_of_result<float, true>
-                        : softmax_backward_of_result<float, false>)(p, chunk, begin, end);
+        return (at_once ? softmax_backward_of_result<float, true> : softmax_backward_of_result<float, false>)(p, begin,
+                                                                                                              end);
     }
-    return by_dtype(p.dtype, [&](auto d) { return softmax_backward<decltype(d)>(p, chunk, begin, end); });
+    return by_dtype(p.dtype, [&](auto d) { return softmax_backward<decltype(d)>(p, begin, end); });
 }
 
-int64_t nll_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    return by_dtype(p.dtype, [&](auto d) { return nll<decltype(d)>(p, chunk, begin, end); });
+int64_t nll_any(const RowProblem& p, int64_t begin, int64_t end) {
+    return each_chunk(p, begin, end, [&](int64_t chunk, int64_t from, int64_t to) {
+        return by_dtype(p.dtype, [&](auto d) { return nll<decltype(d)>(p, chunk, from, to); });
+    });
 }
-int64_t nll_backward_any(const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
-    return by_dtype(p.dtype, [&](auto d) { return nll_backward<decltype(d)>(p, chunk, begin, end); });
+int64_t nll_backward_any(const RowProblem& p, int64_t begin, int64_t end) {
+    return by_dtype(p.dtype, [&](auto d) { return nll_backward<decltype(d)>(p, begin, end); });
 }
 
 void pointwise_any(const lossless::PointwiseProblem& p, int64_t chunk, int64_t begin, int64_t end) {

@@ -23,6 +23,7 @@ struct RowProblem {
     DType dtype;
     const void* x;
     int64_t outer, classes, inner;
+    int64_t chunk; // rows in a chunk, whose losses are added up: what it is hangs on the problem alone
 
     double temperature = 1; // divides x; in [2^-20, 2^20]
 
@@ -72,6 +73,7 @@ struct RowProblem {
     Upstream d_nll, d_lse, d_entropy, d_prior, d_loss;
     double divisor = 1;              // divides all of them
     void* out = nullptr;             // like x: dx, or the result of softmax and log_softmax
+    bool past_caches = false;        // out is more than they hold: it is written past them
     const void* cotangent = nullptr; // like x: g of the softmax VJP
     const void* result = nullptr;    // like x, f32 or f64: the probabilities that softmax returned, for its VJP
 
@@ -89,10 +91,11 @@ struct PointwiseProblem {
     const void *x, *target, *weight = nullptr, *pos_weight = nullptr;
     double alpha = -1, gamma = 0; // of sigmoid_focal; it and kl_divergence take no f64
     void* value = nullptr;
-    double* sums = nullptr; // one a chunk; null: no values
-    Upstream g;             // per_row here: per element
-    double divisor = 1;     // of the upstream gradient
-    void* dx = nullptr;     // null: no gradient
+    double* sums = nullptr;   // one a chunk; null: no values
+    Upstream g;               // per_row here: per element
+    double divisor = 1;       // of the upstream gradient
+    void* dx = nullptr;       // null: no gradient
+    bool past_caches = false; // as of rows
 };
 
 // Exact sums of groups of numbers: limbs[level * groups + group] counts units of 2^(-32 level).
@@ -110,10 +113,10 @@ struct Tempered {
     double *total, *mean, *square; // (rows)
 };
 
-// A kernel does the rows [begin, end) of a problem and returns the first row with an index out of range, or -1.
-// NO_MEMORY: its scratch could not be allocated.
+// A kernel does the rows [begin, end) of a problem, which are whole chunks, and returns the first row with an index out
+// of range, or -1. NO_MEMORY: its scratch could not be allocated.
 constexpr int64_t NO_MEMORY = -2;
-using RowKernel = int64_t (*)(const RowProblem&, int64_t chunk, int64_t begin, int64_t end);
+using RowKernel = int64_t (*)(const RowProblem&, int64_t begin, int64_t end);
 using TemperKernel = void (*)(const Tempered&, int64_t begin, int64_t end);
 using PointwiseKernel = void (*)(const PointwiseProblem&, int64_t chunk, int64_t begin, int64_t end);
 // Returns how many of the numbers it added: up to one that is not in [0, 2^31) or needs more levels. Without groups all

@@ -58,9 +58,11 @@ constexpr int64_t RELEASE_ELEMENTS = 1 << 14;
 
 int64_t chunks_of(int64_t count, int64_t step) { return (count + step - 1) / step; }
 
+// f(first, last) for runs of chunks.
 template <class F> void in_parallel(int64_t elements, int64_t chunks, F f) {
     const auto run = [&] {
-        parallel_for(chunks, [](void* context, int64_t chunk) { (*static_cast<F*>(context))(chunk); }, &f);
+        parallel_for(
+            chunks, [](void* context, int64_t first, int64_t last) { (*static_cast<F*>(context))(first, last); }, &f);
     };
     if (elements < RELEASE_ELEMENTS) {
         run();
@@ -70,19 +72,31 @@ template <class F> void in_parallel(int64_t elements, int64_t chunks, F f) {
     }
 }
 
+int64_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+
+// Results of so many bytes are written past the caches; 0: of more than half the last of them, which holds other things
+// too.
+std::atomic<int64_t> stream_bytes{0};
+
+bool go_past_caches(const void* out, const void* x, int64_t numbers, DType dtype) {
+    if (!out || out == x || uintptr_t(out) % uintptr_t(size_of(dtype))) return false; // over x: it is in a cache
+    const int64_t bytes = numbers * size_of(dtype), least = stream_bytes;
+    return least ? bytes >= least : bytes > last_cache() / 2;
+}
+
 int64_t row_step(const RowProblem& p) { // a multiple of the 16 rows that a kernel takes at once
     const int64_t groups = CHUNK_ELEMENTS / (p.classes * 16);
     return groups < 1 ? 16 : groups * 16;
 }
 
 // The first row whose index is out of range, or -1.
-int64_t run_rows(RowKernel kernel, const RowProblem& p) {
-    const int64_t rows = p.rows(), step = row_step(p);
+int64_t run_rows(RowKernel kernel, RowProblem& p) {
+    const int64_t rows = p.rows();
+    p.past_caches = go_past_caches(p.out, p.x, rows * p.classes, p.dtype);
     std::atomic<int64_t> first_bad{INT64_MAX};
     std::atomic<bool> no_memory{false};
-    in_parallel(rows * p.classes, chunks_of(rows, step), [&](int64_t chunk) {
-        const int64_t begin = chunk * step, end = begin + step < rows ? begin + step : rows;
-        const int64_t bad = kernel(p, chunk, begin, end);
+    in_parallel(rows * p.classes, chunks_of(rows, p.chunk), [&](int64_t first, int64_t last) {
+        const int64_t bad = kernel(p, first * p.chunk, std::min(last * p.chunk, rows));
         if (bad == NO_MEMORY) no_memory = true;
         if (bad < 0) return;
         for (int64_t seen = first_bad; bad < seen && !first_bad.compare_exchange_weak(seen, bad);) {
@@ -135,6 +149,7 @@ struct Rows {
         p.outer = outer;
         p.classes = classes;
         p.inner = inner;
+        p.chunk = row_step(p);
         p.temperature = temperature;
         if (!(temperature >= 0x1p-20 && temperature <= 0x1p20)) // a float has digits for both parts of its inverse
             throw nb::value_error("temperature: expected a number in [2^-20, 2^20]");
@@ -270,9 +285,12 @@ struct Points {
         p.pos_weight = pos_weight.expect(x.element, x.size).data;
     }
     void run() {
-        in_parallel(p.size, chunks_of(p.size, CHUNK_ELEMENTS), [&](int64_t chunk) {
-            const int64_t begin = chunk * CHUNK_ELEMENTS, end = begin + CHUNK_ELEMENTS;
-            kernels().pointwise(p, chunk, begin, end < p.size ? end : p.size);
+        p.past_caches = go_past_caches(p.dx, p.x, p.size, p.dtype);
+        in_parallel(p.size, chunks_of(p.size, CHUNK_ELEMENTS), [&](int64_t first, int64_t last) {
+            for (int64_t chunk = first; chunk < last; chunk++) {
+                const int64_t begin = chunk * CHUNK_ELEMENTS;
+                kernels().pointwise(p, chunk, begin, std::min(begin + CHUNK_ELEMENTS, p.size));
+            }
         });
     }
 };
@@ -342,9 +360,9 @@ void temper(nb::handle d_, int64_t rows_, int64_t classes, double beta, nb::hand
                         column(total),
                         column(mean),
                         column(square)};
-    const int64_t step = row_step(rows.p);
+    const int64_t step = rows.p.chunk;
     in_parallel(rows_ * classes, chunks_of(rows_, step),
-                [&](int64_t chunk) { kernels().temper(p, chunk * step, std::min(chunk * step + step, rows_)); });
+                [&](int64_t first, int64_t last) { kernels().temper(p, first * step, std::min(last * step, rows_)); });
 }
 
 // How many of the values were added: see SumKernel.
@@ -356,7 +374,7 @@ int64_t add_exactly(nb::handle limbs_, int64_t groups, nb::handle values_, nb::h
     const double* from = values.expect(Element::f64, count).as<double>();
     const int64_t* sum = group.expect(Element::i64, count).as<int64_t>();
     int64_t added = 0;
-    in_parallel(count * levels, 1, [&](int64_t) { added = kernels().add_exactly(to, from, sum, count); });
+    in_parallel(count * levels, 1, [&](int64_t, int64_t) { added = kernels().add_exactly(to, from, sum, count); });
     if (added < 0) throw nb::value_error("group: not in [0, groups)");
     return added;
 }
@@ -412,7 +430,7 @@ Loss row_loss(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::h
     RowLoss of(x, outer, classes, inner, target, weight, ignore_index, link, temperature);
     RowProblem& p = of.rows.p;
     Array loss(loss_, "loss", true), state(state_, "state", true), dx(dx_, "dx", true);
-    std::vector<double> sums(size_t(chunks_of(p.rows(), row_step(p))));
+    std::vector<double> sums(size_t(chunks_of(p.rows(), p.chunk)));
     if (!divisor && p.target == Target::soft) divisor = double(p.rows());
     if (!divisor) {
         p.weight_sums = sums.data();
@@ -451,7 +469,7 @@ Loss nll(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle
     RowLoss of(x, outer, classes, inner, target, weight, ignore_index, NLL, 1);
     RowProblem& p = of.with_labels();
     Array loss(loss_, "loss", true);
-    std::vector<double> sums(size_t(chunks_of(p.rows(), row_step(p)))), weights(sums.size());
+    std::vector<double> sums(size_t(chunks_of(p.rows(), p.chunk))), weights(sums.size());
     p.loss = of.rows.per_row(loss).data;
     p.loss_sums = sums.data();
     p.weight_sums = weights.data();
@@ -548,7 +566,7 @@ namespace {
 
 // One chunk: the batches of an evaluation are on threads already.
 template <class F> void counted(int64_t count, F f) {
-    in_parallel(count, 1, [&](int64_t) { f(); });
+    in_parallel(count, 1, [&](int64_t, int64_t) { f(); });
 }
 
 template <class T> T* each(Array& a, Element element, int64_t count) {
@@ -716,6 +734,7 @@ NB_MODULE(_native, m) {
         return names;
     });
     m.def("use_isa", use_isa, arg("name"));
+    m.def("stream_from", [](int64_t bytes) { stream_bytes = bytes; }, arg("bytes"));
     m.def("get_num_threads", get_num_threads);
     m.def(
         "set_num_threads",

@@ -236,12 +236,13 @@ void each_point(const PointwiseProblem& problem, int64_t chunk, int64_t begin, i
     using Term = typename Loss<T>::Term;
     const PointwiseProblem p = problem; // a copy, which no store of a number can change
     Sum<T> sum(broadcast(T(0)));
+    const bool past_caches = p.past_caches && (uintptr_t(p.dx) / sizeof(D) + uintptr_t(begin)) % LANES == 0;
     Pack<Term> common = broadcast(Term(1));
     if (slopes) common = broadcast(Term((p.g.per_row ? 1.0 : number<D>(p.g, 0)) / p.divisor));
     const auto sixteen = [&](int64_t i, int n) __attribute__((always_inline)) {
         fetch_ahead<D>(p.x, i);
         fetch_ahead<D>(p.target, i);
-        if (slopes) fetch_ahead<D>(p.dx, i);
+        if (slopes && !past_caches) fetch_ahead<D>(p.dx, i);
         const Pack<Term> one = broadcast(Term(1)), weight = weighted ? load_term<D, Term>(p.weight, i, n, 1) : one;
         const Pack<Term> pos_weight = weighted ? load_term<D, Term>(p.pos_weight, i, n, 1) : one;
         const Loss<T> loss(p, load_term<D, Term>(p.target, i, n), weight, pos_weight);
@@ -254,11 +255,20 @@ void each_point(const PointwiseProblem& problem, int64_t chunk, int64_t begin, i
                 point.value = select(iota<Bits<Term>>() < broadcast(Bits<Term>(n)), point.value, broadcast(Term(0)));
             sum.add(point.value);
         }
-        if constexpr (slopes) store_some<D>(p.dx, i, n, narrow<T>(point.slope));
+        if constexpr (slopes) {
+            if (past_caches && n == LANES) {
+                D slope[LANES];
+                store_data(slope, narrow<T>(point.slope));
+                stream(static_cast<D*>(p.dx) + i, slope);
+            } else {
+                store_some<D>(p.dx, i, n, narrow<T>(point.slope));
+            }
+        }
     };
     int64_t i = begin;
     for (; i + LANES <= end; i += LANES) sixteen(i, LANES);
     if (i < end) sixteen(i, int(end - i));
+    if (past_caches) end_stream();
     if (values) p.sums[chunk] = sum_lanes(sum);
 }
 

@@ -219,7 +219,7 @@ template <Target target, class T> static void place_exponentials(Group<T>& g) {
 
 // Third stage: the exponentials of a row, kept in data.e; f(block, x, e, near). `near` is x, or some finite number
 // where e is 0: who multiplies e by a distance need not look for 0 inf. Meanwhile the memory is asked for what the next
-// stage and the next group need.
+// stage and the next group need, and results of the group before are sent.
 template <class View, class F>
 LOSSLESS_INLINE void each_exponential(const View& view, Data<View>& data, Group<typename View::T>& g, F&& f) {
     using T = typename View::T;
@@ -229,11 +229,12 @@ LOSSLESS_INLINE void each_exponential(const View& view, Data<View>& data, Group<
     auto* const out = data.out;
     T* const kept = data.e;
     const int64_t ahead = data.ahead;
+    const auto parcel = data.parcel(view);
     const auto logit = [=](Block b) __attribute__((always_inline)) { return view.load(logits, b, T(-INF)); };
     const auto leave = [&](Block b, Pack<T> x, Pack<T> e, Pack<T> near) __attribute__((always_inline)) {
         view.keep(kept, b, e);
         view.fetch(logits, b, ahead);
-        view.fetch(out, b);
+        if (!parcel.send(b)) view.fetch(out, b);
         f(b, x, e, near);
     };
     if (exponentials.is_plain()) {

@@ -68,9 +68,7 @@ inline int64_t place_labels(const RowProblem& p, int64_t begin, int64_t end) {
 }
 
 // `forward` of f64 rows.
-using WideRows = int64_t (*)(const RowProblem&, int64_t chunk, int64_t begin, int64_t end);
-
-template <class D> int64_t numbers(WideRows forward, const RowProblem& p, int64_t chunk, int64_t begin, int64_t end) {
+template <class D> int64_t numbers(lossless::RowKernel forward, const RowProblem& p, int64_t begin, int64_t end) {
     const int64_t groups = WIDE_ELEMENTS / (p.classes * LANES);
     const int64_t most = p.classes > WIDE_ELEMENTS ? 1 : groups > 1 ? groups * LANES : LANES;
     Buffer buffer;
@@ -79,7 +77,7 @@ template <class D> int64_t numbers(WideRows forward, const RowProblem& p, int64_
     for (int64_t at = begin; at < end; at += most) {
         RowProblem part = p;
         part.dtype = lossless::DType::f64;
-        part.outer = end - at < most ? end - at : most;
+        part.outer = part.chunk = end - at < most ? end - at : most;
         part.x = static_cast<const D*>(p.x) + at * p.classes;
         if (wide) {
             widen(wide, static_cast<const D*>(part.x), part.outer * p.classes);
@@ -95,7 +93,7 @@ template <class D> int64_t numbers(WideRows forward, const RowProblem& p, int64_
         part.rank += at;
         part.peak += at;
         part.hash += at;
-        if (forward(part, chunk, 0, part.outer) == NO_MEMORY) return NO_MEMORY;
+        if (forward(part, 0, part.outer) == NO_MEMORY) return NO_MEMORY;
         if (const int64_t bad = place_labels(part, 0, part.outer); bad >= 0) return at + bad;
     }
     return -1;

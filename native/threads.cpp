@@ -20,7 +20,7 @@
 namespace lossless {
 namespace {
 
-using Body = void (*)(void*, int64_t);
+using Body = void (*)(void*, int64_t, int64_t);
 using TorchParallelFor = int32_t (*)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void*), void*);
 using TorchNumThreads = int32_t (*)(uint32_t*);
 
@@ -71,13 +71,13 @@ struct FloatMode {
 #endif
 };
 
-// A parallel loop. Whoever claims a chunk runs it; the caller waits only for chunks that were claimed, so a worker that
-// wakes up late finds nothing to do and harms nobody.
+// A parallel loop. Whoever claims chunks runs them; the caller waits only for chunks that were claimed, so a worker
+// that wakes up late finds nothing to do and harms nobody.
 struct Job {
-    Job(Body b, void* c, int64_t n) : body(b), context(c), chunks(n) {}
+    Job(Body b, void* c, int64_t n, int threads) : body(b), context(c), chunks(n), shares(8 * threads) {}
     const Body body;
     void* const context;
-    const int64_t chunks;
+    const int64_t chunks, shares; // of what is left, of which a claim takes one
     const FloatMode mode;
     std::atomic<int64_t> next{0}, done{0};
     std::mutex mutex;
@@ -87,15 +87,25 @@ struct Job {
         const FloatMode own;
         mode.set();
         inside = true;
-        for (int64_t chunk; (chunk = next.fetch_add(1)) < chunks;) {
-            body(context, chunk);
-            if (done.fetch_add(1) + 1 == chunks) {
+        for (int64_t first = 0, count; (count = claim(first)) > 0;) {
+            body(context, first, first + count);
+            if (done.fetch_add(count) + count == chunks) {
                 std::lock_guard<std::mutex> lock(mutex);
                 finished.notify_all();
             }
         }
         inside = false;
         own.set();
+    }
+    int64_t claim(int64_t& first) {
+        int64_t count = 0;
+        first = next.load();
+        do {
+            if (first >= chunks) return 0;
+            count = (chunks - first) / shares;
+            if (count < 1) count = 1;
+        } while (!next.compare_exchange_weak(first, first + count));
+        return count;
     }
     void wait() {
         std::unique_lock<std::mutex> lock(mutex);
@@ -187,10 +197,10 @@ int get_num_threads() {
 void parallel_for(int64_t chunks, Body body, void* context) {
     const int threads = chunks < 2 || inside ? 1 : get_num_threads();
     if (threads < 2) {
-        for (int64_t chunk = 0; chunk < chunks; chunk++) body(context, chunk);
+        if (chunks > 0) body(context, 0, chunks);
         return;
     }
-    auto job = std::make_shared<Job>(body, context, chunks);
+    auto job = std::make_shared<Job>(body, context, chunks, threads);
     const int64_t workers = threads < chunks ? threads : chunks;
     const TorchParallelFor torch = torch_parallel_for.load();
     const bool served = torch && torch(

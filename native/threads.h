@@ -6,8 +6,10 @@
 
 namespace lossless {
 
-// Calls body(context, chunk) for each chunk in [0, chunks), in any order and on any thread. Nested calls run serially.
-void parallel_for(int64_t chunks, void (*body)(void* context, int64_t chunk), void* context);
+// Calls body(context, first, last) for runs of chunks [first, last) that are together [0, chunks), in any order and on
+// any thread: long ones first, so that there is little to begin anew, and single ones last, for which no thread waits
+// long. Nested calls run serially.
+void parallel_for(int64_t chunks, void (*body)(void* context, int64_t first, int64_t last), void* context);
 
 // An explicit number, else torch's, else LOSSLESS_NUM_THREADS, OMP_NUM_THREADS, or the cores this process may use.
 int get_num_threads();

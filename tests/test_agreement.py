@@ -7,6 +7,7 @@ bits the kernels make. What else is float64 takes sums from NumPy or PyTorch, in
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -63,8 +64,11 @@ LINKS = [  # and temperatures
 ]
 
 
-def everything(x, inner_last=False):
-    """What every row kernel makes of x (rows, classes); `inner_last`: with the classes as the outer axis."""
+def everything(x, inner_last=False, room=np.empty_like):
+    """What every row kernel makes of x (rows, classes).
+
+    `inner_last`: with the classes as the outer axis; `room` gives memory for what is like x.
+    """
     rows, classes = x.shape
     shape = (1, classes, rows) if inner_last else (rows, classes, 1)
     lay = (lambda a: np.ascontiguousarray(a.T)) if inner_last else np.ascontiguousarray
@@ -75,7 +79,7 @@ def everything(x, inner_last=False):
     y[7 % rows] = -100
     t = bits(lay(rng.dirichlet(np.ones(classes), rows).astype(x.dtype)))
     w = rng.uniform(0.5, 2, classes).astype(compute)
-    source, empty = bits(lay(x)), lambda: np.empty_like(bits(lay(x)))
+    source, empty = bits(lay(x)), lambda: room(bits(lay(x)))
     column = lambda: np.empty(rows, source.dtype)  # noqa: E731
     results = []
     for target, weight in ((None, None), (y, None), (t, w)):
@@ -142,6 +146,7 @@ def restore():
     yield
     native.use_isa(isa)
     native.set_num_threads(0)  # the default
+    native.stream_from(0)
     torch.set_num_threads(threads)
 
 
@@ -207,6 +212,54 @@ def test_kernels_and_alignment(classes):
             assert_same_bits(one, other, f"offset {offset}")
 
 
+class Fences:
+    """Memory for results, so many numbers after a cache line begins, between others that must stay as they are."""
+
+    def __init__(self, offset):
+        self.offset = offset
+        self.fences = []
+
+    def __call__(self, like):
+        size, line = like.itemsize, 64 // like.itemsize
+        whole = np.full(like.size + 5 * line, 0x5A, f"u{size}")
+        start = -whole.ctypes.data // size % line + line + self.offset
+        out = whole[start : start + like.size].view(like.dtype).reshape(like.shape)
+        self.fences += [whole[:start], whole[start + like.size :]]
+        return out
+
+    def stand(self):
+        return all((fence == 0x5A).all() for fence in self.fences)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", CLASSES)
+def test_kernels_past_the_caches(dtype, classes):
+    x = logits(classes, dtype)
+    expected = everything(x)
+    native.stream_from(1)
+    for isa in native.available_isas():
+        native.use_isa(isa)
+        for offset in (0, 1, 3, 64 // x.itemsize - 1):
+            for inner_last in (False, True):
+                room = Fences(offset)
+                for one, other in zip(everything(x, inner_last, room), expected, strict=True):
+                    assert_same_bits(one, other, f"{isa}, offset {offset}, inner_last {inner_last}")
+                assert room.stand()
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_many_rows_past_the_caches(classes):
+    x = logits(classes, np.float32, rows=20_001)
+    expected = everything(x)
+    native.stream_from(1)
+    for threads in (1, 3):
+        native.set_num_threads(threads)
+        room = Fences(5)
+        for one, other in zip(everything(x, room=room), expected, strict=True):
+            assert_same_bits(one, other, f"{threads} threads")
+        assert room.stand()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 100_000])
 def test_pointwise(dtype, size):
@@ -220,17 +273,20 @@ def test_pointwise(dtype, size):
     if dtype != np.float64:
         kinds += [("sigmoid_focal", t, None), ("kl_divergence", t, None)]
     results = []
-    for isa in native.available_isas():
+    for isa, threads, stream in itertools.product(native.available_isas(), (1, 2), (0, 1)):
         native.use_isa(isa)
-        for threads in (1, 2):
-            native.set_num_threads(threads)
+        native.set_num_threads(threads)
+        native.stream_from(stream)
+        for offset in (0, 1):
+            room = Fences(offset)
             for kind, target, weight in kinds:
-                value, dx, at_once = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+                value, dx, at_once = room(x), room(x), room(x)
                 of = kind, x, target, weight, None, (0.25, 2.0)
                 total = native.pointwise(*of, value, 1.0, 2.0, at_once)
                 native.pointwise_backward(*of, np.ones(1), 2.0, dx)
                 assert_same_bits(dx, at_once, "the gradient at once and later")
                 results.append(((kind, weight is None), total, value, dx))
+            assert room.stand()
     for kind, total, value, dx in results[len(kinds) :]:
         expected = next(r for r in results if r[0] == kind)
         np.testing.assert_array_equal(total, expected[1])
