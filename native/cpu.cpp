@@ -3,9 +3,6 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
-#if defined(__unix__) || defined(__APPLE__)
-#include <unistd.h>
-#endif
 
 #if defined(__x86_64__)
 extern "C" const lossless::Kernels lossless_x86_64_v2, lossless_x86_64_v3, lossless_x86_64_v4;
@@ -53,17 +50,5 @@ std::vector<const Kernels*> usable_kernels() {
 #else
 std::vector<const Kernels*> usable_kernels() { return {&lossless_neon}; }
 #endif
-
-int64_t last_cache() {
-    static const int64_t bytes = [] {
-        int64_t said = 0;
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-        said = sysconf(_SC_LEVEL3_CACHE_SIZE);
-        if (said <= 0) said = sysconf(_SC_LEVEL2_CACHE_SIZE);
-#endif
-        return said > 0 ? said : int64_t(1) << 25;
-    }();
-    return bytes;
-}
 
 } // namespace lossless

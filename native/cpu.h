@@ -1,4 +1,4 @@
-// Which of the compiled instruction sets this machine runs, and what it has of caches.
+// Which of the compiled instruction sets this machine runs.
 #pragma once
 
 #include "kernels.h"
@@ -9,8 +9,5 @@ namespace lossless {
 
 // The kernels this machine can run, best first. Empty on a processor older than x86-64-v2.
 std::vector<const Kernels*> usable_kernels();
-
-// Bytes in the last cache before memory; 32 MB where the system does not say.
-int64_t last_cache();
 
 } // namespace lossless

@@ -219,11 +219,13 @@ template <class D> struct RowsTransposed {
     Data<RowLanes<T>> all; // of the whole group
     T* halves = nullptr;   // 16 rows of halves as floats, one after another
     Outbox<D> outbox;
+    const bool streams; // 16 rows side by side go past the caches without a box
     bool no_memory;
     int64_t start[ROWS];
 
     RowsTransposed(const RowProblem& problem, Passes)
-        : p(problem), most_rows(rows_in_cache(p) < LANES ? LANES : rows_in_cache(p)) {
+        : p(problem), most_rows(rows_in_cache(p) < LANES ? LANES : rows_in_cache(p)),
+          streams(p.past_caches && p.inner % LANES == 0 && begins_sixteen(static_cast<D*>(p.out))) {
         const int64_t size = p.classes * most_rows;
         const int64_t of_halves = by_fours() && sizeof(D) == 2 ? LANES * p.classes : 0;
         T* room = memory.template get<T>(size * (2 + !!p.soft + !!p.cotangent + !!p.out) + of_halves);
@@ -268,8 +270,11 @@ template <class D> struct RowsTransposed {
                     continue;
                 }
             if (side_by_side(g, r)) {
-                for (int64_t j = 0; j < p.classes; j++)
-                    store_data(target + start[r] + j * p.inner, load(number(all.out, r, j)));
+                for (int64_t j = 0; j < p.classes; j++) {
+                    D* const sixteen = target + start[r] + j * p.inner;
+                    const auto values = load(number(all.out, r, j));
+                    streams ? stream_data(sixteen, values) : store_data(sixteen, values);
+                }
             } else {
                 for (int i = r; i < g.rows && i < r + LANES; i++)
                     for (int64_t j = 0; j < p.classes; j++)
@@ -281,6 +286,7 @@ template <class D> struct RowsTransposed {
 
     void finish() {
         if (outbox.is_open()) outbox.close();
+        if (streams) end_stream();
     }
 
   private:
@@ -345,7 +351,7 @@ template <class D> struct RowsTransposed {
                 for (int64_t j = 0; j < p.classes; j++) {
                     const int64_t rows = start[r] + j * p.inner;
                     fetch<Cache::second>(source, rows + ahead, LANES);
-                    if (results) fetch<Cache::second>(results, rows, LANES);
+                    if (results && !streams) fetch<Cache::second>(results, rows, LANES);
                     store(number(scratch, r, j), load_data(source + rows));
                 }
             } else {

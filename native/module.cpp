@@ -74,14 +74,14 @@ template <class F> void in_parallel(int64_t elements, int64_t chunks, F f) {
 
 int64_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
 
-// Results of so many bytes are written past the caches; 0: of more than half the last of them, which holds other things
-// too.
-std::atomic<int64_t> stream_bytes{0};
+// Results of so many bytes are written past the caches. Smaller ones may still be in the last of them when somebody
+// reads them, and come out of it faster than out of memory.
+constexpr int64_t LARGE_RESULT = int64_t(8) << 20;
+std::atomic<int64_t> stream_bytes{LARGE_RESULT};
 
 bool go_past_caches(const void* out, const void* x, int64_t numbers, DType dtype) {
     if (!out || out == x || uintptr_t(out) % uintptr_t(size_of(dtype))) return false; // over x: it is in a cache
-    const int64_t bytes = numbers * size_of(dtype), least = stream_bytes;
-    return least ? bytes >= least : bytes > last_cache() / 2;
+    return numbers * size_of(dtype) >= stream_bytes;
 }
 
 int64_t row_step(const RowProblem& p) { // a multiple of the 16 rows that a kernel takes at once
@@ -734,6 +734,7 @@ NB_MODULE(_native, m) {
         return names;
     });
     m.def("use_isa", use_isa, arg("name"));
+    m.attr("LARGE_RESULT") = LARGE_RESULT;
     m.def("stream_from", [](int64_t bytes) { stream_bytes = bytes; }, arg("bytes"));
     m.def("get_num_threads", get_num_threads);
     m.def(

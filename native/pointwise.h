@@ -236,7 +236,7 @@ void each_point(const PointwiseProblem& problem, int64_t chunk, int64_t begin, i
     using Term = typename Loss<T>::Term;
     const PointwiseProblem p = problem; // a copy, which no store of a number can change
     Sum<T> sum(broadcast(T(0)));
-    const bool past_caches = p.past_caches && (uintptr_t(p.dx) / sizeof(D) + uintptr_t(begin)) % LANES == 0;
+    const bool past_caches = p.past_caches && begins_sixteen(static_cast<const D*>(p.dx) + begin);
     Pack<Term> common = broadcast(Term(1));
     if (slopes) common = broadcast(Term((p.g.per_row ? 1.0 : number<D>(p.g, 0)) / p.divisor));
     const auto sixteen = [&](int64_t i, int n) __attribute__((always_inline)) {
@@ -256,13 +256,10 @@ void each_point(const PointwiseProblem& problem, int64_t chunk, int64_t begin, i
             sum.add(point.value);
         }
         if constexpr (slopes) {
-            if (past_caches && n == LANES) {
-                D slope[LANES];
-                store_data(slope, narrow<T>(point.slope));
-                stream(static_cast<D*>(p.dx) + i, slope);
-            } else {
+            if (past_caches && n == LANES)
+                stream_data(static_cast<D*>(p.dx) + i, narrow<T>(point.slope));
+            else
                 store_some<D>(p.dx, i, n, narrow<T>(point.slope));
-            }
         }
     };
     int64_t i = begin;

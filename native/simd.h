@@ -108,32 +108,6 @@ template <Cache cache, class D> LOSSLESS_INLINE void fetch(const D* place, int64
         __builtin_prefetch(reinterpret_cast<const void*>(from + line), 0, int(cache));
 }
 
-// 16 numbers into memory past the caches, where there is such a store; `to` is a multiple of their size.
-template <class D> LOSSLESS_INLINE void stream(D* to, const D* from) {
-    constexpr int bytes = LANES * sizeof(D);
-#if defined(__x86_64__)
-    constexpr int step = bytes < REGISTER_BYTES ? bytes : REGISTER_BYTES;
-    for (int i = 0; i < bytes; i += step) {
-        void* const place = reinterpret_cast<char*>(to) + i;
-        const void* const source = reinterpret_cast<const char*>(from) + i;
-        if constexpr (step == 64)
-            _mm512_stream_si512(static_cast<__m512i*>(place), _mm512_loadu_si512(source));
-        else if constexpr (step == 32)
-            _mm256_stream_si256(static_cast<__m256i*>(place), _mm256_loadu_si256(static_cast<const __m256i*>(source)));
-        else
-            _mm_stream_si128(static_cast<__m128i*>(place), _mm_loadu_si128(static_cast<const __m128i*>(source)));
-    }
-#else
-    memcpy(to, from, bytes);
-#endif
-}
-// After the last of them: another thread that is told of the results sees them.
-LOSSLESS_INLINE void end_stream() {
-#if defined(__x86_64__)
-    _mm_sfence();
-#endif
-}
-
 // Lane numbers 0 .. 15.
 template <class T> LOSSLESS_INLINE Pack<T> iota() {
     T lanes[LANES];
@@ -701,6 +675,44 @@ template <class D> LOSSLESS_INLINE void store_part(D* y, int n, Pack<Compute<D>>
     Compute<D> lanes[LANES];
     store(lanes, a);
     for (int i = 0; i < n; i++) y[i] = from_compute<D>(lanes[i]);
+}
+
+// ---------------------------------------------------------------------------------------------- past the caches
+
+template <class D> LOSSLESS_INLINE bool begins_sixteen(const D* place) {
+    return uintptr_t(place) % (LANES * sizeof(D)) == 0;
+}
+
+// 16 numbers into memory past the caches, where there are such stores; `to` begins sixteen.
+template <class D> LOSSLESS_INLINE void stream(D* to, const D* from) {
+    constexpr int bytes = LANES * sizeof(D);
+#if defined(__x86_64__)
+    constexpr int step = bytes < REGISTER_BYTES ? bytes : REGISTER_BYTES;
+    for (int i = 0; i < bytes; i += step) {
+        void* const place = reinterpret_cast<char*>(to) + i;
+        const void* const source = reinterpret_cast<const char*>(from) + i;
+        if constexpr (step == 64)
+            _mm512_stream_si512(static_cast<__m512i*>(place), _mm512_loadu_si512(source));
+        else if constexpr (step == 32)
+            _mm256_stream_si256(static_cast<__m256i*>(place), _mm256_loadu_si256(static_cast<const __m256i*>(source)));
+        else
+            _mm_stream_si128(static_cast<__m128i*>(place), _mm_loadu_si128(static_cast<const __m128i*>(source)));
+    }
+#else
+    memcpy(to, from, bytes);
+#endif
+}
+template <class D> LOSSLESS_INLINE void stream_data(D* to, Pack<Compute<D>> a) {
+    D sixteen[LANES];
+    store_data(sixteen, a);
+    stream(to, sixteen);
+}
+
+// After the last of them: who is told of the results sees them.
+LOSSLESS_INLINE void end_stream() {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
 }
 
 } // namespace

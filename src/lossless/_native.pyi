@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 STATE_ROWS: int
+LARGE_RESULT: int
 
 def row_statistics(
     x: Any,
