@@ -71,6 +71,9 @@ template <class T> struct Data<RowLanes<T>> {
     void limit_again(const RowLanes<T>&, const Group<T>&) {}
 };
 
+template <class D> bool open_outbox(Outbox<D>& outbox, const RowProblem& p, int most_rows) {
+    return outbox.open(most_rows * p.classes, p.out, p.x, p.cotangent ? p.cotangent : p.soft);
+}
 // Where the results of the row that starts at `start` are left, less that.
 template <class D> D* origin_of(const Outbox<D>& outbox, const RowProblem& p, int64_t start) {
     D* const out = static_cast<D*>(p.out);
@@ -95,7 +98,7 @@ template <class D> struct RowsInPlace {
         data.ahead = most_rows * p.classes < farthest ? most_rows * p.classes : farthest;
         if (passes == Passes::one) return;
         data.no_memory = !room.template get<T>(most_rows * padded);
-        if (p.past_caches && p.classes <= LONGEST_SENT) data.no_memory |= !data.outbox.open(most_rows * p.classes);
+        if (p.past_caches && p.classes <= LONGEST_SENT) data.no_memory |= !open_outbox(data.outbox, p, most_rows);
     }
     bool ready() const { return !data.no_memory; }
     void open(const Group<T>&) {}
@@ -237,7 +240,7 @@ template <class D> struct RowsTransposed {
         all = {take(size), take(size * !!p.soft), take(size * !!p.cotangent), take(size * !!p.out), take(size)};
         halves = take(of_halves);
         no_memory = !room;
-        if (p.past_caches && p.inner == 1) no_memory |= !outbox.open(size);
+        if (p.past_caches && p.inner == 1) no_memory |= !open_outbox(outbox, p, most_rows);
     }
     bool ready() const { return !no_memory; }
     void open(const Group<T>& g) {

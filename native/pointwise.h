@@ -3,6 +3,7 @@
 
 #include "kernels.h"
 #include "links.h"
+#include "outbox.h"
 #include "views.h"
 
 #include <type_traits>
@@ -229,6 +230,9 @@ template <class D> LOSSLESS_INLINE void fetch_ahead(const void* numbers, int64_t
     fetch<Cache::first>(static_cast<const D*>(numbers), i + int64_t(2048 / sizeof(D)), LANES);
 }
 
+// Fewer slopes than that are done before it matters where they lie.
+constexpr int64_t LEAST_DELAYED = 8192;
+
 // Values with their sum, slopes, or both in one pass, where they share their parts.
 template <class D, template <class> class Loss, bool weighted, bool values, bool slopes>
 void each_point(const PointwiseProblem& problem, int64_t chunk, int64_t begin, int64_t end) {
@@ -236,13 +240,17 @@ void each_point(const PointwiseProblem& problem, int64_t chunk, int64_t begin, i
     using Term = typename Loss<T>::Term;
     const PointwiseProblem p = problem; // a copy, which no store of a number can change
     Sum<T> sum(broadcast(T(0)));
-    const bool past_caches = p.past_caches && begins_sixteen(static_cast<const D*>(p.dx) + begin);
+    const auto from_begin = [=](const void* numbers) {
+        return numbers ? static_cast<const D*>(numbers) + begin : nullptr;
+    };
+    Delay<D> delay(from_begin(p.dx), from_begin(p.x), from_begin(p.target), p.past_caches);
+    const bool delayed = slopes && end - begin >= LEAST_DELAYED && delay.serves();
     Pack<Term> common = broadcast(Term(1));
     if (slopes) common = broadcast(Term((p.g.per_row ? 1.0 : number<D>(p.g, 0)) / p.divisor));
     const auto sixteen = [&](int64_t i, int n) __attribute__((always_inline)) {
         fetch_ahead<D>(p.x, i);
         fetch_ahead<D>(p.target, i);
-        if (slopes && !past_caches) fetch_ahead<D>(p.dx, i);
+        if (slopes && !(p.past_caches && delayed)) fetch_ahead<D>(p.dx, i);
         const Pack<Term> one = broadcast(Term(1)), weight = weighted ? load_term<D, Term>(p.weight, i, n, 1) : one;
         const Pack<Term> pos_weight = weighted ? load_term<D, Term>(p.pos_weight, i, n, 1) : one;
         const Loss<T> loss(p, load_term<D, Term>(p.target, i, n), weight, pos_weight);
@@ -256,16 +264,20 @@ void each_point(const PointwiseProblem& problem, int64_t chunk, int64_t begin, i
             sum.add(point.value);
         }
         if constexpr (slopes) {
-            if (past_caches && n == LANES)
-                stream_data(static_cast<D*>(p.dx) + i, narrow<T>(point.slope));
+            D* const to = static_cast<D*>(p.dx) + i;
+            const Pack<T> slope = narrow<T>(point.slope);
+            if (n < LANES)
+                store_part(to, n, slope);
+            else if (delayed)
+                delay.put(to, slope);
             else
-                store_some<D>(p.dx, i, n, narrow<T>(point.slope));
+                store_data(to, slope);
         }
     };
     int64_t i = begin;
     for (; i + LANES <= end; i += LANES) sixteen(i, LANES);
+    if (delayed) delay.close(static_cast<D*>(p.dx) + i);
     if (i < end) sixteen(i, int(end - i));
-    if (past_caches) end_stream();
     if (values) p.sums[chunk] = sum_lanes(sum);
 }
 

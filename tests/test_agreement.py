@@ -212,23 +212,32 @@ def test_kernels_and_alignment(classes):
             assert_same_bits(one, other, f"offset {offset}")
 
 
+ALIKE = 4096  # addresses that are so far apart look alike to a core
+
+
 class Fences:
-    """Memory for results, so many numbers after a cache line begins, between others that must stay as they are."""
+    """Memory whose address is so many bytes beyond a multiple of 4096, between numbers that must stay as they are."""
 
     def __init__(self, offset):
         self.offset = offset
         self.fences = []
 
     def __call__(self, like):
-        size, line = like.itemsize, 64 // like.itemsize
-        whole = np.full(like.size + 5 * line, 0x5A, f"u{size}")
-        start = -whole.ctypes.data // size % line + line + self.offset
+        size, around = like.itemsize, ALIKE // like.itemsize
+        whole = np.full(like.size + 3 * around, 0x5A, f"u{size}")
+        start = around + (self.offset - whole.ctypes.data) % ALIKE // size
         out = whole[start : start + like.size].view(like.dtype).reshape(like.shape)
         self.fences += [whole[:start], whole[start + like.size :]]
         return out
 
     def stand(self):
         return all((fence == 0x5A).all() for fence in self.fences)
+
+
+def placed(a, offset):
+    out = Fences(offset)(a)
+    out[...] = a
+    return out
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -239,11 +248,11 @@ def test_kernels_past_the_caches(dtype, classes):
     native.stream_from(1)
     for isa in native.available_isas():
         native.use_isa(isa)
-        for offset in (0, 1, 3, 64 // x.itemsize - 1):
+        for offset, of_x in ((0, 0), (8, 0), (24, 8), (56, 2100), (128, 80)):
             for inner_last in (False, True):
                 room = Fences(offset)
-                for one, other in zip(everything(x, inner_last, room), expected, strict=True):
-                    assert_same_bits(one, other, f"{isa}, offset {offset}, inner_last {inner_last}")
+                for one, other in zip(everything(placed(x, of_x), inner_last, room), expected, strict=True):
+                    assert_same_bits(one, other, f"{isa}, offsets {offset}, {of_x}, inner_last {inner_last}")
                 assert room.stand()
 
 
@@ -254,7 +263,7 @@ def test_many_rows_past_the_caches(classes):
     native.stream_from(1)
     for threads in (1, 3):
         native.set_num_threads(threads)
-        room = Fences(5)
+        room = Fences(20)
         for one, other in zip(everything(x, room=room), expected, strict=True):
             assert_same_bits(one, other, f"{threads} threads")
         assert room.stand()
@@ -277,7 +286,7 @@ def test_pointwise(dtype, size):
         native.use_isa(isa)
         native.set_num_threads(threads)
         native.stream_from(stream)
-        for offset in (0, 1):
+        for offset in (0, x.itemsize):
             room = Fences(offset)
             for kind, target, weight in kinds:
                 value, dx, at_once = room(x), room(x), room(x)
@@ -292,6 +301,29 @@ def test_pointwise(dtype, size):
         np.testing.assert_array_equal(total, expected[1])
         assert_same_bits(value, expected[2])
         assert_same_bits(dx, expected[3])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [8191, 8192, 20_000, 40_008])
+@pytest.mark.parametrize("of_target", [48, 2096, 2000])  # slopes are kept back by 2048, 1024 and 3072 bytes for these
+def test_slopes_beside_what_is_read(dtype, size, of_target):
+    rng = np.random.default_rng(size)
+    x, t = (bits((rng.normal(size=size) * 10).astype(dtype)) for _ in range(2))
+    for kind in ("bce_with_logits", "squared_error"):
+        expected, g = np.empty_like(x), 0.3
+        total = native.pointwise(kind, x, t, None, None, (0.25, 2.0), None, g, 2.0, expected)
+        for stream in (native.LARGE_RESULT, 1):
+            native.stream_from(stream)
+            for over in (False, True):
+                room = Fences(512)
+                of_x, of_t = placed(x, 512 - 48), placed(t, 512 - of_target)
+                dx = room(x)
+                if over:
+                    of_x = dx
+                    of_x[...] = x
+                assert native.pointwise(kind, of_x, of_t, None, None, (0.25, 2.0), None, g, 2.0, dx) == total
+                assert_same_bits(dx, expected, f"{kind}, from {stream}, over {over}")
+                assert room.stand()
 
 
 # ---- public functions ----------------------------------------------------------------------------------------------
