@@ -96,7 +96,7 @@ template <class D> struct RowsInPlace {
           padded((p.classes + LANES - 1) / LANES * LANES) {
         const int64_t farthest = FARTHEST / int64_t(sizeof(D));
         data.ahead = most_rows * p.classes < farthest ? most_rows * p.classes : farthest;
-        if (passes == Passes::one) return;
+        if (passes == Passes::one) return; // and nothing is sent: there is no stage beside which it would go
         data.no_memory = !room.template get<T>(most_rows * padded);
         if (p.past_caches && p.classes <= LONGEST_SENT) data.no_memory |= !open_outbox(data.outbox, p, most_rows);
     }
@@ -1045,7 +1045,7 @@ template <class T, bool at_once> int64_t softmax_backward_of_result(const RowPro
             for (next = i + 1; next < g.rows && same(next);) next++;
             if (from_logits[i] == 0) continue;
             const int64_t first = g.first_row + i;
-            of_logits.out = rows.results(g);
+            of_logits.out = rows.results(g); // parts of chunks will do, since it adds nothing up over rows
             if (softmax_backward<T>(of_logits, first, first + next - i) == NO_MEMORY) failed = NO_MEMORY;
         }
     });

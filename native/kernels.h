@@ -73,7 +73,7 @@ struct RowProblem {
     Upstream d_nll, d_lse, d_entropy, d_prior, d_loss;
     double divisor = 1;              // divides all of them
     void* out = nullptr;             // like x: dx, or the result of softmax and log_softmax
-    bool past_caches = false;        // out is more than they hold: it is written past them
+    bool past_caches = false;        // out is so large that little of it would be in a cache when it is read
     const void* cotangent = nullptr; // like x: g of the softmax VJP
     const void* result = nullptr;    // like x, f32 or f64: the probabilities that softmax returned, for its VJP
 
@@ -113,8 +113,8 @@ struct Tempered {
     double *total, *mean, *square; // (rows)
 };
 
-// A kernel does the rows [begin, end) of a problem, which are whole chunks, and returns the first row with an index out
-// of range, or -1. NO_MEMORY: its scratch could not be allocated.
+// A kernel does the rows [begin, end) of a problem, which are chunks from their first row to their last, and returns
+// the first row with an index out of range, or -1. NO_MEMORY: its scratch could not be allocated.
 constexpr int64_t NO_MEMORY = -2;
 using RowKernel = int64_t (*)(const RowProblem&, int64_t begin, int64_t end);
 using TemperKernel = void (*)(const Tempered&, int64_t begin, int64_t end);

@@ -77,11 +77,12 @@ int64_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::
 // Results of so many bytes are written past the caches. Smaller ones may still be in the last of them when somebody
 // reads them, and come out of it faster than out of memory.
 constexpr int64_t LARGE_RESULT = int64_t(8) << 20;
-std::atomic<int64_t> stream_bytes{LARGE_RESULT};
+std::atomic<int64_t> least_past_caches{LARGE_RESULT};
 
+// Not over x, whose lines are in a cache already.
 bool go_past_caches(const void* out, const void* x, int64_t numbers, DType dtype) {
-    if (!out || out == x || uintptr_t(out) % uintptr_t(size_of(dtype))) return false; // over x: it is in a cache
-    return numbers * size_of(dtype) >= stream_bytes;
+    if (!out || out == x || uintptr_t(out) % uintptr_t(size_of(dtype))) return false;
+    return numbers * size_of(dtype) >= least_past_caches;
 }
 
 int64_t row_step(const RowProblem& p) { // a multiple of the 16 rows that a kernel takes at once
@@ -508,6 +509,8 @@ void softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inn
     if (result) {
         if (temperature != 1 || compute_element(rows.p.dtype) != rows.x.element)
             throw nb::value_error("result: for float32 and float64 without a temperature");
+        if (dx.data && (dx.data == result.data || dx.data == g.data))
+            throw nb::value_error("dx: over g or the result, which rows that are done again read again");
         rows.p.result = rows.like(result).data;
     }
     run_rows(kernels().softmax_backward, rows.p);
@@ -735,7 +738,7 @@ NB_MODULE(_native, m) {
     });
     m.def("use_isa", use_isa, arg("name"));
     m.attr("LARGE_RESULT") = LARGE_RESULT;
-    m.def("stream_from", [](int64_t bytes) { stream_bytes = bytes; }, arg("bytes"));
+    m.def("write_past_caches", [](int64_t bytes) { least_past_caches = bytes; }, arg("least"));
     m.def("get_num_threads", get_num_threads);
     m.def(
         "set_num_threads",

@@ -43,7 +43,7 @@ template <class D> class Outbox {
     bool open(int64_t most, const void* out, const void* x, const void* beside) {
         box = memory.template get<D>(most + 2 * LANES);
         of_x = uintptr_t(x) - uintptr_t(out);
-        of_other = beside ? uintptr_t(beside) - uintptr_t(out) : of_x;
+        of_beside = beside ? uintptr_t(beside) - uintptr_t(out) : of_x;
         return is_open();
     }
     bool is_open() const { return box; }
@@ -51,7 +51,8 @@ template <class D> class Outbox {
     // Where the results are left that go to `to`: as far from a boundary of 16 numbers as there.
     D* place_of(const D* to) const { return box + uintptr_t(to) / sizeof(D) % LANES; }
 
-    // Makes room for so many, which follow those before; nothing if there is.
+    // Makes room for so many, which follow those before without a gap. A second stage that writes the same group finds
+    // the room made.
     void fill(D* to, int64_t count) {
         if (to == latest) return;
         send_rest();
@@ -64,12 +65,13 @@ template <class D> class Outbox {
     }
     // They will not change any more, once the next group begins.
     void seal() {
+        if (!is_open()) return;
         const int64_t whole = filled / LANES * LANES;
         const uintptr_t reads = uintptr_t(target + filled);
         int64_t first = begin;
         for (uintptr_t shift : SHIFTS) {
             const uintptr_t writes = uintptr_t(target) + shift;
-            if (!is_apart(writes, reads + of_x) || !is_apart(writes, reads + of_other)) continue;
+            if (!is_apart(writes, reads + of_x) || !is_apart(writes, reads + of_beside)) continue;
             first = int64_t(shift / sizeof(D));
             break;
         }
@@ -121,9 +123,9 @@ template <class D> class Outbox {
     Buffer memory;
     D *box = nullptr, *target = nullptr; // where its first number goes
     const D* latest = nullptr;
-    uintptr_t of_x = 0, of_other = 0; // how far from the results lie what is read
-    int64_t begin = 0, filled = 0;    // the numbers of the box
-    Span now, later;                  // those still to be sent
+    uintptr_t of_x = 0, of_beside = 0; // how far from the results lie what is read
+    int64_t begin = 0, filled = 0;     // the numbers of the box
+    Span now, later;                   // those still to be sent
 };
 
 // Results that go on one after another, kept back where they would be taken for what is read next.
@@ -146,14 +148,12 @@ template <class D> class Delay {
     LOSSLESS_INLINE_MEMBER void put(D* to, Pack<Compute<D>> value) {
         if (!lag) return past_caches ? stream_data(to, value) : store_data(to, value);
         store_data(slot(to), value);
-        D* const earlier = to - int64_t(lag / sizeof(D));
-        if (uintptr_t(to) - uintptr_t(first) >= lag) send(earlier);
+        if (uintptr_t(to) - uintptr_t(first) >= lag) send(to - int64_t(lag / sizeof(D)));
     }
     // Those that are kept, up to `end`.
     void close(D* end) {
-        D* at = end - int64_t(lag / sizeof(D));
-        for (; at < end; at += LANES)
-            if (at >= first) send(at);
+        const uintptr_t kept = uintptr_t(end) - uintptr_t(first);
+        for (D* at = end - int64_t((kept < lag ? kept : lag) / sizeof(D)); at < end; at += LANES) send(at);
         if (past_caches) end_stream();
     }
 
@@ -162,7 +162,7 @@ template <class D> class Delay {
     LOSSLESS_INLINE_MEMBER void send(D* to) {
         past_caches ? stream(to, slot(to)) : void(memcpy(to, slot(to), LANES * sizeof(D)));
     }
-    alignas(ALIKE) char ring[ALIKE];
+    alignas(ALIKE) char ring[ALIKE]; // a slot looks like where the number goes that makes room for it
     const D* const first;
     const bool past_caches;
     uintptr_t lag = 0; // bytes

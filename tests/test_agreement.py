@@ -146,7 +146,7 @@ def restore():
     yield
     native.use_isa(isa)
     native.set_num_threads(0)  # the default
-    native.stream_from(native.LARGE_RESULT)
+    native.write_past_caches(native.LARGE_RESULT)
     torch.set_num_threads(threads)
 
 
@@ -216,7 +216,7 @@ ALIKE = 4096  # addresses that are so far apart look alike to a core
 
 
 class Fences:
-    """Memory whose address is so many bytes beyond a multiple of 4096, between numbers that must stay as they are."""
+    """Memory that begins so many bytes beyond a multiple of 4096 (in whole numbers), between what must stay as it is."""
 
     def __init__(self, offset):
         self.offset = offset
@@ -245,7 +245,7 @@ def placed(a, offset):
 def test_kernels_past_the_caches(dtype, classes):
     x = logits(classes, dtype)
     expected = everything(x)
-    native.stream_from(1)
+    native.write_past_caches(1)
     for isa in native.available_isas():
         native.use_isa(isa)
         for offset, of_x in ((0, 0), (8, 0), (24, 8), (56, 2100), (128, 80)):
@@ -260,7 +260,7 @@ def test_kernels_past_the_caches(dtype, classes):
 def test_many_rows_past_the_caches(classes):
     x = logits(classes, np.float32, rows=20_001)
     expected = everything(x)
-    native.stream_from(1)
+    native.write_past_caches(1)
     for threads in (1, 3):
         native.set_num_threads(threads)
         room = Fences(20)
@@ -282,10 +282,10 @@ def test_pointwise(dtype, size):
     if dtype != np.float64:
         kinds += [("sigmoid_focal", t, None), ("kl_divergence", t, None)]
     results = []
-    for isa, threads, stream in itertools.product(native.available_isas(), (1, 2), (native.LARGE_RESULT, 1)):
+    for isa, threads, least in itertools.product(native.available_isas(), (1, 2), (native.LARGE_RESULT, 1)):
         native.use_isa(isa)
         native.set_num_threads(threads)
-        native.stream_from(stream)
+        native.write_past_caches(least)
         for offset in (0, x.itemsize):
             room = Fences(offset)
             for kind, target, weight in kinds:
@@ -312,8 +312,8 @@ def test_slopes_beside_what_is_read(dtype, size, of_target):
     for kind in ("bce_with_logits", "squared_error"):
         expected, g = np.empty_like(x), 0.3
         total = native.pointwise(kind, x, t, None, None, (0.25, 2.0), None, g, 2.0, expected)
-        for stream in (native.LARGE_RESULT, 1):
-            native.stream_from(stream)
+        for least in (native.LARGE_RESULT, 1):
+            native.write_past_caches(least)
             for over in (False, True):
                 room = Fences(512)
                 of_x, of_t = placed(x, 512 - 48), placed(t, 512 - of_target)
@@ -322,7 +322,7 @@ def test_slopes_beside_what_is_read(dtype, size, of_target):
                     of_x = dx
                     of_x[...] = x
                 assert native.pointwise(kind, of_x, of_t, None, None, (0.25, 2.0), None, g, 2.0, dx) == total
-                assert_same_bits(dx, expected, f"{kind}, from {stream}, over {over}")
+                assert_same_bits(dx, expected, f"{kind}, from {least}, over {over}")
                 assert room.stand()
 
 

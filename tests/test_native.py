@@ -153,6 +153,13 @@ def test_the_result_of_softmax_is_as_precise_as_its_arithmetic():
             native.softmax_backward(x, N, C, 1, x, dx, result=wrong)
 
 
+def test_a_gradient_is_not_written_over_what_it_is_made_of():
+    x, g, result = (np.ones((N, C), np.float32) for _ in range(3))
+    for over in (g, result):
+        with pytest.raises(ValueError, match="dx: over"):
+            native.softmax_backward(x, N, C, 1, g, over, result=result)
+
+
 def test_weights_of_any_size_pass_through():
     x, t, w = (np.full(3, v, np.float32) for v in (0.5, 0.25, 1e25))
     plain, weighted, value = np.empty(3, np.float32), np.empty(3, np.float32), np.empty(3, np.float32)
