@@ -34,7 +34,7 @@ template <class D> struct Data<ClassLanes<D>> {
     const D *x = nullptr, *t = nullptr, *cotangent = nullptr;
     D* out = nullptr;
     Compute<D>* e = nullptr;
-    int64_t ahead = 0; // numbers from a row to that in its place of the next group, or as far as is asked for
+    int64_t ahead = 0; // numbers from a row to that in its place two groups on, or as far as is asked for
     Outbox<D> outbox;
     Buffer spare;
     bool no_memory = false;
@@ -95,7 +95,7 @@ template <class D> struct RowsInPlace {
         : p(problem), most_rows(passes == Passes::one ? LANES : rows_in_cache(p)),
           padded((p.classes + LANES - 1) / LANES * LANES) {
         const int64_t farthest = FARTHEST / int64_t(sizeof(D));
-        data.ahead = most_rows * p.classes < farthest ? most_rows * p.classes : farthest;
+        data.ahead = 2 * most_rows * p.classes < farthest ? 2 * most_rows * p.classes : farthest;
         if (passes == Passes::one) return; // and nothing is sent: there is no stage beside which it would go
         data.no_memory = !room.template get<T>(most_rows * padded);
         if (p.past_caches && p.classes <= LONGEST_SENT) data.no_memory |= !open_outbox(data.outbox, p, most_rows);

@@ -219,7 +219,7 @@ template <Target target, class T> static void place_exponentials(Group<T>& g) {
 
 // Third stage: the exponentials of a row, kept in data.e; f(block, x, e, near). `near` is x, or some finite number
 // where e is 0: who multiplies e by a distance need not look for 0 inf. Meanwhile the memory is asked for what the next
-// stage and the next group need, and results of the group before are sent.
+// stage and later groups need, and results of the group before are sent.
 template <class View, class F>
 LOSSLESS_INLINE void each_exponential(const View& view, Data<View>& data, Group<typename View::T>& g, F&& f) {
     using T = typename View::T;
