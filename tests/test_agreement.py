@@ -216,7 +216,7 @@ ALIKE = 4096  # addresses that are so far apart look alike to a core
 
 
 class Fences:
-    """Memory that begins so many bytes beyond a multiple of 4096 (in whole numbers), between what must stay as it is."""
+    """Memory so many bytes beyond a multiple of 4096 (in whole numbers), between what must stay as it is."""
 
     def __init__(self, offset):
         self.offset = offset
