@@ -317,9 +317,6 @@ template <class D> struct RowsTransposed {
             });
         }
     }
-    static void send(const Parcel<D>& parcel) {
-        for (int64_t j = 0; j < parcel.numbers; j += LANES) parcel.send(Block{j, LANES});
-    }
     // Where 16 rows start after the first of them.
     struct Spaced {
         int64_t start[LANES];
@@ -340,7 +337,7 @@ template <class D> struct RowsTransposed {
             if (p.inner == 1) {
                 fetch<Cache::second>(source, start[r] + most_rows * p.classes, LANES * p.classes);
                 if (results && outbox.is_open())
-                    send(outbox.next(LANES * p.classes));
+                    outbox.next(LANES * p.classes).send();
                 else if (results)
                     fetch<Cache::second>(results, start[r], LANES * p.classes);
             }

@@ -72,39 +72,14 @@ template <class F> void in_parallel(int64_t elements, int64_t chunks, F f) {
     }
 }
 
-int64_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
-
 // Results of so many bytes are written past the caches. Smaller ones may still be in the last of them when somebody
 // reads them, and come out of it faster than out of memory.
 constexpr int64_t LARGE_RESULT = int64_t(8) << 20;
 std::atomic<int64_t> least_past_caches{LARGE_RESULT};
 
-// Not over x, whose lines are in a cache already.
-bool go_past_caches(const void* out, const void* x, int64_t numbers, DType dtype) {
-    if (!out || out == x || uintptr_t(out) % uintptr_t(size_of(dtype))) return false;
-    return numbers * size_of(dtype) >= least_past_caches;
-}
-
 int64_t row_step(const RowProblem& p) { // a multiple of the 16 rows that a kernel takes at once
     const int64_t groups = CHUNK_ELEMENTS / (p.classes * 16);
     return groups < 1 ? 16 : groups * 16;
-}
-
-// The first row whose index is out of range, or -1.
-int64_t run_rows(RowKernel kernel, RowProblem& p) {
-    const int64_t rows = p.rows();
-    p.past_caches = go_past_caches(p.out, p.x, rows * p.classes, p.dtype);
-    std::atomic<int64_t> first_bad{INT64_MAX};
-    std::atomic<bool> no_memory{false};
-    in_parallel(rows * p.classes, chunks_of(rows, p.chunk), [&](int64_t first, int64_t last) {
-        const int64_t bad = kernel(p, first * p.chunk, std::min(last * p.chunk, rows));
-        if (bad == NO_MEMORY) no_memory = true;
-        if (bad < 0) return;
-        for (int64_t seen = first_bad; bad < seen && !first_bad.compare_exchange_weak(seen, bad);) {
-        }
-    });
-    if (no_memory) throw std::bad_alloc();
-    return first_bad == INT64_MAX ? -1 : int64_t(first_bad);
 }
 
 // In chunk order, with the rounding errors carried along.
@@ -130,6 +105,12 @@ DType dtype_of(const Array& x) {
     }
 }
 Element compute_element(DType dtype) { return dtype == DType::f64 ? Element::f64 : Element::f32; }
+
+// Whether results like x go past the caches: not over x itself, whose lines are in one already.
+bool go_past_caches(const void* out, const Array& x) {
+    if (!out || out == x.data || x.bytes() < least_past_caches) return false;
+    return uintptr_t(out) % uintptr_t(x.bytes() / x.size) == 0;
+}
 
 struct Rows {
     Array x;
@@ -181,6 +162,22 @@ struct Rows {
         return {g.data, g.element == Element::f64, g.size != 1};
     }
     double* state(Array& a) { return a.expect(Element::f64, STATE_ROWS * rows()).as<double>(); }
+
+    // The first row whose index is out of range, or -1.
+    int64_t run(RowKernel kernel) {
+        p.past_caches = go_past_caches(p.out, x);
+        std::atomic<int64_t> first_bad{INT64_MAX};
+        std::atomic<bool> no_memory{false};
+        in_parallel(x.size, chunks_of(rows(), p.chunk), [&](int64_t first, int64_t last) {
+            const int64_t bad = kernel(p, first * p.chunk, std::min(last * p.chunk, rows()));
+            if (bad == NO_MEMORY) no_memory = true;
+            if (bad < 0) return;
+            for (int64_t seen = first_bad; bad < seen && !first_bad.compare_exchange_weak(seen, bad);) {
+            }
+        });
+        if (no_memory) throw std::bad_alloc();
+        return first_bad == INT64_MAX ? -1 : int64_t(first_bad);
+    }
 };
 
 // A prior and, for each class, the sum of its other classes: from running sums of both ends, never a total less a term,
@@ -247,7 +244,7 @@ void transform(RowKernel kernel, nb::handle x_, int64_t outer, int64_t classes, 
     Array out(out_, "out", true), state(state_, "state", true);
     rows.p.out = rows.like(out.required()).data;
     rows.p.state = rows.state(state);
-    run_rows(kernel, rows.p);
+    rows.run(kernel);
 }
 
 Pointwise kind_of(const std::string& name) {
@@ -286,7 +283,7 @@ struct Points {
         p.pos_weight = pos_weight.expect(x.element, x.size).data;
     }
     void run() {
-        p.past_caches = go_past_caches(p.dx, p.x, p.size, p.dtype);
+        p.past_caches = go_past_caches(p.dx, x);
         in_parallel(p.size, chunks_of(p.size, CHUNK_ELEMENTS), [&](int64_t first, int64_t last) {
             for (int64_t chunk = first; chunk < last; chunk++) {
                 const int64_t begin = chunk * CHUNK_ELEMENTS;
@@ -320,7 +317,7 @@ int64_t row_statistics(nb::handle x_, int64_t outer, int64_t classes, int64_t in
     p.prior_cost = rows.statistic(prior_cost);
     p.correct = correct.expect(Element::byte, rows.rows()).as<uint8_t>();
     p.state = rows.state(state);
-    return run_rows(kernels().forward, p);
+    return rows.run(kernels().forward);
 }
 
 // What an evaluation asks of a row of logits, in f64: -log p of the largest class, lse, entropy, the sum of all other
@@ -345,7 +342,7 @@ void row_numbers(nb::handle x_, int64_t rows_, int64_t classes, nb::handle label
     p.hash = hash.required().expect(Element::i64, rows_).as<uint64_t>();
     p.label = label.required().expect(Element::i64, rows_).as<int64_t>();
     p.wide = true;
-    if (run_rows(kernels().forward, p) >= 0) throw nb::value_error("label: not in [0, classes)");
+    if (rows.run(kernels().forward) >= 0) throw nb::value_error("label: not in [0, classes)");
 }
 
 // See Tempered.
@@ -407,7 +404,7 @@ void row_statistics_backward(nb::handle x_, int64_t outer, int64_t classes, int6
     p.d_entropy = rows.upstream(d_entropy);
     p.d_prior = rows.upstream(d_prior);
     p.out = rows.like(dx.required()).data;
-    run_rows(kernels().backward, p);
+    rows.run(kernels().backward);
 }
 
 // With dx, its gradient too, for an upstream gradient g that all rows share.
@@ -420,7 +417,7 @@ void entropy(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::h
     p.state = rows.state(state);
     p.out = rows.like(dx).data;
     p.d_entropy = {&g, true, false};
-    run_rows(kernels().forward, p);
+    rows.run(kernels().forward);
 }
 
 // (the first row whose index is out of range or -1, the sum of the losses, what divides it). `divisor`: given, else the
@@ -435,7 +432,7 @@ Loss row_loss(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::h
     if (!divisor && p.target == Target::soft) divisor = double(p.rows());
     if (!divisor) {
         p.weight_sums = sums.data();
-        const int64_t bad = run_rows(kernels().weigh, p);
+        const int64_t bad = of.rows.run(kernels().weigh);
         divisor = total(sums);
         p.weight_sums = nullptr;
         if (bad >= 0) return {bad, 0.0, *divisor};
@@ -446,7 +443,7 @@ Loss row_loss(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::h
     p.out = of.rows.like(dx).data;
     p.d_loss = {&g, true, false};
     p.divisor = *divisor == 0 ? std::nan("") : *divisor;
-    const int64_t bad = run_rows(kernels().forward, p);
+    const int64_t bad = of.rows.run(kernels().forward);
     return {bad, total(sums), *divisor};
 }
 
@@ -460,7 +457,7 @@ void row_loss_backward(nb::handle x, int64_t outer, int64_t classes, int64_t inn
     p.d_loss = of.rows.upstream(g.required());
     p.divisor = divisor;
     p.out = of.rows.like(dx.required()).data;
-    run_rows(kernels().backward, p);
+    of.rows.run(kernels().backward);
 }
 
 // Labels of log-probabilities. As `row_loss`, divided by nothing: (the first bad row or -1, the sum, that of the
@@ -474,7 +471,7 @@ Loss nll(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle
     p.loss = of.rows.per_row(loss).data;
     p.loss_sums = sums.data();
     p.weight_sums = weights.data();
-    const int64_t bad = run_rows(kernels().nll, p);
+    const int64_t bad = of.rows.run(kernels().nll);
     return {bad, total(sums), total(weights)};
 }
 
@@ -487,7 +484,7 @@ void nll_backward(nb::handle dx_, int64_t outer, int64_t classes, int64_t inner,
     p.d_loss = of.rows.upstream(g.required());
     p.divisor = divisor;
     p.out = of.rows.like(dx.required()).data;
-    run_rows(kernels().nll_backward, p);
+    of.rows.run(kernels().nll_backward);
 }
 
 void softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle out, double temperature,
@@ -513,7 +510,7 @@ void softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inn
             throw nb::value_error("dx: over g or the result, which rows that are done again read again");
         rows.p.result = rows.like(result).data;
     }
-    run_rows(kernels().softmax_backward, rows.p);
+    rows.run(kernels().softmax_backward);
 }
 
 // log_softmax with cotangent g has the gradient of a soft cross-entropy with target g, negated.
@@ -528,7 +525,7 @@ void log_softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t
     p.out = rows.like(dx.required()).data;
     p.state = rows.state(state);
     (p.state ? p.d_nll : p.d_loss) = {&minus_one, true, false};
-    run_rows(p.state ? kernels().backward : kernels().forward, p);
+    rows.run(p.state ? kernels().backward : kernels().forward);
 }
 
 // ---------------------------------------------------------------------------------------------- pointwise
@@ -738,7 +735,13 @@ NB_MODULE(_native, m) {
     });
     m.def("use_isa", use_isa, arg("name"));
     m.attr("LARGE_RESULT") = LARGE_RESULT;
-    m.def("write_past_caches", [](int64_t bytes) { least_past_caches = bytes; }, arg("least"));
+    m.def(
+        "write_past_caches",
+        [](int64_t bytes) {
+            if (bytes < 1) throw nb::value_error("least: expected a number of bytes, 1 or more");
+            least_past_caches = bytes;
+        },
+        arg("least"));
     m.def("get_num_threads", get_num_threads);
     m.def(
         "set_num_threads",

@@ -31,6 +31,9 @@ template <class D> struct Parcel {
         stream(to + b.j, from + b.j);
         return true;
     }
+    void send() const {
+        for (int64_t j = 0; j < numbers; j += LANES) stream(to + j, from + j);
+    }
 };
 struct NoParcel {
     constexpr bool send(Block) const { return false; }
@@ -56,9 +59,9 @@ template <class D> class Outbox {
     void fill(D* to, int64_t count) {
         if (to == latest) return;
         send_rest();
-        const int64_t whole = filled / LANES * LANES, lead = place_of(to) - box;
-        for (int64_t i = whole; i < filled; i++) box[i - whole] = box[i];
-        begin = !latest ? lead : whole ? 0 : begin; // before it are numbers of somebody else
+        const int64_t lead = place_of(to) - box;
+        for (int64_t i = whole(); i < filled; i++) box[i - whole()] = box[i];
+        begin = !latest ? lead : whole() ? 0 : begin; // before it are numbers of somebody else
         latest = to;
         target = reinterpret_cast<D*>(uintptr_t(to) - uintptr_t(lead) * sizeof(D));
         filled = lead + count;
@@ -66,7 +69,6 @@ template <class D> class Outbox {
     // They will not change any more, once the next group begins.
     void seal() {
         if (!is_open()) return;
-        const int64_t whole = filled / LANES * LANES;
         const uintptr_t reads = uintptr_t(target + filled);
         int64_t first = begin;
         for (uintptr_t shift : SHIFTS) {
@@ -75,8 +77,8 @@ template <class D> class Outbox {
             first = int64_t(shift / sizeof(D));
             break;
         }
-        if (first < begin || first > whole) first = begin;
-        now = {first, whole};
+        if (first < begin || first > whole()) first = begin;
+        now = {first, whole()};
         later = {begin, first};
     }
 
@@ -84,16 +86,13 @@ template <class D> class Outbox {
     Parcel<D> next(int64_t count) {
         if (now.from >= now.to) now = take(later);
         send_odd(now);
-        const int64_t from = now.from, most = (count + LANES - 1) / LANES * LANES, left = now.to - from;
-        if (left < LANES) return {};
-        now.from += most < left ? most : left;
-        return {target + from, box + from, now.from - from};
+        const int64_t most = (count + LANES - 1) / LANES * LANES, left = now.to - now.from;
+        return part(now, most < left ? most : left);
     }
 
     void close() {
         send_rest();
-        const int64_t whole = filled / LANES * LANES;
-        Span last = {whole > begin ? whole : begin, filled};
+        Span last = {whole() > begin ? whole() : begin, filled};
         send_odd(last);
         end_stream();
     }
@@ -107,6 +106,14 @@ template <class D> class Outbox {
         span = {};
         return taken;
     }
+    int64_t whole() const { return filled / LANES * LANES; } // as far as sixteens go
+    // The first so many numbers of a span, taken off it.
+    Parcel<D> part(Span& span, int64_t count) {
+        if (count < LANES) return {};
+        const int64_t from = span.from;
+        span.from += count;
+        return {target + from, box + from, count};
+    }
     // A part of 16 numbers, whose others are somebody else's.
     void send_odd(Span& span) {
         for (; span.from < span.to && (span.from % LANES || span.to - span.from < LANES); span.from++)
@@ -116,7 +123,7 @@ template <class D> class Outbox {
         const Span left[] = {take(now), take(later)};
         for (Span span : left) {
             send_odd(span);
-            for (; span.from < span.to; span.from += LANES) stream(target + span.from, box + span.from);
+            part(span, span.to - span.from).send();
         }
     }
 

@@ -202,6 +202,11 @@ def test_empty_rows():
     assert native.row_loss(**arguments(**empty, **out)) == (-1, 0.0, 0.0)
 
 
+def test_refuses_a_size_that_is_none():
+    with pytest.raises(ValueError, match="least"):
+        native.write_past_caches(0)
+
+
 def test_unknown_instruction_set():
     with pytest.raises(ValueError, match="x86-64-v9 is not one this machine can run"):
         native.use_isa("x86-64-v9")
