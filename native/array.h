@@ -28,6 +28,16 @@ class Array {
     }
     Array(const Array&) = delete;
 
+    // Whether it is a tensor whose numbers lie in memory one after the other.
+    static bool is_contiguous_tensor(nb::handle object) {
+        const ExchangeApi* api = exchange_api(Py_TYPE(object.ptr()));
+        Tensor t;
+        if (!api) return false;
+        if (!api->borrow(object.ptr(), &t)) return t.is_contiguous();
+        PyErr_Clear();
+        return false;
+    }
+
     explicit operator bool() const { return given; }
 
     Array& expect(Element wanted, int64_t count) {
@@ -63,6 +73,20 @@ class Array {
         uint16_t lanes;
         int64_t *shape, *strides;
         uint64_t byte_offset;
+        int64_t size() const {
+            int64_t size = 1;
+            for (int i = 0; i < ndim; i++) size *= shape[i];
+            return size;
+        }
+        bool is_contiguous() const {
+            if (!strides || size() == 0) return true;
+            int64_t step = 1;
+            for (int i = ndim - 1; i >= 0; i--) {
+                if (shape[i] != 1 && strides[i] != step) return false;
+                step *= shape[i];
+            }
+            return true;
+        }
     };
     struct ExchangeApi {
         uint32_t major, minor;
@@ -98,13 +122,8 @@ class Array {
         data = t.data ? static_cast<char*>(t.data) + t.byte_offset : nullptr;
         ndim = t.ndim;
         shape = t.shape;
-        size = 1;
-        for (int i = 0; i < ndim; i++) size *= shape[i];
-        int64_t step = 1;
-        for (int i = ndim - 1; i >= 0 && t.strides && size > 0; i--) {
-            if (shape[i] != 1 && t.strides[i] != step) throw nb::value_error((name + ": must be contiguous").c_str());
-            step *= shape[i];
-        }
+        size = t.size();
+        if (!t.is_contiguous()) throw nb::value_error((name + ": must be contiguous").c_str());
         constexpr int INT = 0, UINT = 1, FLOAT = 2, BFLOAT = 4, BOOL = 6;
         const int kind = t.lanes == 1 ? t.code << 8 | t.bits : -1;
         switch (kind) {

@@ -18,8 +18,7 @@ struct Side {
 struct Names {
     Name rows{"rows"}, shape{"shape"}, ignore_index{"ignore_index"}, kernel_link{"kernel_link"},
         temperature{"temperature"}, reduction{"reduction"}, inplace{"inplace"}, index_error{"index_error"},
-        loss{"loss"}, kernel{"kernel"}, kernel_parameters{"kernel_parameters"}, new_empty{"new_empty"},
-        is_contiguous{"is_contiguous"}, ndim{"ndim"};
+        loss{"loss"}, kernel{"kernel"}, kernel_parameters{"kernel_parameters"}, new_empty{"new_empty"}, ndim{"ndim"};
 };
 const Names& names() {
     static const Names all;
@@ -120,7 +119,7 @@ nb::object empty_like(nb::handle x, int64_t numbers) {
 nb::object empty_state(nb::handle x, const RowForm& form) { return call(side.empty_state, x, form.rows); }
 
 nb::object in_memory(nb::handle tensor) {
-    if (call_method(tensor, names().is_contiguous).is(Py_True) && !is_negated(tensor)) return nb::borrow(tensor);
+    if (Array::is_contiguous_tensor(tensor) && !is_negated(tensor)) return nb::borrow(tensor);
     return call(side.in_memory, tensor);
 }
 

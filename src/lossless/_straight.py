@@ -49,14 +49,26 @@ def found(kernel: type[Kernel], arrays: tuple[Any, ...], rest: tuple[Any, ...]) 
         _call.found.append((kernel, arrays, rest))
 
 
+def _closed() -> bool:
+    """Whether nothing goes straight: there is no PyTorch, or torch.compile reads the code, which cannot read the core."""
+    torch = sys.modules.get("torch")
+    return torch is None or torch.compiler.is_dynamo_compiling()
+
+
+closed: Callable[[], bool] = _closed
+"""Once PyTorch's backend is there, the question for the compiler alone: PyTorch's own function."""
+
+
 def straight(function: Callable[P, T]) -> Callable[P, T]:
     """`function`, which remembers its ways."""
+    native = _kernels.native
+    if native is None:
+        return function
     ways: list[Any] = []
     looker = watch if function.__name__ in FAMILIES else None
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        torch, native = sys.modules.get("torch"), _kernels.native
-        if torch is None or native is None or torch.compiler.is_dynamo_compiling():
+        if closed():
             return function(*args, **kwargs)
         result = native.go_straight(function, ways, args, kwargs, looker)
         if result is NotImplemented:

@@ -9,10 +9,9 @@ from torch import Tensor
 from torch.compiler import is_compiling as is_compiling  # `_dispatch` asks it here
 from torch.nn.functional import nll_loss as torch_nll_loss  # bound now: `patch_torch` replaces it
 
-from lossless import _check, reference
+from lossless import _check, _straight, reference
 from lossless._plan import ElementPlan, RowPlan, classes_last
 from lossless._reduce import reduce_rows
-from lossless._straight import found
 from lossless._torch import differentiable, eager, operators
 from lossless._torch.modes import HALVES as HALVES
 from lossless._torch.modes import (
@@ -32,6 +31,8 @@ from lossless._torch.sight import readable as readable
 from lossless._torch.sight import take as take
 from lossless.errors import UnsupportedArrayError
 from lossless.reference import Statistics
+
+_straight.closed = torch.compiler.is_dynamo_compiling
 
 # ---------------------------------------------------------------- tensors
 
@@ -86,7 +87,7 @@ def _by_one_kernel(kernel: Any, arrays: tuple[Tensor | None, ...], *rest: Any) -
     """
     x, *others = (a for a in arrays if a is not None)
     if x.dtype not in HALVES:
-        found(kernel, (x, *others), (*arrays[1 + len(others) :], *rest))
+        _straight.found(kernel, (x, *others), (*arrays[1 + len(others) :], *rest))
     result: Tensor = kernel.call(*arrays, *rest)
     return result
 

@@ -24,14 +24,14 @@ HALVES = (torch.float16, torch.bfloat16)
 
 _C: Any = torch._C
 _transforms_active = _C._are_functorch_transforms_active
-_tracing_state = _C._get_tracing_state
+_is_tracing = _C._is_tracing
 _dispatch_keys, _CPU = _C._dispatch_keys, _C.DispatchKey.CPU
 _dispatch_modes = _C._len_torch_dispatch_stack
 
 
 def watched() -> bool:
     """Whether something follows the operations: a compiler, a transform, a tracer, or a dispatch mode."""
-    return bool(is_compiling() or _transforms_active() or _dispatch_modes() or _tracing_state() is not None)
+    return bool(is_compiling() or _transforms_active() or _dispatch_modes() or _is_tracing())
 
 
 def _tangents() -> bool:
@@ -41,7 +41,7 @@ def _tangents() -> bool:
 
 def tracing() -> bool:
     """Whether a tracer follows, to which even sizes are symbols."""
-    return _tracing_state() is not None
+    return bool(_is_tracing())
 
 
 def seen_by_modes() -> bool:
@@ -92,7 +92,7 @@ def values_known(t: Tensor) -> bool:
 
     A transform or a dispatch mode hides only the tensors that it wraps, or, tracing, all of them.
     """
-    if t.is_meta or type(t) not in PLAIN or is_compiling() or _tracing_state() is not None:
+    if t.is_meta or type(t) not in PLAIN or is_compiling() or _is_tracing():
         return False
     if _transforms_active() and _C._functorch.is_functorch_wrapped_tensor(t):
         return False
@@ -199,7 +199,7 @@ class _Side:
     """What the core asks of PyTorch (`native/torch.h`)."""
 
     plain_types = tuple(PLAIN)
-    watchers = _transforms_active, _dispatch_modes, _tracing_state
+    watchers = _transforms_active, _dispatch_modes, _is_tracing
     function_modes = _C._len_torch_function_stack
     forward_ad = forward_ad
     is_grad_enabled = torch.is_grad_enabled
