@@ -114,9 +114,10 @@ template <class... T> void save(Handle ctx, const T&... tensors) {
     call_method(ctx, names().save_for_backward, tensors...);
 }
 
-// `by_kernel`, or the formula under `create_graph`, and where a transform batches the incoming gradient.
+// `by_kernel`, or the formula under `create_graph`, in forward mode, whose tangents a kernel would drop, and where a
+// transform batches the incoming gradient.
 template <class F> nb::object backward(Handle ctx, Handle g, F by_kernel) {
-    if (!grad_enabled() && !watched()) {
+    if (!grad_enabled() && !watched() && !carry_tangents()) {
         try {
             return by_kernel();
         } catch (const nb::python_error& error) { // a batch in disguise has no memory to work on
@@ -345,23 +346,24 @@ void define(nb::module_& parent) {
     m.def("set_functions", set_functions, arg("side"));
     m.def("forget_plans", forget_plans);
     m.def("expected", expected, arg("plan"));
+    // Arguments without names are quicker to take; one that has none may not be None.
     const auto ctx = [] { return arg("ctx").none(); };
     m.def("softmax_forward", transform_forward<false>, ctx(), arg("x"), arg("plan"));
-    m.def("softmax_backward", transform_backward<false>, nb::is_method(), arg("g"));
+    m.def("softmax_backward", transform_backward<false>, nb::is_method());
     m.def("log_softmax_forward", transform_forward<true>, ctx(), arg("x"), arg("plan"));
-    m.def("log_softmax_backward", transform_backward<true>, nb::is_method(), arg("g"));
+    m.def("log_softmax_backward", transform_backward<true>, nb::is_method());
     m.def("elementwise_forward", elementwise_forward, ctx(), arg("x"), arg("functor"));
-    m.def("elementwise_backward", elementwise_backward, nb::is_method(), arg("g"));
+    m.def("elementwise_backward", elementwise_backward, nb::is_method());
     m.def("entropy_forward", entropy_forward, ctx(), arg("x"), arg("plan"));
-    m.def("entropy_backward", entropy_backward, nb::is_method(), arg("g"));
+    m.def("entropy_backward", entropy_backward, nb::is_method());
     m.def("class_loss_forward", class_loss_forward, ctx(), arg("x"), arg("target"), arg("weight").none(), arg("plan"),
           arg("divisor").none());
-    m.def("class_loss_backward", class_loss_backward, nb::is_method(), arg("g"));
+    m.def("class_loss_backward", class_loss_backward, nb::is_method());
     m.def("nll_forward", nll_forward, ctx(), arg("x"), arg("target"), arg("weight").none(), arg("plan"));
-    m.def("nll_backward", nll_backward, nb::is_method(), arg("g"));
+    m.def("nll_backward", nll_backward, nb::is_method());
     m.def("pointwise_forward", pointwise_forward, ctx(), arg("x"), arg("target"), arg("weight").none(),
           arg("pos_weight").none(), arg("plan"), arg("divisor"));
-    m.def("pointwise_backward", pointwise_backward, nb::is_method(), arg("g"));
+    m.def("pointwise_backward", pointwise_backward, nb::is_method());
 }
 
 } // namespace lossless::functions

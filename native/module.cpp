@@ -759,7 +759,7 @@ NB_MODULE(_native, m) {
     m.def("set_torch", set_torch, arg("side"));
     m.def("ordinary", ordinary);
     m.def("call_form", call_form, arg("args"), arg("kwargs"), arg("taken"));
-    m.def("go_straight", go_straight, arg("function"), arg("ways"), arg("args"), arg("kwargs"), arg("watch").none());
+    m.def("go_straight", go_straight); // without names, which take time
     tensors::define(m);
     functions::define(m);
     m.def("is_one_number", is_one_number, arg("array"));

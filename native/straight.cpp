@@ -102,7 +102,7 @@ nb::object go_straight(nb::handle function, nb::list ways, nb::tuple args, nb::d
         if (has_forms(args, kwargs, item(known, 0))) way = nb::borrow(item(known, 1));
     }
     if (!way) return nb::borrow(Py_NotImplemented);
-    if (watch.is_none()) return by_kernel(way, args, kwargs);
+    if (watch.is(Py_False)) return by_kernel(way, args, kwargs);
     PyFrameObject* frame = PyEval_GetFrame();
     const nb::object caller = nb::steal(frame ? (PyObject*)PyFrame_GetBack(frame) : nullptr);
     if (caller && is_true(call_method(watch, passed_over, caller))) { // a thread's first frame has no caller

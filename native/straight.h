@@ -11,7 +11,7 @@ nb::object call_form(nb::tuple args, nb::dict kwargs, nb::tuple taken);
 
 // What a call comes to that has a known form: the result of its kernel; or of `function`, where the call is looked at.
 // NotImplemented for all others, and where something follows the operations. `ways`: of (form, way), a way being
-// (a Function, the places of its arrays among the arguments, what follows these). `watch`: the module, or None for a
+// (a Function, the places of its arrays among the arguments, what follows these). `watch`: the module, or False for a
 // function whose calls nobody looks at.
 nb::object go_straight(nb::handle function, nb::list ways, nb::tuple args, nb::dict kwargs, nb::handle watch);
 

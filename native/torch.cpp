@@ -23,11 +23,15 @@ bool watched() {
     return std::any_of(watchers.begin(), watchers.end(), [](nb::handle watcher) { return is_true(call(watcher)); });
 }
 
-bool followed() {
+bool carry_tangents() {
     static const Name level("_current_level");
+    const nb::handle forward_ad = torch().forward_ad;
+    return forward_ad && PyLong_AsLong(get(forward_ad, level).ptr()) >= 0;
+}
+
+bool followed() {
     const Torch& side = torch();
-    return watched() || (side.function_modes && is_true(call(side.function_modes))) ||
-           (side.forward_ad && PyLong_AsLong(get(side.forward_ad, level).ptr()) >= 0);
+    return watched() || (side.function_modes && is_true(call(side.function_modes))) || carry_tangents();
 }
 
 bool is_negated(nb::handle tensor) {

@@ -73,7 +73,9 @@ void set_torch(nb::handle side);
 
 // Whether a transform, a tracer, or a dispatch mode follows the operations.
 bool watched();
-// Whether one of these does, or sees the calls of functions, or tensors may carry tangents.
+// Whether tensors may, of forward mode.
+bool carry_tangents();
+// Whether something follows, or sees the calls of functions, or tensors may carry tangents.
 bool followed();
 
 inline bool grad_enabled() { return call(torch().is_grad_enabled).is(Py_True); }

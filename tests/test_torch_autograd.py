@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import func
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, jacfwd, jacrev
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -55,6 +55,21 @@ def test_first_derivatives(name):
 def test_second_derivatives(name):
     function, _, inputs = FUNCTIONS[name]
     assert gradgradcheck(function, leaves(inputs), check_fwd_over_rev=True, check_rev_over_rev=True)
+
+
+@on_both_paths
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_tangent_of_an_upstream_gradient_passes_a_graph_that_was_recorded_before(name):
+    function, _, inputs = FUNCTIONS[name]
+    inputs = leaves(inputs)
+    y = flat(function(*inputs))
+    g, direction = torch.ones_like(y), torch.linspace(-1, 1, y.numel(), dtype=y.dtype)
+    expected = torch.autograd.grad(y, inputs, direction, retain_graph=True)
+    with forward_ad.dual_level():
+        found = torch.autograd.grad(y, inputs, forward_ad.make_dual(g, direction))
+        tangents = [forward_ad.unpack_dual(dx).tangent for dx in found]
+    for a, b in zip(tangents, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
 @on_both_paths

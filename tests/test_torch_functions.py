@@ -144,8 +144,8 @@ x = np.zeros((2, 3), np.float32)
 calls = (
     lambda: native.functions.softmax_forward(None, x, plan_transform("softmax", (2, 3), x.dtype, 1)),
     lambda: native.tensors.elementwise(reference.Sigmoid(), x),
-    lambda: native.go_straight(len, [1], (x,), {}, None),
-    lambda: native.go_straight(len, [((), ())], (x,), {}, None),
+    lambda: native.go_straight(len, [1], (x,), {}, False),
+    lambda: native.go_straight(len, [((), ())], (x,), {}, False),
 )
 for call in calls:
     try:

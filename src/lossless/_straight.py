@@ -65,7 +65,7 @@ def straight(function: Callable[P, T]) -> Callable[P, T]:
     if native is None:
         return function
     ways: list[Any] = []
-    looker = watch if function.__name__ in FAMILIES else None
+    looker = watch if function.__name__ in FAMILIES else False
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         if closed():

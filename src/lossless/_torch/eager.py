@@ -1,9 +1,10 @@
 """The fast path: plain CPU tensors straight to the compiled kernels.
 
 Old-style `autograd.Function`s, which cost a third of the ones that `torch.func` needs. Only `x` is differentiated here
-(for squared error also the target); a call that needs more takes the reference path. Under `create_graph`, and where
-a transform batches the incoming gradient, backward returns the reference gradient, made of differentiable operations.
-All tensors arrive in one dtype; a Function's also contiguous in memory: `ordinary` ones may be given to it straight.
+(for squared error also the target); a call that needs more takes the reference path. Under `create_graph`, in forward
+mode, and where a transform batches the incoming gradient, backward returns the reference gradient, made of
+differentiable operations. All tensors arrive in one dtype; a Function's also contiguous in memory: `ordinary` ones may
+be given to it straight.
 
 What every step of a training does is in the core (`native/functions.cpp`): in small calls Python's frames are most of
 the time. What is rare is here.
@@ -27,6 +28,7 @@ from lossless._torch import by_formula, kernels
 from lossless._torch.modes import (
     all_in_memory,
     batched,
+    carry_tangents,
     in_memory,
     may_be_overwritten,
     needs_grad,
@@ -77,7 +79,7 @@ class _KernelFunction(Function):
     @classmethod
     def differentiate(cls, ctx: Any, *g: Tensor | None) -> Any:
         """The backward pass."""
-        if not (torch.is_grad_enabled() or watched()):
+        if not (torch.is_grad_enabled() or watched() or carry_tangents()):
             try:
                 return cls.by_kernel(ctx, *g)
             except RuntimeError:  # a batch in disguise has no memory to work on

@@ -34,7 +34,7 @@ def watched() -> bool:
     return bool(is_compiling() or _transforms_active() or _dispatch_modes() or _is_tracing())
 
 
-def _tangents() -> bool:
+def carry_tangents() -> bool:
     """Whether tensors may carry tangents, of forward mode."""
     return bool(forward_ad._current_level >= 0)
 
@@ -56,7 +56,7 @@ def ordinary(*tensors: Tensor | None) -> bool:
 
 def kernels_serve(*tensors: Tensor | None) -> bool:
     """Whether the kernels may compute with these tensors now, once they are in memory."""
-    return not (native is None or watched() or _tangents()) and _plain(tensors)
+    return not (native is None or watched() or carry_tangents()) and _plain(tensors)
 
 
 def operators_serve(*tensors: Tensor | None) -> bool:
