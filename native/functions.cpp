@@ -158,32 +158,27 @@ template <size_t N> std::array<nb::object, N> saved_tensors(Handle ctx) { // rai
 // From which on backward is quicker if it is told of each row what the forward pass found.
 constexpr int64_t MANY_CLASSES = 256;
 
-// Whether softmax has its gradient from its result: where that is as precise as the arithmetic.
-bool result_serves(bool log, Handle x, const RowForm& form) {
-    if (log || form.temperature != 1) return false;
-    const Element element = Array(x, "x").element;
-    return element == Element::f32 || element == Element::f64;
-}
-
 template <bool LOG> nb::object transform_forward(Handle ctx, Handle x, Handle plan) {
     const auto of = known<RowForm>(plan);
     if (ctx.is_none()) return tensors::transform(LOG, x, of->form, NONE);
-    const bool alone = is_counted(), by_result = !alone && result_serves(LOG, x, of->form);
-    const bool many_classes = of->form.classes >= MANY_CLASSES;
-    const nb::object state = many_classes && !alone && !by_result ? empty_state(x, of->form) : nb::none();
+    const bool by_result = tensors::result_serves(LOG, x, of->form), many_classes = of->form.classes >= MANY_CLASSES;
+    const bool alone = !(by_result || many_classes) || is_counted();
+    const nb::object state = alone || by_result ? nb::none() : empty_state(x, of->form);
     nb::object out = tensors::transform(LOG, x, of->form, state);
-    save(ctx, x, by_result ? out : state);
+    if (alone)
+        save(ctx, x);
+    else
+        save(ctx, x, by_result ? out : state);
     set(ctx, names().plan, plan);
     return out;
 }
 
 template <bool LOG> nb::object transform_backward(Handle ctx, Handle g) {
     return backward(ctx, g, [&] {
-        const auto [x, found] = saved_tensors<2>(ctx);
+        const nb::object saved = get(ctx, names().saved_tensors); // raises if they were changed, or let go
+        const Handle x = item(saved, 0), found = PyTuple_Size(saved.ptr()) > 1 ? item(saved, 1) : NONE;
         const auto of = known<RowForm>(get(ctx, names().plan));
-        const bool by_result = result_serves(LOG, x, of->form);
-        const Handle state = by_result ? NONE : Handle(found), result = by_result ? Handle(found) : NONE;
-        return over_x<2>(tensors::transform_backward(LOG, x, of->form, g, state, result));
+        return over_x<2>(tensors::transform_backward(LOG, x, of->form, g, found));
     });
 }
 

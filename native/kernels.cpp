@@ -11,8 +11,12 @@ namespace {
 
 // ---------------------------------------------------------------------------------------------- rows in memory
 
-// Below this many classes a row fills too few vectors, and 16 rows are transposed instead. The bits are the same.
-constexpr int64_t ROW_LANES_CLASSES = 64;
+// Up to so many classes a row fills too few vectors, and 16 rows are transposed instead: where labels are looked for,
+// and elsewhere. The bits are the same.
+constexpr int64_t TRANSPOSED_WITH_LABELS = 64, TRANSPOSED = 59;
+constexpr int64_t transposed_with(Target target) {
+    return target == Target::index ? TRANSPOSED_WITH_LABELS : TRANSPOSED;
+}
 
 // So many logits, of whole rows, are done together, half as many where a cotangent comes with them: fewer, and what is
 // done once a group costs too much of it; more, and the second cache has no room for what comes next.
@@ -444,16 +448,17 @@ int64_t each_group(Rows&& rows, int64_t begin, int64_t end, Body body, End end_c
     return bad;
 }
 
-// Chooses the view.
-template <class D, class Body, class End>
-int64_t over_rows(const RowProblem& p, int64_t begin, int64_t end, Passes passes, Body body, End end_chunk) {
-    if (p.inner == 1 && p.classes > ROW_LANES_CLASSES)
+// Chooses the view: rows of up to `transposed` classes are.
+template <class D, class Body, class End> int64_t over_rows(const RowProblem& p, int64_t begin, int64_t end,
+                                                            Passes passes, int64_t transposed, Body body,
+                                                            End end_chunk) {
+    if (p.inner == 1 && p.classes > transposed)
         return each_group<D>(RowsInPlace<D>(p, passes), begin, end, body, end_chunk);
     return each_group<D>(RowsTransposed<D>(p, passes), begin, end, body, end_chunk);
 }
 template <class D, class Body>
-int64_t over_rows(const RowProblem& p, int64_t begin, int64_t end, Passes passes, Body body) {
-    return over_rows<D>(p, begin, end, passes, body, [](int64_t) {});
+int64_t over_rows(const RowProblem& p, int64_t begin, int64_t end, Passes passes, int64_t transposed, Body body) {
+    return over_rows<D>(p, begin, end, passes, transposed, body, [](int64_t) {});
 }
 
 // A quantity of rows r .. r + 15 of the group into its array; `write`: 0 for ignored rows.
@@ -651,7 +656,7 @@ int64_t forward(const RowProblem& p, int64_t begin, int64_t end) {
                 write_gradient<target, extra>(p, g, s, rows);
             }
     };
-    return over_rows<D>(p, begin, end, Passes::several, of_group, [&](int64_t chunk) {
+    return over_rows<D>(p, begin, end, Passes::several, transposed_with(target), of_group, [&](int64_t chunk) {
         const double total = sum_lanes(loss_sum);
         if (p.loss_sums) p.loss_sums[chunk] = total == total ? total : __builtin_nan(""); // of one sign
         loss_sum = Sum<double>(broadcast(0.0));
@@ -674,7 +679,7 @@ template <class D> int64_t weigh(const RowProblem& p, int64_t chunk, int64_t beg
 
 template <class D, Target target, bool extra> int64_t backward(const RowProblem& p, int64_t begin, int64_t end) {
     Slopes<Compute<D>> s = {};
-    return over_rows<D>(p, begin, end, Passes::one, [&](auto& g, auto& rows) {
+    return over_rows<D>(p, begin, end, Passes::one, transposed_with(target), [&](auto& g, auto& rows) {
         restore(p, 0, g, g.peak);
         restore(p, 1, g, g.all);
         restore(p, 2, g, g.but_target);
@@ -715,7 +720,7 @@ template <class T> void prepare_shares(const Group<T>& g, double unit, Shares<T>
 template <class D> int64_t softmax(const RowProblem& p, int64_t begin, int64_t end) {
     using T = Compute<D>;
     Shares<T> s;
-    return over_rows<D>(p, begin, end, Passes::several, [&](auto& g, auto& rows) {
+    return over_rows<D>(p, begin, end, Passes::several, TRANSPOSED, [&](auto& g, auto& rows) {
         rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             const auto logits = [&](Block b) __attribute__((always_inline)) { return view.load(data.x, b, T(-INF)); };
             view.put(g.peak, view.largest(logits));
@@ -748,7 +753,7 @@ template <class D> int64_t softmax(const RowProblem& p, int64_t begin, int64_t e
 }
 
 template <class D> int64_t log_softmax(const RowProblem& p, int64_t begin, int64_t end) {
-    return over_rows<D>(p, begin, end, Passes::several, [&](auto& g, auto& rows) {
+    return over_rows<D>(p, begin, end, Passes::several, TRANSPOSED, [&](auto& g, auto& rows) {
         sum_up<Target::none, false>(p, g, rows);
         rows.write(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
             using T = typename std::remove_cvref_t<decltype(view)>::T;
@@ -798,7 +803,7 @@ template <class D> int64_t softmax_backward(const RowProblem& p, int64_t begin, 
     ColumnOf<T> at_top = {}, up, down;
     Column sum = {};
     Mean<T> mean;
-    return over_rows<D>(p, begin, end, Passes::several, [&](auto& g, auto& rows) {
+    return over_rows<D>(p, begin, end, Passes::several, TRANSPOSED, [&](auto& g, auto& rows) {
         if (p.state) {
             restore(p, 0, g, g.peak);
             restore(p, 1, g, g.all);
@@ -955,7 +960,7 @@ template <class T, bool at_once> int64_t softmax_backward_of_result(const RowPro
     Column sum = {};
     Mean<T> mean;
     int64_t failed = -1;
-    const int64_t bad = over_rows<T>(of_result, begin, end, Passes::several, [&](auto& g, auto& rows) {
+    const int64_t bad = over_rows<T>(of_result, begin, end, Passes::several, 0, [&](auto& g, auto& rows) {
         bool any_doubtful = false, any_from_logits = false;
         if constexpr (at_once)
             if (!write_at_once(g, rows, again)) return rows.close(g);
@@ -1160,11 +1165,9 @@ int64_t log_softmax_any(const RowProblem& p, int64_t begin, int64_t end) {
 }
 int64_t softmax_backward_any(const RowProblem& p, int64_t begin, int64_t end) {
     if (p.result && p.dtype == lossless::DType::f64) return softmax_backward_of_result<double, false>(p, begin, end);
-    if (p.result) { // few classes are rows side by side, which would all wait for one that is done again
-        const bool at_once = p.classes > ROW_LANES_CLASSES && p.classes <= AT_ONCE_CLASSES;
-        return (at_once ? softmax_backward_of_result<float, true> : softmax_backward_of_result<float, false>)(p, begin,
-                                                                                                              end);
-    }
+    if (p.result)
+        return (p.classes <= AT_ONCE_CLASSES ? softmax_backward_of_result<float, true>
+                                             : softmax_backward_of_result<float, false>)(p, begin, end);
     return by_dtype(p.dtype, [&](auto d) { return softmax_backward<decltype(d)>(p, begin, end); });
 }
 

@@ -52,9 +52,12 @@ nb::object in_memory(nb::handle tensor);
 // The number that all of an upstream gradient share, as it comes from a sum or a mean.
 MaybeNumber shared(nb::handle g);
 
+// Whether softmax has its gradient from its result: where that is as precise as the arithmetic, and where what it saves
+// is worth a second tensor that is kept, of more than 28 classes.
+bool result_serves(bool log, nb::handle x, const RowForm& form);
 nb::object transform(bool log, nb::handle x, const RowForm& form, nb::handle state);
-nb::object transform_backward(bool log, nb::handle x, const RowForm& form, nb::handle g, nb::handle state,
-                              nb::handle result);
+// `found`: softmax's result where it serves; elsewhere what the forward pass left of each row; or None.
+nb::object transform_backward(bool log, nb::handle x, const RowForm& form, nb::handle g, nb::handle found);
 
 Computed entropy(nb::handle x, const RowForm& form, nb::handle state, MaybeNumber g);
 nb::object entropy_backward(nb::handle x, const RowForm& form, nb::handle state, nb::handle g);

@@ -5,7 +5,7 @@ from importlib import import_module
 import pytest
 
 import ratchet
-from lossless import _kernels
+from lossless import _kernels, _straight
 from lossless._numpy import backend
 
 
@@ -20,6 +20,7 @@ def path(request, monkeypatch):
 
         for module in (_kernels, backend, modes):
             monkeypatch.setattr(module, "native", None)
+        monkeypatch.setattr(_straight, "closed", lambda: True)
     return request.param
 
 
