@@ -341,7 +341,7 @@ void define(nb::module_& parent) {
     m.def("set_functions", set_functions, arg("side"));
     m.def("forget_plans", forget_plans);
     m.def("expected", expected, arg("plan"));
-    // Arguments without names are quicker to take; one that has none may not be None.
+    // Arguments without names are quicker to take, but None is refused as one.
     const auto ctx = [] { return arg("ctx").none(); };
     m.def("softmax_forward", transform_forward<false>, ctx(), arg("x"), arg("plan"));
     m.def("softmax_backward", transform_backward<false>, nb::is_method());

@@ -52,8 +52,8 @@ nb::object in_memory(nb::handle tensor);
 // The number that all of an upstream gradient share, as it comes from a sum or a mean.
 MaybeNumber shared(nb::handle g);
 
-// Whether softmax has its gradient from its result: where that is as precise as the arithmetic, and where what it saves
-// is worth a second tensor that is kept, of more than 28 classes.
+// Whether softmax has its gradient from its result: where that is as precise as the arithmetic, and, of more than a few
+// classes, so much quicker that a second tensor is kept for it.
 bool result_serves(bool log, nb::handle x, const RowForm& form);
 nb::object transform(bool log, nb::handle x, const RowForm& form, nb::handle state);
 // `found`: softmax's result where it serves; elsewhere what the forward pass left of each row; or None.

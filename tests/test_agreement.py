@@ -29,8 +29,8 @@ if native is None:
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 PUBLIC = ("float32", "float64")
-# 16 lanes a block and 64 classes before the view changes: both edges, plus one long row.
-CLASSES = [1, 2, 10, 15, 16, 17, 63, 64, 65, 100, 1000]
+# 16 lanes a block, and 59 classes, or with labels 64, before the view changes: both sides of each, plus one long row.
+CLASSES = [1, 2, 10, 15, 16, 17, 59, 60, 64, 65, 100, 1000]
 ROWS = 69  # a whole group of the kernels, and a part of the next
 
 
@@ -532,7 +532,7 @@ def test_what_backward_is_told_of_each_row_is_what_it_would_find(name, dtype, cl
         assert dx[row].tobytes() == again[0].tobytes()
 
 
-@pytest.mark.parametrize("classes", [65, 100, 1000, 4096, 50257])
+@pytest.mark.parametrize("classes", [29, 47, 48, 60, 65, 100, 1000, 4096, 50257])
 def test_the_gradient_of_softmax_where_slopes_are_near_their_mean(classes):
     """Confident rows, equal slopes, and one slope that is nearly the mean, beside ordinary rows; in both layouts."""
     rows, rng = 48 if classes < 5000 else 18, np.random.default_rng(classes)

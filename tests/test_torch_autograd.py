@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import lossless
+from lossless._kernels import native
 from torch_functions import FUNCTIONS, T, V, X, Y, flat, leaves, numbers, same, scalar
 
 on_both_paths = pytest.mark.usefixtures("path")
@@ -28,7 +29,7 @@ def test_the_first_call_of_all_may_be_inside_a_transform():
     assert done.stdout == "[0.25, -0.25]\n"
 
 
-@pytest.mark.parametrize("classes", [10, 300])
+@pytest.mark.parametrize("classes", [10, 40, 300])
 @pytest.mark.parametrize("function", [lossless.softmax, lossless.log_softmax])
 def test_saved_tensors_may_be_narrowed(function, classes):
     x = torch.randn(3, classes).bfloat16().float().requires_grad_()
@@ -36,8 +37,25 @@ def test_saved_tensors_may_be_narrowed(function, classes):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t.bfloat16(), lambda t: t.float()):
         y = function(x, -1)
     y.backward(g)
-    (expected,) = torch.autograd.grad(function(x, -1), x, g)  # of softmax by its result, which hooks do not get
+    (expected,) = torch.autograd.grad(function(x, -1), x, g)  # of its result, kept without hooks
     torch.testing.assert_close(x.grad, expected, rtol=2e-6, atol=1e-9)
+
+
+@pytest.mark.skipif(native is None, reason="the reference keeps what its operations keep")
+@pytest.mark.parametrize("classes", [28, 29])
+def test_softmax_of_few_classes_keeps_its_logits_alone(classes):
+    x, g = torch.randn(5, classes, requires_grad=True), torch.randn(5, classes)
+    y = lossless.softmax(x, -1)
+    (expected,) = torch.autograd.grad(y, x, g, retain_graph=True)
+    kept = y.grad_fn.saved_tensors
+    assert [t.data_ptr() for t in kept] == [x.data_ptr(), y.data_ptr()][: 1 + (classes > 28)]
+    with torch.no_grad():
+        y.zero_()
+    if classes > 28:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(y, x, g)
+    else:
+        assert torch.equal(torch.autograd.grad(y, x, g)[0], expected)
 
 
 # ---- derivatives

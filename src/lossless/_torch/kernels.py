@@ -54,7 +54,7 @@ def transform(name: str, x: Tensor, plan: RowPlan) -> Tensor:
 
 
 def result_serves(name: str, x: Tensor, temperature: float) -> bool:
-    """Whether `transform_backward` is quicker with the result: softmax's, if it is as precise as the arithmetic."""
+    """Whether `transform_backward` may look at the result: softmax's, if it is as precise as the arithmetic."""
     return name == "softmax" and temperature == 1.0 and x.dtype not in HALVES
 
 
