@@ -50,7 +50,7 @@ def found(kernel: type[Kernel], arrays: tuple[Any, ...], rest: tuple[Any, ...]) 
 
 
 def _closed() -> bool:
-    """Whether nothing goes straight: there is no PyTorch, or torch.compile reads the code, which cannot read the core."""
+    """Whether nothing goes straight: there is no PyTorch, or torch.compile reads the code; it cannot read the core."""
     torch = sys.modules.get("torch")
     return torch is None or torch.compiler.is_dynamo_compiling()
 

@@ -84,8 +84,8 @@ def interleaved(
 ) -> tuple[list[float], int]:
     """Median time of each call over rounds that run them all, each in an order of its own, and how many rounds.
 
-    A small call takes a twentieth more or less by what ran before it: over many rounds each comes after every other. The
-    first tenth of the rounds is warm-up, and left out.
+    A small call takes a twentieth more or less by what ran before it: over many rounds each comes after every other.
+    The first tenth of the rounds is warm-up, and left out.
     """
     taken: list[list[float]] = [[] for _ in calls]
     order, shuffle = list(range(len(calls))), random.Random(0).shuffle
