@@ -79,10 +79,9 @@ class Array {
             return size;
         }
         bool is_contiguous() const {
-            if (!strides || size() == 0) return true;
             int64_t step = 1;
-            for (int i = ndim - 1; i >= 0; i--) {
-                if (shape[i] != 1 && strides[i] != step) return false;
+            for (int i = ndim - 1; i >= 0 && strides; i--) {
+                if (shape[i] != 1 && strides[i] != step) return size() == 0;
                 step *= shape[i];
             }
             return true;

@@ -73,7 +73,7 @@ void set_torch(nb::handle side);
 
 // Whether a transform, a tracer, or a dispatch mode follows the operations.
 bool watched();
-// Whether tensors may, of forward mode.
+// Whether tensors may carry tangents, of forward mode.
 bool carry_tangents();
 // Whether something follows, or sees the calls of functions, or tensors may carry tangents.
 bool followed();

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from lossless import reference
-from lossless._torch.modes import needs_grad, rules_fail, watched
+from lossless._torch.modes import carry_tangents, needs_grad, rules_fail, watched
 from lossless.reference import Statistics
 
 PARTIALS = ("d_nll", "d_lse", "d_entropy", "d_prior")
@@ -76,7 +76,7 @@ def log_softmax_gradient(x: Tensor, g: Tensor, temperature: float = 1.0) -> Tens
 
 def _curved() -> bool:
     """Whether a gradient is recorded for one more derivative, and by autograd alone: no transform looks on."""
-    return torch.is_grad_enabled() and forward_ad._current_level < 0 and not watched()
+    return torch.is_grad_enabled() and not (watched() or carry_tangents())
 
 
 def soft_curve(x: Tensor, target: Tensor, curve: tuple[str, float]) -> Tensor:

@@ -63,7 +63,7 @@ def operators_serve(*tensors: Tensor | None) -> bool:
     """Whether torch.compile may record the kernels, as operators, for these tensors."""
     if native is None or not is_compiling() or torch.compiler.is_exporting():
         return False
-    return not (_transforms_active() or forward_ad._current_level >= 0) and _plain(tensors)
+    return not (_transforms_active() or carry_tangents()) and _plain(tensors)
 
 
 def _plain(tensors: tuple[Tensor | None, ...]) -> bool:
