@@ -18,18 +18,21 @@ constexpr int64_t transposed_with(Target target) {
     return target == Target::index ? TRANSPOSED_WITH_LABELS : TRANSPOSED;
 }
 
-// So many logits, of whole rows, are done together, half as many where a cotangent comes with them: fewer, and what is
-// done once a group costs too much of it; more, and the second cache has no room for what comes next.
-constexpr int64_t CACHED_NUMBERS = 8192;
 // So many bytes ahead the memory is asked at most: further, and they would have left the cache before their turn.
 constexpr int64_t FARTHEST = 1 << 17;
-static int rows_in_cache(const RowProblem& p) {
-    const int64_t rows = (p.cotangent ? CACHED_NUMBERS / 2 : CACHED_NUMBERS) / p.classes;
+
+// How often a kernel goes over its rows. What is gone over again should be in cache; where there is little arithmetic
+// (`light`), in the first one.
+enum class Passes { one, several, light };
+
+// So many logits, of whole rows, are done together, half as many where a cotangent comes with them: fewer, and what is
+// done once a group costs too much of it; more, and the second cache has no room for what comes next.
+constexpr int64_t CACHED_NUMBERS = 8192, LIGHT_NUMBERS = 2048;
+static int rows_together(const RowProblem& p, Passes passes) {
+    const int64_t cached = p.cotangent ? CACHED_NUMBERS / 2 : CACHED_NUMBERS;
+    const int64_t rows = (passes == Passes::light ? LIGHT_NUMBERS : cached) / p.classes;
     return rows >= ROWS ? ROWS : rows >= LANES ? int(rows / LANES * LANES) : rows < 1 ? 1 : int(rows);
 }
-
-// How often a kernel goes over its rows. What is gone over again should be in cache.
-enum class Passes { one, several };
 
 // Results of longer rows would leave the second cache before they are sent.
 constexpr int64_t LONGEST_SENT = 1 << 18;
@@ -38,7 +41,7 @@ template <class D> struct Data<ClassLanes<D>> {
     const D *x = nullptr, *t = nullptr, *cotangent = nullptr;
     D* out = nullptr;
     Compute<D>* e = nullptr;
-    int64_t ahead = 0; // numbers from a row to that in its place two groups on, or as far as is asked for
+    int64_t ahead = 0; // so many numbers on the memory is asked: up to the row in this one's place of a later group
     Outbox<D> outbox;
     Buffer spare;
     bool no_memory = false;
@@ -96,10 +99,11 @@ template <class D> struct RowsInPlace {
     const int64_t padded;
 
     RowsInPlace(const RowProblem& problem, Passes passes)
-        : p(problem), most_rows(passes == Passes::one ? LANES : rows_in_cache(p)),
+        : p(problem), most_rows(passes == Passes::one ? LANES : rows_together(p, passes)),
           padded((p.classes + LANES - 1) / LANES * LANES) {
         const int64_t farthest = FARTHEST / int64_t(sizeof(D));
-        data.ahead = 2 * most_rows * p.classes < farthest ? 2 * most_rows * p.classes : farthest;
+        data.ahead = (passes == Passes::light ? 1 : 2) * most_rows * p.classes;
+        if (data.ahead > farthest) data.ahead = farthest;
         if (passes == Passes::one) return; // and nothing is sent: there is no stage beside which it would go
         data.no_memory = !room.template get<T>(most_rows * padded);
         if (p.past_caches && p.classes <= LONGEST_SENT) data.no_memory |= !open_outbox(data.outbox, p, most_rows);
@@ -231,7 +235,7 @@ template <class D> struct RowsTransposed {
     int64_t start[ROWS];
 
     RowsTransposed(const RowProblem& problem, Passes)
-        : p(problem), most_rows(rows_in_cache(p) < LANES ? LANES : rows_in_cache(p)),
+        : p(problem), most_rows(rows_together(p, Passes::several) < LANES ? LANES : rows_together(p, Passes::several)),
           streams(p.past_caches && p.inner % LANES == 0 && begins_sixteen(static_cast<D*>(p.out))) {
         const int64_t size = p.classes * most_rows;
         const int64_t of_halves = by_fours() && sizeof(D) == 2 ? LANES * p.classes : 0;
@@ -921,7 +925,7 @@ template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<f
         view.put(g.all, all.value());
         view.put(sum, slopes.value());
         view.put(size, most.value());
-        const auto lost = (least.value() < broadcast(float(LEAST_NORMAL<float>))) & (most.value() > broadcast(0.5f));
+        const auto lost = least.is_below(broadcast(float(LEAST_NORMAL<float>))) & (most.value() > broadcast(0.5f));
         view.put(again, select(lost | ~is_moderate(most.value()), one, zero));
     });
     by_sixteens(g, [&](int r) { mean.put(r, load(sum + r) / load(g.all + r)); });
@@ -937,8 +941,7 @@ template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<f
             view.store(out, b, slope * view.load(probabilities, b, 0.0f));
         });
         const Pack<float> most = view.get(size);
-        const auto far = (nearest.value() > most * broadcast(0x1p-24f)) | ((most == zero) & (mean_high == zero));
-        const auto asked = (view.get(again) == one) | ~far;
+        const auto asked = (view.get(again) == one) | nearest.is_below(most * broadcast(0x1p-24f));
         view.put(again, select(asked, one, zero));
         any_again |= any(asked);
     });
@@ -964,7 +967,8 @@ template <class T, bool at_once> int64_t softmax_backward_of_result(const RowPro
     int64_t failed = -1;
     // Little arithmetic: even few classes are quicker as they lie, unless floats are searched for the largest.
     constexpr int64_t transposed = at_once || sizeof(T) == 8 ? 0 : TRANSPOSED;
-    const int64_t bad = over_rows<T>(of_result, begin, end, Passes::several, transposed, [&](auto& g, auto& rows) {
+    constexpr Passes passes = at_once ? Passes::light : Passes::several;
+    const int64_t bad = over_rows<T>(of_result, begin, end, passes, transposed, [&](auto& g, auto& rows) {
         bool any_doubtful = false, any_from_logits = false;
         if constexpr (at_once)
             if (!write_at_once(g, rows, again)) return rows.close(g);

@@ -104,13 +104,13 @@ template <class View> struct Most {
     LOSSLESS_INLINE_MEMBER Pack<T> value() const { return View::in_all_lanes(lanes); }
 };
 
-// The smallest of what is added.
+// Whether one of what is added is below a bound that is known last; NaN are passed over.
 template <class View> struct Least {
     using T = typename View::T;
     Pack<T> lanes;
     LOSSLESS_INLINE_MEMBER Least() : lanes(broadcast(T(INF))) {}
     LOSSLESS_INLINE_MEMBER void add(Pack<T> value) { lanes = min(value, lanes); }
-    LOSSLESS_INLINE_MEMBER Pack<T> value() const { return View::least_of_lanes(lanes); }
+    LOSSLESS_INLINE_MEMBER Mask<T> is_below(Pack<T> bound) const { return View::any_lane(lanes < bound); }
 };
 
 // Stands for the total of what nobody asked for.
@@ -217,9 +217,7 @@ template <class D> struct ClassLanes {
     static LOSSLESS_INLINE_MEMBER Pack<T> in_all_lanes(Pack<T> a) {
         return broadcast(fold(a, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; }));
     }
-    static LOSSLESS_INLINE_MEMBER Pack<T> least_of_lanes(Pack<T> a) {
-        return broadcast(fold(a, [](auto a, auto b) __attribute__((always_inline)) { return a < b ? a : b; }));
-    }
+    static LOSSLESS_INLINE_MEMBER Mask<T> any_lane(Mask<T> mask) { return broadcast(Bits<T>(any(mask) ? -1 : 0)); }
     // A class of the row by its index; -1 is none.
     struct Class {
         int64_t j;
@@ -363,7 +361,7 @@ template <class C> struct RowLanes {
     using WideTotal = TotalOf<Sum<T>, double>; // of terms in f64
 
     static LOSSLESS_INLINE_MEMBER Pack<T> in_all_lanes(Pack<T> a) { return a; } // each is a row of its own
-    static LOSSLESS_INLINE_MEMBER Pack<T> least_of_lanes(Pack<T> a) { return a; }
+    static LOSSLESS_INLINE_MEMBER Mask<T> any_lane(Mask<T> mask) { return mask; }
     struct Class {
         Pack<Bits<T>> j;
         LOSSLESS_INLINE_MEMBER bool may_be_in(Block) const { return true; }

@@ -57,7 +57,17 @@ def test_what_somebody_holds_is_not(holder):
     del given
     assert address(recycler) != first
     del held
-    assert first in (address(recycler), address(recycler))
+    others = [recycler.empty_like(X) for _ in range(2)]
+    assert first in {other.data_ptr() for other in others}
+
+
+def test_the_latest_is_handed_out_first():
+    recycler = Recycler(64 << 20)
+    given = [recycler.empty_like(X) for _ in range(3)]
+    latest = given[-1].data_ptr()
+    del given
+    assert address(recycler) == latest
+    assert address(recycler) == latest
 
 
 def test_who_resizes_or_moves_what_he_got_keeps_it():

@@ -64,7 +64,8 @@ class Recycler:
 
     def _take(self, size: int) -> Tensor | None:
         """An array of that many bytes which nobody holds any more; those whose memory is not ours any more go."""
-        for i, (array, address) in enumerate(self._arrays):
+        for i in reversed(range(len(self._arrays))):  # the latest may still be in cache
+            array, address = self._arrays[i]
             if array.nbytes == size and _references(array) == ALONE:
                 del self._arrays[i]
                 # Somebody may have resized its storage, or moved it to memory that another process reads.
