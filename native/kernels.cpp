@@ -901,10 +901,11 @@ constexpr int64_t LEAST_AT_ONCE = 48, MOST_AT_ONCE = 4096;
 // would have to wait.
 template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<float>& again) {
     Column sum;
-    ColumnOf<float> size;
+    ColumnOf<float> size = {}, tiny = {}, near_mean;
     Mean<float> mean;
     bool any_again = false;
-    const Pack<float> zero = broadcast(0.0f), one = broadcast(1.0f);
+    const Pack<float> zero = broadcast(0.0f), one = broadcast(1.0f),
+                      least_normal = broadcast(float(LEAST_NORMAL<float>));
     rows.each(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
         using View = std::remove_cvref_t<decltype(view)>;
         const float *const probabilities = data.x, *const cotangent = data.cotangent;
@@ -925,10 +926,16 @@ template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<f
         view.put(g.all, all.value());
         view.put(sum, slopes.value());
         view.put(size, most.value());
-        const auto lost = least.is_below(broadcast(float(LEAST_NORMAL<float>))) & (most.value() > broadcast(0.5f));
-        view.put(again, select(lost | ~is_moderate(most.value()), one, zero));
+        if (least.any_below(least_normal)) view.put(tiny, select(least.is_below(least_normal), one, zero));
     });
-    by_sixteens(g, [&](int r) { mean.put(r, load(sum + r) / load(g.all + r)); });
+    by_sixteens(g, [&](int r) __attribute__((always_inline)) { // what is decided row by row costs more than the sums
+        mean.put(r, load(sum + r) / load(g.all + r));
+        const Pack<float> most = load(size + r);
+        const auto lost = (load(tiny + r) == one) & (most > broadcast(0.5f)), asked = lost | ~is_moderate(most);
+        store(again + r, select(asked, one, zero));
+        store(near_mean + r, most * broadcast(0x1p-24f));
+        any_again |= any(asked);
+    });
     rows.write(g, [&](const auto& view, auto& data) __attribute__((always_inline)) {
         const Pack<float> mean_high = view.get(mean.high), mean_low = view.get(mean.low);
         const float *const probabilities = data.x, *const cotangent = data.cotangent;
@@ -940,10 +947,10 @@ template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<f
             nearest.add(abs(slope));
             view.store(out, b, slope * view.load(probabilities, b, 0.0f));
         });
-        const Pack<float> most = view.get(size);
-        const auto asked = (view.get(again) == one) | nearest.is_below(most * broadcast(0x1p-24f));
-        view.put(again, select(asked, one, zero));
-        any_again |= any(asked);
+        const Pack<float> bound = view.get(near_mean);
+        if (!nearest.any_below(bound)) return;
+        view.put(again, select(nearest.is_below(bound), one, view.get(again)));
+        any_again = true;
     });
     return any_again;
 }

@@ -104,12 +104,14 @@ template <class View> struct Most {
     LOSSLESS_INLINE_MEMBER Pack<T> value() const { return View::in_all_lanes(lanes); }
 };
 
-// Whether one of what is added is below a bound that is known last; NaN are passed over.
+// Whether some of what is added is below a bound that may be known last; NaN are passed over.
 template <class View> struct Least {
     using T = typename View::T;
     Pack<T> lanes;
     LOSSLESS_INLINE_MEMBER Least() : lanes(broadcast(T(INF))) {}
     LOSSLESS_INLINE_MEMBER void add(Pack<T> value) { lanes = min(value, lanes); }
+    // In any row, and in which: asked in this order, since it is rare.
+    LOSSLESS_INLINE_MEMBER bool any_below(Pack<T> bound) const { return any(lanes < bound); }
     LOSSLESS_INLINE_MEMBER Mask<T> is_below(Pack<T> bound) const { return View::any_lane(lanes < bound); }
 };
 

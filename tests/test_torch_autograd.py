@@ -38,7 +38,8 @@ def test_saved_tensors_may_be_narrowed(function, classes):
         y = function(x, -1)
     y.backward(g)
     (expected,) = torch.autograd.grad(function(x, -1), x, g)  # of its result, kept without hooks
-    torch.testing.assert_close(x.grad, expected, rtol=2e-6, atol=1e-9)
+    rounded = 2e-7 * torch.softmax(x.detach(), -1) * g.abs().amax(-1, keepdim=True)  # what differs where slopes cancel
+    assert torch.all((x.grad - expected).abs() <= 2e-6 * expected.abs() + rounded)
 
 
 @pytest.mark.skipif(native is None, reason="the reference keeps what its operations keep")
