@@ -757,6 +757,9 @@ NB_MODULE(_native, m) {
         },
         arg("parallel_for"), arg("get_num_threads"));
     m.def("set_torch", set_torch, arg("side"));
+    m.def("use_torch_libraries", use_torch_libraries, arg("cpu"), arg("python"));
+    m.def("use_dispatch_keys", use_dispatch_keys, arg("c10"));
+    m.def("has_usual_keys", has_usual_keys);
     m.def("ordinary", ordinary);
     m.def("call_form", call_form, arg("args"), arg("kwargs"), arg("taken"));
     m.def("go_straight", go_straight); // without names, which take time

@@ -36,23 +36,14 @@ Reduction reduction_of(nb::handle name) {
 nb::object rounded(double value, nb::handle x) {
     const Element element = Array(x, "x").element;
     if (element != Element::f32 && element != Element::f64) return call(side.scalar, nb::float_(value), x);
-    // Allocated like another one, unless somebody has changed that: half the time of asking by keywords.
-    static nb::handle models[2];
-    nb::handle& model = models[element == Element::f64];
-    if (model) {
-        nb::object out = call(torch().empty_like, model);
-        const Array memory(out, "out");
-        if (memory.element == element && memory.ndim == 0 && memory.data) {
-            if (element == Element::f32)
-                *memory.as<float>() = float(value);
-            else
-                *memory.as<double>() = value;
-            return out;
-        }
-        model.dec_ref();
-    }
-    model = call(side.scalar, nb::float_(0.0), x).release();
-    return call(side.scalar, nb::float_(value), x);
+    nb::object out = fresh_tensor(element, 0, nullptr);
+    if (!out) return call(side.scalar, nb::float_(value), x);
+    const Array memory(out, "out");
+    if (element == Element::f32)
+        *memory.as<float>() = float(value);
+    else
+        *memory.as<double>() = value;
+    return out;
 }
 
 // The loss of a sum, or of each where these were written.
@@ -113,7 +104,13 @@ ElementForm::ElementForm(nb::handle of) : ElementForm(get(of, names().loss), get
 
 // Recycled memory, if so many numbers may be large; what `x` holds may be gone.
 nb::object empty_like(nb::handle x, int64_t numbers) {
-    return call(numbers * int64_t(sizeof(double)) < side.large ? torch().empty_like : side.empty_like, x);
+    if (numbers * int64_t(sizeof(double)) >= side.large) return call(side.empty_like, x);
+    try {
+        const Array like(x, "x");
+        if (nb::object out = fresh_tensor(like.element, like.ndim, like.shape)) return out;
+    } catch (const std::exception&) { // it holds nothing any more
+    }
+    return call(torch().empty_like, x);
 }
 
 nb::object empty_state(nb::handle x, const RowForm& form) { return call(side.empty_state, x, form.rows); }

@@ -1,6 +1,43 @@
 #include "torch.h"
 
+#if __has_include(<dlfcn.h>)
+#include <dlfcn.h>
+#endif
+
 namespace lossless {
+namespace {
+
+void* symbol([[maybe_unused]] uintptr_t library, [[maybe_unused]] const char* name) {
+#if __has_include(<dlfcn.h>)
+    return dlsym(reinterpret_cast<void*>(library), name);
+#else
+    return nullptr;
+#endif
+}
+
+// PyTorch's C interface (torch/csrc/inductor/aoti_torch/c/shim.h), and the one function of C++ that makes a Python
+// object of its tensors.
+struct Libraries {
+    bool (*grad_enabled)() = nullptr;
+    int (*empty)(int64_t ndim, const int64_t* shape, const int64_t* strides, int32_t dtype, int32_t device_type,
+                 int32_t device, void** tensor) = nullptr;
+    int (*release)(void* tensor) = nullptr;
+    PyObject* (*wrap)(const void* tensor) = nullptr;
+    int32_t dtypes[4] = {}; // of f16, bf16, f32, f64
+} libraries;
+
+uintptr_t with_keys = 0; // the library that has them, where they are used
+
+// Two words of each thread, which are 0 as long as its keys are the usual ones: what is included, and what is not.
+const uint64_t* keys_of_thread() {
+#if defined(__linux__) // elsewhere `dlsym` does not tell one thread from another
+    return static_cast<const uint64_t*>(symbol(with_keys, "_ZN3c104impl26raw_local_dispatch_key_setE"));
+#else
+    return nullptr;
+#endif
+}
+
+} // namespace
 
 Torch& torch() {
     static Torch side;
@@ -18,7 +55,57 @@ void set_torch(nb::handle side) {
                of("forward_ad"),      of("is_grad_enabled"), of("empty_like")};
 }
 
+void use_torch_libraries(uintptr_t cpu, uintptr_t python) {
+    bool all = true;
+    const auto find = [&](uintptr_t library, const char* name) {
+        void* const found = symbol(library, name);
+        all &= found != nullptr;
+        return found;
+    };
+    Libraries given;
+    given.grad_enabled = reinterpret_cast<decltype(given.grad_enabled)>(find(cpu, "aoti_torch_grad_mode_is_enabled"));
+    given.empty = reinterpret_cast<decltype(given.empty)>(find(cpu, "aoti_torch_empty_strided"));
+    given.release = reinterpret_cast<decltype(given.release)>(find(cpu, "aoti_torch_delete_tensor_object"));
+    given.wrap = reinterpret_cast<decltype(given.wrap)>(find(python, "_Z16THPVariable_WrapRKN2at10TensorBaseE"));
+    const char* const dtypes[] = {"aoti_torch_dtype_float16", "aoti_torch_dtype_bfloat16", "aoti_torch_dtype_float32",
+                                  "aoti_torch_dtype_float64"};
+    for (int i = 0; i < 4; i++)
+        if (const auto dtype = reinterpret_cast<int32_t (*)()>(find(cpu, dtypes[i]))) given.dtypes[i] = dtype();
+    if (all) libraries = given;
+}
+
+void use_dispatch_keys(uintptr_t c10) {
+    with_keys = c10;
+    if (c10 && !keys_of_thread()) with_keys = 0;
+}
+
+bool has_usual_keys() {
+    if (!with_keys) return false;
+    static thread_local const uint64_t* const keys = keys_of_thread();
+    return keys && !(keys[0] | keys[1]);
+}
+
+nb::object fresh_tensor(Element element, int ndim, const int64_t* shape) {
+    constexpr int MOST = 8, CPU = 0;
+    if (!libraries.empty || ndim > MOST || element > Element::f64) return nb::object();
+    int64_t strides[MOST];
+    for (int64_t i = ndim - 1, step = 1; i >= 0; i--) {
+        strides[i] = step;
+        if (shape[i]) step *= shape[i];
+    }
+    void* tensor = nullptr;
+    if (libraries.empty(ndim, shape, strides, libraries.dtypes[int(element)], CPU, 0, &tensor)) return nb::object();
+    PyObject* const object = libraries.wrap(tensor);
+    libraries.release(tensor);
+    return got(object);
+}
+
+bool grad_enabled() {
+    return libraries.grad_enabled ? libraries.grad_enabled() : call(torch().is_grad_enabled).is(Py_True);
+}
+
 bool watched() {
+    if (has_usual_keys()) return false;
     const auto& watchers = torch().watchers;
     return std::any_of(watchers.begin(), watchers.end(), [](nb::handle watcher) { return is_true(call(watcher)); });
 }

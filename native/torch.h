@@ -1,5 +1,5 @@
-// What the core asks of PyTorch by its Python functions, which `set_torch` binds once it is loaded: no header of
-// PyTorch is needed, so one build serves every version of it.
+// What the core asks of PyTorch: of its Python functions, which `set_torch` binds once it is loaded, or, in a tenth of
+// the time, of what its libraries export. No header of PyTorch is needed, so one build serves every version of it.
 #pragma once
 
 #include "array.h"
@@ -71,6 +71,14 @@ struct Torch {
 Torch& torch(); // nothing in it before `set_torch`
 void set_torch(nb::handle side);
 
+// Where the libraries export what is needed, by handles of them; where not, Python's functions are asked.
+void use_torch_libraries(uintptr_t cpu, uintptr_t python);
+void use_dispatch_keys(uintptr_t c10); // 0: not any more
+// Whether the dispatch keys of this thread are the usual ones; no, where they are not used.
+bool has_usual_keys();
+// A contiguous tensor with any numbers in it; none where the libraries do not make it.
+nb::object fresh_tensor(Element element, int ndim, const int64_t* shape);
+
 // Whether a transform, a tracer, or a dispatch mode follows the operations.
 bool watched();
 // Whether tensors may carry tangents, of forward mode.
@@ -78,7 +86,7 @@ bool carry_tangents();
 // Whether something follows, or sees the calls of functions, or tensors may carry tangents.
 bool followed();
 
-inline bool grad_enabled() { return call(torch().is_grad_enabled).is(Py_True); }
+bool grad_enabled();
 
 // Whether a negation is still to come.
 bool is_negated(nb::handle tensor);

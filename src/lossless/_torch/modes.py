@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossless._kernels import native
 from lossless.errors import UnsupportedArrayError
@@ -181,22 +182,61 @@ def _check_supported(function: str, name: str, t: Tensor) -> None:
         )
 
 
+def _library(name: str) -> ctypes.CDLL:
+    """One of PyTorch's own, which is loaded already; OSError or AttributeError where that is not to be had."""
+    file = f"lib{name}.dylib" if sys.platform == "darwin" else f"lib{name}.so"
+    return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / file), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+
+
 def share_threads() -> None:
     """Let the kernels run in PyTorch's thread pool, so that two pools never compete for the cores.
 
     Where this PyTorch does not export its pool, the kernels keep their own.
     """
     try:
-        name = {"darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
-        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        library = _library("torch_cpu")
         functions = library.torch_parallel_for, library.torch_get_num_threads
     except (OSError, AttributeError):
         return
     native.use_torch_threads(*(ctypes.cast(f, ctypes.c_void_p).value for f in functions))
 
 
+class _Bystander(TorchDispatchMode):
+    """Sees no operation: none comes while it looks on."""
+
+
+def use_libraries() -> None:
+    """Let the core ask PyTorch's libraries, where it would ask Python's functions: in small calls that takes time.
+
+    Whether something follows the operations shows in the dispatch keys of a thread. That is nothing that PyTorch
+    documents, so it is tried out first: with a dispatch mode, a transform and a tracer.
+    """
+    try:
+        cpu, python, c10 = (_library(name)._handle for name in ("torch_cpu", "torch_python", "c10"))
+    except (OSError, AttributeError):
+        return
+    native.use_torch_libraries(cpu, python)
+    native.use_dispatch_keys(c10)
+    usual = native.has_usual_keys
+    seen = [usual()]
+    try:
+        with _Bystander():
+            seen.append(usual())
+        _C._functorch._grad_increment_nesting()
+        try:
+            seen.append(usual())
+        finally:
+            _C._functorch._grad_decrement_nesting()
+        traced = (torch.zeros(()),)
+        _C._create_graph_by_tracing(lambda x: (seen.append(usual()), x)[1], traced, lambda _: "", True, False, None, [])
+    except Exception:  # another version of what is private to PyTorch
+        seen.clear()
+    if seen != [True, False, False, False]:
+        native.use_dispatch_keys(0)
+
+
 class _Side:
-    """What the core asks of PyTorch (`native/torch.h`)."""
+    """What the core asks of PyTorch's functions (`native/torch.h`)."""
 
     plain_types = tuple(PLAIN)
     watchers = _transforms_active, _dispatch_modes, _is_tracing
@@ -209,3 +249,4 @@ class _Side:
 if native is not None:
     native.set_torch(_Side)
     share_threads()
+    use_libraries()
