@@ -743,7 +743,7 @@ template <class D> int64_t softmax(const RowProblem& p, int64_t begin, int64_t e
             const Pack<T> high = view.get(s.high), low = view.get(s.low);
             const T* const kept = data.e;
             auto* const out = data.out;
-            view.each([&](Block b) __attribute__((always_inline)) {
+            view.cover([&](Block b) __attribute__((always_inline)) {
                 const Pack<T> e = view.kept(kept, b);
                 view.store(out, b, fma(e, high, e * low));
             });
@@ -941,7 +941,7 @@ template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<f
         const float *const probabilities = data.x, *const cotangent = data.cotangent;
         float* const out = data.out;
         Least<std::remove_cvref_t<decltype(view)>> nearest;
-        view.each([&](Block b) __attribute__((always_inline)) {
+        view.cover([&](Block b) __attribute__((always_inline)) {
             view.fetch(cotangent, b, data.ahead);
             const Pack<float> slope = (view.load(cotangent, b, float(INF)) - mean_high) - mean_low;
             nearest.add(abs(slope));

@@ -135,6 +135,13 @@ template <class D> struct ClassLanes {
         for (; j + LANES <= classes; j += LANES) f(Block{j, LANES});
         if (j < classes) f(Block{j, int(classes - j)});
     }
+    // Of whole blocks if there is one: the last two overlap, for what may be done twice.
+    template <class F> LOSSLESS_INLINE_MEMBER void cover(F&& f) const {
+        if (classes < LANES) return f(Block{0, int(classes)});
+        int64_t j = 0;
+        for (; j + LANES <= classes; j += LANES) f(Block{j, LANES});
+        if (j < classes) f(Block{classes - LANES, LANES});
+    }
     // Two blocks together, of an odd number the first alone: operations that wait for each other fill a core's
     // schedulers, and two chains of them in turn do not. Where a block is several registers it has several chains
     // anyway.
@@ -281,6 +288,7 @@ template <class C> struct RowLanes {
     template <class F> LOSSLESS_INLINE_MEMBER void each(F&& f) const {
         for (int64_t j = 0; j < classes; j++) f(Block{j, 1});
     }
+    template <class F> LOSSLESS_INLINE_MEMBER void cover(F&& f) const { each(f); }
     template <class Two, class One> LOSSLESS_INLINE_MEMBER void in_pairs(Two&&, One&& one) const { each(one); }
     LOSSLESS_INLINE_MEMBER Pack<T> load(const T* scratch, Block b, T) const { return ::load(scratch + b.j * LANES); }
     LOSSLESS_INLINE_MEMBER Pack<double> wide(const float* scratch, Block b) const {
