@@ -1,5 +1,6 @@
-// What the core asks of PyTorch: of its Python functions, which `set_torch` binds once it is loaded, or, in a tenth of
-// the time, of what its libraries export. No header of PyTorch is needed, so one build serves every version of it.
+// What the core asks of PyTorch: of its Python functions, which `set_torch` binds once it is loaded, or, in less time,
+// of its libraries, by names of what they export. No header of PyTorch is needed, so one build serves every version of
+// it.
 #pragma once
 
 #include "array.h"

@@ -124,6 +124,18 @@ def test_keys_of_contexts(context):
     assert not (usual and follows)
 
 
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_results_in_contexts(context):
+    x = torch.randn(3, 4)
+    expected = lossless.softmax(x, -1)
+    for _ in range(2):
+        with CONTEXTS[context]():
+            y = lossless.softmax(x, -1)
+        assert (y.device, y.dtype) == (x.device, x.dtype)
+        assert torch.equal(y, expected)
+        assert y.is_inference() == (context == "inference_mode")
+
+
 @linux
 def test_each_thread_has_keys_of_its_own():
     seen = []
@@ -169,7 +181,7 @@ LACKING = {
     "all": "",
     "libraries": "import ctypes\ndef missing(*_, **__): raise OSError\nctypes.CDLL = missing",
     "a tracer to try": "del torch._C._create_graph_by_tracing",
-    "keys": "torch._C._functorch._grad_increment_nesting = lambda: 0; torch._C._functorch._grad_decrement_nesting = int",
+    "keys": "f = torch._C._functorch; f._grad_increment_nesting = f._grad_decrement_nesting = int",
 }
 
 

@@ -4,6 +4,7 @@ A kernel writes to memory behind PyTorch's back. Transforms (vmap, grad, jvp), t
 work by seeing every operation, so under any of them the reference formulas run instead: ordinary PyTorch operations.
 Only torch.compile can be told about kernels (`operators`).
 """
+# mypy: allow-subclassing-any
 
 import ctypes
 import os
@@ -217,22 +218,30 @@ def use_libraries() -> None:
         return
     native.use_torch_libraries(cpu, python)
     native.use_dispatch_keys(c10)
-    usual = native.has_usual_keys
-    seen = [usual()]
+    if not (native.has_usual_keys() and _keys_tell()):
+        native.use_dispatch_keys(0)
+
+
+def _keys_tell() -> bool:
+    seen: list[bool] = []
+
+    def look(x: Tensor) -> Tensor:
+        seen.append(native.has_usual_keys())
+        return x
+
+    x = torch.zeros(())
     try:
         with _Bystander():
-            seen.append(usual())
+            look(x)
         _C._functorch._grad_increment_nesting()
         try:
-            seen.append(usual())
+            look(x)
         finally:
             _C._functorch._grad_decrement_nesting()
-        traced = (torch.zeros(()),)
-        _C._create_graph_by_tracing(lambda x: (seen.append(usual()), x)[1], traced, lambda _: "", True, False, None, [])
+        _C._create_graph_by_tracing(look, (x,), lambda _: "", True, False, None, [])
     except Exception:  # another version of what is private to PyTorch
-        seen.clear()
-    if seen != [True, False, False, False]:
-        native.use_dispatch_keys(0)
+        return False
+    return seen == [False, False, False]
 
 
 class _Side:
