@@ -210,7 +210,7 @@ def use_libraries() -> None:
     """Let the core ask PyTorch's libraries, where it would ask Python's functions: in small calls that takes time.
 
     Whether something follows the operations shows in the dispatch keys of a thread. That is nothing that PyTorch
-    documents, so it is tried out first: with a dispatch mode, a transform and a tracer.
+    documents, so it is tried out first.
     """
     try:
         cpu, python, c10 = (_library(name)._handle for name in ("torch_cpu", "torch_python", "c10"))
@@ -223,6 +223,7 @@ def use_libraries() -> None:
 
 
 def _keys_tell() -> bool:
+    """Whether a dispatch mode, a transform and a tracer each show in the keys of this thread."""
     seen: list[bool] = []
 
     def look(x: Tensor) -> Tensor:
