@@ -42,6 +42,20 @@ def test_saved_tensors_may_be_narrowed(function, classes):
     assert torch.all((x.grad - expected).abs() <= 2e-6 * expected.abs() + rounded)
 
 
+@pytest.mark.parametrize("classes", [47, 48, 49, 100, 127, 128, 1001, 4096, 4097])
+def test_the_gradient_of_a_row_does_not_hang_on_others(classes):
+    x, g = torch.randn(35, classes), torch.randn(35, classes)
+    x[1::4, 2] = 40.0  # confident
+    x[2::4] *= 60.0  # with probabilities that are gone
+    g[5::7] = 1.5  # equal slopes
+    g[3::9] *= 1e30
+    x.requires_grad_()
+    (together,) = torch.autograd.grad(lossless.softmax(x, -1), x, g)
+    for row in range(35):
+        (alone,) = torch.autograd.grad(lossless.softmax(x[row : row + 1], -1), x, g[row : row + 1])
+        assert torch.equal(alone[row], together[row])
+
+
 @pytest.mark.skipif(native is None, reason="the reference keeps what its operations keep")
 @pytest.mark.parametrize("classes", [28, 29])
 def test_softmax_of_few_classes_keeps_its_logits_alone(classes):
