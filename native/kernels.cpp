@@ -25,9 +25,9 @@ constexpr int64_t FARTHEST = 1 << 17;
 // (`light`), in the first one.
 enum class Passes { one, several, light };
 
-// So many logits, of whole rows, are done together: fewer, and what is done once a group costs too much of it; more, and
-// the second cache (of LIGHT_NUMBERS the first) has no room for what comes next. Of CACHED_NUMBERS half as many where a
-// cotangent comes with them, as it always does where passes are light.
+// So many logits, of whole rows, are done together: fewer, and what is done once a group costs too much of it; more,
+// and the second cache (of LIGHT_NUMBERS the first) has no room for what comes next. Of CACHED_NUMBERS half as many
+// where a cotangent comes with them, as it always does where passes are light.
 constexpr int64_t CACHED_NUMBERS = 8192, LIGHT_NUMBERS = 2048;
 static int rows_together(const RowProblem& p, Passes passes) {
     const int64_t cached = p.cotangent ? CACHED_NUMBERS / 2 : CACHED_NUMBERS;
