@@ -108,7 +108,7 @@ nb::object empty_like(nb::handle x, int64_t numbers) {
     try {
         const Array like(x, "x");
         if (nb::object out = fresh_tensor(like.element, like.ndim, like.shape)) return out;
-    } catch (const std::exception&) { // it holds nothing any more
+    } catch (const nb::builtin_exception&) { // it holds nothing any more
     }
     return call(torch().empty_like, x);
 }

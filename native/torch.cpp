@@ -1,5 +1,7 @@
 #include "torch.h"
 
+#include <memory>
+
 #if __has_include(<dlfcn.h>)
 #include <dlfcn.h>
 #endif
@@ -95,9 +97,8 @@ nb::object fresh_tensor(Element element, int ndim, const int64_t* shape) {
     }
     void* tensor = nullptr;
     if (libraries.empty(ndim, shape, strides, libraries.dtypes[int(element)], CPU, 0, &tensor)) return nb::object();
-    PyObject* const object = libraries.wrap(tensor);
-    libraries.release(tensor);
-    return got(object);
+    const std::unique_ptr<void, int (*)(void*)> owner(tensor, libraries.release);
+    return got(libraries.wrap(tensor));
 }
 
 bool grad_enabled() {
