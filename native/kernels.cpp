@@ -914,9 +914,10 @@ template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<f
         typename View::WideTotal all(view), slopes(view);
         Most<View> most;
         Least<View> least;
+        const int64_t ahead = data.ahead; // a local, as in each_exponential
         const auto parcel = data.parcel(view);
         view.each([&](Block b) __attribute__((always_inline)) {
-            view.fetch(probabilities, b, data.ahead);
+            view.fetch(probabilities, b, ahead);
             if (!parcel.send(b)) view.fetch(out, b);
             const Pack<double> q = view.wide(probabilities, b);
             all.add(b, q);
@@ -941,9 +942,10 @@ template <class Rows> bool write_at_once(Group<float>& g, Rows& rows, ColumnOf<f
         const Pack<float> mean_high = view.get(mean.high), mean_low = view.get(mean.low);
         const float *const probabilities = data.x, *const cotangent = data.cotangent;
         float* const out = data.out;
+        const int64_t ahead = data.ahead;
         Least<std::remove_cvref_t<decltype(view)>> nearest;
         view.cover([&](Block b) __attribute__((always_inline)) {
-            view.fetch(cotangent, b, data.ahead);
+            view.fetch(cotangent, b, ahead);
             const Pack<float> slope = (view.load(cotangent, b, float(INF)) - mean_high) - mean_low;
             nearest.add(abs(slope));
             view.store(out, b, slope * view.load(probabilities, b, 0.0f));

@@ -23,11 +23,6 @@
 #include <type_traits>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
-
 namespace lossless {
 namespace {
 
@@ -72,10 +67,10 @@ template <class F> void in_parallel(int64_t elements, int64_t chunks, F f) {
     }
 }
 
-// Results of so many bytes are written past the caches. Smaller ones may still be in the last of them when somebody
-// reads them, and come out of it faster than out of memory.
-constexpr int64_t LARGE_RESULT = int64_t(8) << 20;
-std::atomic<int64_t> least_past_caches{LARGE_RESULT};
+// Results go past the caches where a kernel reads and writes so many bytes in all. Of less, they may still be in the
+// last cache when somebody reads them, and come out of it faster than out of memory.
+constexpr int64_t LARGE_TRAFFIC = int64_t(18) << 20;
+std::atomic<int64_t> least_past_caches{LARGE_TRAFFIC};
 
 int64_t row_step(const RowProblem& p) { // a multiple of the 16 rows that a kernel takes at once
     const int64_t groups = CHUNK_ELEMENTS / (p.classes * 16);
@@ -106,9 +101,10 @@ DType dtype_of(const Array& x) {
 }
 Element compute_element(DType dtype) { return dtype == DType::f64 ? Element::f64 : Element::f32; }
 
-// Whether results like x go past the caches: not over x itself, whose lines are in one already.
-bool go_past_caches(const void* out, const Array& x) {
-    if (!out || out == x.data || x.bytes() < least_past_caches) return false;
+// Whether results like x, made of it and of so many arrays beside it, go past the caches: not over x itself, whose
+// lines are in one already.
+bool go_past_caches(const void* out, const Array& x, int beside) {
+    if (!out || out == x.data || x.bytes() * (2 + beside) < least_past_caches) return false;
     return uintptr_t(out) % uintptr_t(x.bytes() / x.size) == 0;
 }
 
@@ -165,7 +161,7 @@ struct Rows {
 
     // The first row whose index is out of range, or -1.
     int64_t run(RowKernel kernel) {
-        p.past_caches = go_past_caches(p.out, x);
+        p.past_caches = go_past_caches(p.out, x, !!p.soft + !!p.cotangent);
         std::atomic<int64_t> first_bad{INT64_MAX};
         std::atomic<bool> no_memory{false};
         in_parallel(x.size, chunks_of(rows(), p.chunk), [&](int64_t first, int64_t last) {
@@ -283,7 +279,7 @@ struct Points {
         p.pos_weight = pos_weight.expect(x.element, x.size).data;
     }
     void run() {
-        p.past_caches = go_past_caches(p.dx, x);
+        p.past_caches = go_past_caches(p.dx, x, bool(target) + bool(weight) + bool(pos_weight));
         in_parallel(p.size, chunks_of(p.size, CHUNK_ELEMENTS), [&](int64_t first, int64_t last) {
             for (int64_t chunk = first; chunk < last; chunk++) {
                 const int64_t begin = chunk * CHUNK_ELEMENTS;
@@ -655,18 +651,6 @@ void count_each(nb::handle index_, nb::handle counts_) {
 
 // ---------------------------------------------------------------------------------------------- memory
 
-// A fresh large array costs a page fault for each 4 KiB that is first touched: three times the time of writing it. Huge
-// pages make that one for each 2 MiB.
-void advise_huge_pages(nb::handle array) {
-    Array a(array, "array");
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), start = (uintptr_t(a.data) + page - 1) & ~(page - 1);
-    const uintptr_t end = (uintptr_t(a.data) + uintptr_t(a.bytes())) & ~(page - 1);
-    if (end > start)
-        madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE); // a wish: refusal changes nothing
-#endif
-}
-
 } // namespace
 } // namespace lossless
 
@@ -674,6 +658,7 @@ NB_MODULE(_native, m) {
     using namespace lossless;
     namespace nb = nanobind;
     using nb::arg;
+    nb::set_leak_warnings(false); // the core keeps what it was told of, and the system what follows a fork, for good
 
     const std::vector<const Kernels*> usable = usable_kernels();
     if (usable.empty())
@@ -734,7 +719,7 @@ NB_MODULE(_native, m) {
         return names;
     });
     m.def("use_isa", use_isa, arg("name"));
-    m.attr("LARGE_RESULT") = LARGE_RESULT;
+    m.attr("LARGE_TRAFFIC") = LARGE_TRAFFIC;
     m.def(
         "write_past_caches",
         [](int64_t bytes) {
@@ -766,5 +751,4 @@ NB_MODULE(_native, m) {
     tensors::define(m);
     functions::define(m);
     m.def("is_one_number", is_one_number, arg("array"));
-    m.def("advise_huge_pages", advise_huge_pages, arg("array"));
 }

@@ -1,5 +1,7 @@
 #include "tensors.h"
 
+#include "recycler.h"
+
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -10,8 +12,8 @@ namespace lossless::tensors {
 namespace {
 
 struct Side {
-    nb::handle empty_like, empty_state, in_memory, scalar, shared, sound;
-    int64_t large = 0; // bytes from which `empty_like` has memory to recycle
+    Recycler* recycler = nullptr;
+    nb::handle empty_state, in_memory, scalar, shared, sound;
 } side;
 
 // Of plans, functors and tensors.
@@ -52,7 +54,11 @@ nb::object loss_of(double total, double divisor, nb::handle each, nb::handle x) 
     return each.is_none() ? rounded(total / divisor, x) : nb::borrow(each);
 }
 
-int64_t size_of(nb::handle x) { return Array(x, "x").size; }
+// Recycled memory, if it is large.
+nb::object empty_like(nb::handle x) {
+    if (!side.recycler) throw std::runtime_error("the core was not told of PyTorch");
+    return side.recycler->empty_like(x);
+}
 
 double or_nan(double divisor) { return divisor == 0 ? std::nan("") : divisor; }
 
@@ -69,13 +75,12 @@ void raise_bad(int64_t bad, nb::handle target, const RowForm& form) {
 
 void set_kernels(nb::handle given) {
     const auto of = [&](const char* name) { return get(given, Name(name)).release(); }; // kept for good
-    side = {of("empty_like"),
+    side = {nb::cast<Recycler*>(of("recycler")),
             of("empty_state"),
             of("in_memory"),
             of("scalar"),
             of("shared"),
-            of("sound"),
-            nb::cast<int64_t>(get(given, Name("LARGE")))};
+            of("sound")};
 }
 
 RowForm::RowForm(nb::handle of) : plan(nb::borrow(of)) {
@@ -100,17 +105,6 @@ ElementForm::ElementForm(nb::handle functor, nb::handle reduction_) {
 ElementForm::ElementForm(nb::handle of) : ElementForm(get(of, names().loss), get(of, names().reduction)) {
     plan = nb::borrow(of);
     inplace = is_true(get(of, names().inplace));
-}
-
-// Recycled memory, if so many numbers may be large; what `x` holds may be gone.
-nb::object empty_like(nb::handle x, int64_t numbers) {
-    if (numbers * int64_t(sizeof(double)) >= side.large) return call(side.empty_like, x);
-    try {
-        const Array like(x, "x");
-        if (nb::object out = fresh_tensor(like.element, like.ndim, like.shape)) return out;
-    } catch (const nb::builtin_exception&) { // it holds nothing any more
-    }
-    return call(torch().empty_like, x);
 }
 
 nb::object empty_state(nb::handle x, const RowForm& form) { return call(side.empty_state, x, form.rows); }
@@ -139,7 +133,7 @@ bool result_serves(bool log, nb::handle x, const RowForm& form) {
 }
 
 nb::object transform(bool log, nb::handle x, const RowForm& form, nb::handle state) {
-    nb::object out = empty_like(x, form.numbers());
+    nb::object out = empty_like(x);
     (log ? lossless::log_softmax : lossless::softmax)(x, form.outer, form.classes, form.inner, out, form.temperature,
                                                       state);
     return out;
@@ -149,7 +143,7 @@ nb::object transform_backward(bool log, nb::handle x, const RowForm& form, nb::h
     const bool by_result = result_serves(log, x, form);
     const nb::handle state = by_result ? NONE : found, result = by_result ? found : NONE;
     const nb::object upstream = in_memory(g);
-    nb::object dx = empty_like(x, form.numbers());
+    nb::object dx = empty_like(x);
     if (log)
         lossless::log_softmax_backward(x, form.outer, form.classes, form.inner, upstream, dx, form.temperature, state);
     else
@@ -161,7 +155,7 @@ nb::object transform_backward(bool log, nb::handle x, const RowForm& form, nb::h
 // ---------------------------------------------------------------------------------------------- rows
 
 Computed entropy(nb::handle x, const RowForm& form, nb::handle state, MaybeNumber g) {
-    Computed out = {empty_rows(x, form), 1, g ? empty_like(x, form.numbers()) : nb::none()};
+    Computed out = {empty_rows(x, form), 1, g ? empty_like(x) : nb::none()};
     lossless::entropy(x, form.outer, form.classes, form.inner, out.loss, state, g.value_or(1), out.dx,
                       form.temperature);
     return out;
@@ -169,7 +163,7 @@ Computed entropy(nb::handle x, const RowForm& form, nb::handle state, MaybeNumbe
 
 nb::object entropy_backward(nb::handle x, const RowForm& form, nb::handle state, nb::handle g) {
     const nb::object upstream = in_memory(g);
-    nb::object dx = empty_like(x, form.numbers());
+    nb::object dx = empty_like(x);
     lossless::row_statistics_backward(x, form.outer, form.classes, form.inner, NONE, NONE, NONE, std::nullopt, state,
                                       NONE, NONE, upstream, NONE, dx, form.temperature);
     return dx;
@@ -178,7 +172,7 @@ nb::object entropy_backward(nb::handle x, const RowForm& form, nb::handle state,
 Computed class_loss(nb::handle x, nb::handle target, nb::handle weight, const RowForm& form, MaybeNumber divisor,
                     nb::handle state, MaybeNumber g) {
     const nb::object each = form.reduction == Reduction::none ? empty_rows(x, form) : nb::none();
-    nb::object dx = g ? empty_like(x, form.numbers()) : nb::none();
+    nb::object dx = g ? empty_like(x) : nb::none();
     const auto [bad, total, by] = lossless::row_loss(
         x, form.outer, form.classes, form.inner, target, weight, form.ignore_index, form.link, each, state,
         form.reduction == Reduction::mean ? divisor : 1.0, g.value_or(1), dx, form.temperature);
@@ -189,7 +183,7 @@ Computed class_loss(nb::handle x, nb::handle target, nb::handle weight, const Ro
 nb::object class_loss_backward(nb::handle x, nb::handle target, nb::handle weight, nb::handle state,
                                const RowForm& form, double divisor, nb::handle g, nb::handle dx) {
     const nb::object upstream = in_memory(g);
-    nb::object out = dx.is_none() ? empty_like(x, form.numbers()) : nb::borrow(dx);
+    nb::object out = dx.is_none() ? empty_like(x) : nb::borrow(dx);
     lossless::row_loss_backward(x, form.outer, form.classes, form.inner, target, weight, form.ignore_index, form.link,
                                 state, upstream, divisor, out, form.temperature);
     return out;
@@ -207,7 +201,7 @@ Computed nll(nb::handle x, nb::handle target, nb::handle weight, const RowForm& 
 nb::object nll_backward(nb::handle x, nb::handle target, nb::handle weight, const RowForm& form, double divisor,
                         nb::handle g) {
     const nb::object upstream = in_memory(g);
-    nb::object dx = empty_like(x, form.numbers());
+    nb::object dx = empty_like(x);
     lossless::nll_backward(dx, form.outer, form.classes, form.inner, target, weight, form.ignore_index, upstream,
                            divisor);
     return dx;
@@ -217,8 +211,8 @@ nb::object nll_backward(nb::handle x, nb::handle target, nb::handle weight, cons
 
 Computed pointwise(nb::handle x, nb::handle target, nb::handle weight, nb::handle pos_weight, const ElementForm& form,
                    double divisor, MaybeNumber g) {
-    const nb::object each = form.reduction == Reduction::none ? empty_like(x, size_of(x)) : nb::none();
-    nb::object dx = g ? empty_like(x, size_of(x)) : nb::none();
+    const nb::object each = form.reduction == Reduction::none ? empty_like(x) : nb::none();
+    nb::object dx = g ? empty_like(x) : nb::none();
     divisor = form.reduction == Reduction::mean ? or_nan(divisor) : 1;
     const double total = lossless::pointwise(form.kernel, x, target, weight, pos_weight, form.parameters, each,
                                              g.value_or(1), divisor, dx);
@@ -226,7 +220,7 @@ Computed pointwise(nb::handle x, nb::handle target, nb::handle weight, nb::handl
 }
 
 nb::object elementwise(nb::handle x, const ElementForm& form) {
-    nb::object out = empty_like(x, size_of(x));
+    nb::object out = empty_like(x);
     lossless::pointwise(form.kernel, x, NONE, NONE, NONE, form.parameters, out, 1, 1, NONE);
     return out;
 }
@@ -234,7 +228,7 @@ nb::object elementwise(nb::handle x, const ElementForm& form) {
 nb::object pointwise_backward(nb::handle x, nb::handle target, nb::handle weight, nb::handle pos_weight,
                               const ElementForm& form, double divisor, nb::handle g, nb::handle dx) {
     const nb::object upstream = in_memory(g);
-    nb::object out = dx.is_none() ? empty_like(x, size_of(x)) : nb::borrow(dx);
+    nb::object out = dx.is_none() ? empty_like(x) : nb::borrow(dx);
     lossless::pointwise_backward(form.kernel, x, target, weight, pos_weight, form.parameters, upstream, divisor, out);
     return out;
 }
@@ -247,6 +241,11 @@ void define(nb::module_& parent) {
     using nb::arg;
     nb::module_ m = parent.def_submodule("tensors");
     m.def("set_kernels", set_kernels, arg("side"));
+    nb::class_<Recycler>(m, "Recycler")
+        .def(nb::init<int64_t, H>(), arg("limit"), arg("side"))
+        .def("empty_like", &Recycler::empty_like, arg("x"))
+        .def("forget", &Recycler::forget)
+        .def_prop_ro("remembered", &Recycler::remembered);
     m.def(
         "transform",
         [](const std::string& name, H x, H plan) { return transform(name == "log_softmax", x, RowForm(plan), NONE); },

@@ -24,7 +24,6 @@ struct RowForm {
     double temperature;
     Reduction reduction;
     bool inplace;
-    int64_t numbers() const { return outer * classes * inner; }
 };
 
 // What they ask of an ElementPlan, or of its `loss` and a reduction.

@@ -1,7 +1,5 @@
 #include "torch.h"
 
-#include <memory>
-
 #if __has_include(<dlfcn.h>)
 #include <dlfcn.h>
 #endif
@@ -23,6 +21,8 @@ struct Libraries {
     bool (*grad_enabled)() = nullptr;
     int (*empty)(int64_t ndim, const int64_t* shape, const int64_t* strides, int32_t dtype, int32_t device_type,
                  int32_t device, void** tensor) = nullptr;
+    int (*reinterpret)(void* tensor, int64_t ndim, const int64_t* shape, const int64_t* strides, int64_t offset,
+                       void** out) = nullptr;
     int (*release)(void* tensor) = nullptr;
     PyObject* (*wrap)(const void* tensor) = nullptr;
     int32_t dtypes[4] = {}; // of f16, bf16, f32, f64
@@ -53,8 +53,8 @@ void set_torch(nb::handle side) {
         for (nb::handle each : get(side, Name(name))) all.push_back(each.inc_ref());
         return all;
     };
-    torch() = {all_of("plain_types"), all_of("watchers"),    of("function_modes"),
-               of("forward_ad"),      of("is_grad_enabled"), of("empty_like")};
+    torch() = {all_of("plain_types"), all_of("watchers"), of("function_modes"), of("forward_ad"),
+               of("is_grad_enabled")};
 }
 
 void use_torch_libraries(uintptr_t cpu, uintptr_t python) {
@@ -67,6 +67,7 @@ void use_torch_libraries(uintptr_t cpu, uintptr_t python) {
     Libraries given;
     given.grad_enabled = reinterpret_cast<decltype(given.grad_enabled)>(find(cpu, "aoti_torch_grad_mode_is_enabled"));
     given.empty = reinterpret_cast<decltype(given.empty)>(find(cpu, "aoti_torch_empty_strided"));
+    given.reinterpret = reinterpret_cast<decltype(given.reinterpret)>(find(cpu, "aoti_torch__reinterpret_tensor"));
     given.release = reinterpret_cast<decltype(given.release)>(find(cpu, "aoti_torch_delete_tensor_object"));
     given.wrap = reinterpret_cast<decltype(given.wrap)>(find(python, "_Z16THPVariable_WrapRKN2at10TensorBaseE"));
     const char* const dtypes[] = {"aoti_torch_dtype_float16", "aoti_torch_dtype_bfloat16", "aoti_torch_dtype_float32",
@@ -87,19 +88,39 @@ bool has_usual_keys() {
     return keys && !(keys[0] | keys[1]);
 }
 
-nb::object fresh_tensor(Element element, int ndim, const int64_t* shape) {
-    constexpr int MOST = 8, CPU = 0;
-    if (!libraries.empty || ndim > MOST || element > Element::f64) return nb::object();
-    int64_t strides[MOST];
+namespace {
+
+constexpr int MOST_DIMENSIONS = 8;
+
+// make(strides, out), of a contiguous tensor.
+template <class F> Handle contiguous(int ndim, const int64_t* shape, F make) {
+    int64_t strides[MOST_DIMENSIONS];
     for (int64_t i = ndim - 1, step = 1; i >= 0; i--) {
         strides[i] = step;
         if (shape[i]) step *= shape[i];
     }
     void* tensor = nullptr;
-    if (libraries.empty(ndim, shape, strides, libraries.dtypes[int(element)], CPU, 0, &tensor)) return nb::object();
-    const std::unique_ptr<void, int (*)(void*)> owner(tensor, libraries.release);
-    return got(libraries.wrap(tensor));
+    return {make(strides, &tensor) ? nullptr : tensor, libraries.release};
 }
+
+} // namespace
+
+Handle fresh_handle(Element element, int ndim, const int64_t* shape) {
+    constexpr int CPU = 0;
+    if (!libraries.empty || ndim > MOST_DIMENSIONS || element > Element::f64) return {nullptr, nullptr};
+    return contiguous(ndim, shape, [&](const int64_t* strides, void** out) {
+        return libraries.empty(ndim, shape, strides, libraries.dtypes[int(element)], CPU, 0, out);
+    });
+}
+
+Handle in_memory_of(const Handle& other, int ndim, const int64_t* shape) {
+    if (!other || ndim > MOST_DIMENSIONS) return {nullptr, nullptr};
+    return contiguous(ndim, shape, [&](const int64_t* strides, void** out) {
+        return libraries.reinterpret(other.get(), ndim, shape, strides, 0, out);
+    });
+}
+
+nb::object wrapped(const Handle& tensor) { return got(libraries.wrap(tensor.get())); }
 
 bool grad_enabled() {
     return libraries.grad_enabled ? libraries.grad_enabled() : call(torch().is_grad_enabled).is(Py_True);

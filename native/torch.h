@@ -6,6 +6,7 @@
 #include "array.h"
 
 #include <algorithm>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
@@ -66,7 +67,7 @@ struct Torch {
     std::vector<nb::handle> watchers;    // functions: does something follow PyTorch's operations?
     nb::handle function_modes;           // a function: how many of them are there, which see calls of functions alone
     nb::handle forward_ad;               // a module, which knows the level of forward mode
-    nb::handle is_grad_enabled, empty_like;
+    nb::handle is_grad_enabled;
 };
 
 Torch& torch(); // nothing in it before `set_torch`
@@ -77,8 +78,19 @@ void use_torch_libraries(uintptr_t cpu, uintptr_t python);
 void use_dispatch_keys(uintptr_t c10); // 0: not any more
 // Whether the dispatch keys of this thread are the usual ones; no, where they are not used.
 bool has_usual_keys();
-// A contiguous tensor with any numbers in it; none where the libraries do not make it.
-nb::object fresh_tensor(Element element, int ndim, const int64_t* shape);
+
+// A tensor by a handle of the libraries; none where they do not make it.
+using Handle = std::unique_ptr<void, int (*)(void*)>;
+// A contiguous one with any numbers in it.
+Handle fresh_handle(Element element, int ndim, const int64_t* shape);
+// A contiguous one of its own in the memory of another, which has the same type of numbers.
+Handle in_memory_of(const Handle& other, int ndim, const int64_t* shape);
+// As a Python object.
+nb::object wrapped(const Handle& tensor);
+inline nb::object fresh_tensor(Element element, int ndim, const int64_t* shape) {
+    const Handle tensor = fresh_handle(element, ndim, shape);
+    return tensor ? wrapped(tensor) : nb::object();
+}
 
 // Whether a transform, a tracer, or a dispatch mode follows the operations.
 bool watched();

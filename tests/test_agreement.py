@@ -146,7 +146,7 @@ def restore():
     yield
     native.use_isa(isa)
     native.set_num_threads(0)  # the default
-    native.write_past_caches(native.LARGE_RESULT)
+    native.write_past_caches(native.LARGE_TRAFFIC)
     torch.set_num_threads(threads)
 
 
@@ -282,7 +282,7 @@ def test_pointwise(dtype, size):
     if dtype != np.float64:
         kinds += [("sigmoid_focal", t, None), ("kl_divergence", t, None)]
     results = []
-    for isa, threads, least in itertools.product(native.available_isas(), (1, 2), (native.LARGE_RESULT, 1)):
+    for isa, threads, least in itertools.product(native.available_isas(), (1, 2), (native.LARGE_TRAFFIC, 1)):
         native.use_isa(isa)
         native.set_num_threads(threads)
         native.write_past_caches(least)
@@ -312,7 +312,7 @@ def test_slopes_beside_what_is_read(dtype, size, of_target):
     for kind in ("bce_with_logits", "squared_error"):
         expected, g = np.empty_like(x), 0.3
         total = native.pointwise(kind, x, t, None, None, (0.25, 2.0), None, g, 2.0, expected)
-        for least in (native.LARGE_RESULT, 1):
+        for least in (native.LARGE_TRAFFIC, 1):
             native.write_past_caches(least)
             for over in (False, True):
                 room = Fences(512)

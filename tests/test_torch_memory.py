@@ -16,8 +16,9 @@ from lossless._kernels import native, why
 if native is None:
     pytest.skip(f"no kernels were built, and memory is PyTorch's: {why}", allow_module_level=True)
 
-from lossless._torch.memory import LARGE, Recycler
+from lossless._torch.memory import LARGE, _Side, recycler_of
 
+lossless.softmax(torch.zeros(1, 1), 1)  # which has the core told of PyTorch's libraries
 X = torch.zeros(1024, 1024)
 
 
@@ -26,11 +27,36 @@ def address(recycler, x=X):
 
 
 def test_what_nobody_holds_is_handed_out_again():
-    recycler = Recycler(64 << 20)
+    recycler = recycler_of(64 << 20)
     first = address(recycler)
     assert address(recycler) == first
     assert address(recycler, X.reshape(-1)) == first
     assert address(recycler, X.view(torch.int32).view(torch.float32)) == first
+
+
+def test_what_is_handed_out_is_a_tensor_like_others():
+    recycler = recycler_of(64 << 20)
+    for like in (X, X, X.view(torch.int32).view(torch.float32)[None], X.view(torch.float64), X.reshape(2, -1, 4), X):
+        given, other = recycler.empty_like(like), torch.empty_like(like)
+        assert (given.shape, given.stride(), given.dtype) == (other.shape, other.stride(), other.dtype)
+        assert (given.is_leaf, given.requires_grad, given._base) == (True, False, None)
+        assert given.untyped_storage().resizable()
+        version = given._version
+        assert given.zero_()._version == version + 1
+        del given
+    assert recycler.remembered == 1
+
+
+def test_what_was_remembered_in_inference_mode_serves_outside_and_the_other_way():
+    recycler = recycler_of(64 << 20)
+    addresses = set()
+    for inference in (True, False, True):
+        with torch.inference_mode(inference):
+            given = recycler.empty_like(X)
+        assert given.is_inference() == inference
+        addresses.add(given.data_ptr())
+        del given
+    assert len(addresses) == 1
 
 
 HOLDERS = {
@@ -51,7 +77,7 @@ HOLDERS = {
 
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_what_somebody_holds_is_not(holder):
-    recycler = Recycler(64 << 20)
+    recycler = recycler_of(64 << 20)
     given = recycler.empty_like(X)
     held, first = HOLDERS[holder](given), given.data_ptr()
     del given
@@ -62,7 +88,7 @@ def test_what_somebody_holds_is_not(holder):
 
 
 def test_the_latest_is_handed_out_first():
-    recycler = Recycler(64 << 20)
+    recycler = recycler_of(64 << 20)
     given = [recycler.empty_like(X) for _ in range(3)]
     latest = given[-1].data_ptr()
     del given
@@ -71,7 +97,7 @@ def test_the_latest_is_handed_out_first():
 
 
 def test_who_resizes_or_moves_what_he_got_keeps_it():
-    recycler = Recycler(64 << 20)
+    recycler = recycler_of(64 << 20)
     given = recycler.empty_like(X)
     given.untyped_storage().resize_(4)
     del given
@@ -83,7 +109,7 @@ def test_who_resizes_or_moves_what_he_got_keeps_it():
 
 
 def test_memory_that_another_process_may_read_is_not_reused():
-    recycler = Recycler(64 << 20)
+    recycler = recycler_of(64 << 20)
     shared = recycler.empty_like(X).share_memory_()
     address = shared.data_ptr()
     del shared
@@ -93,25 +119,75 @@ def test_memory_that_another_process_may_read_is_not_reused():
 
 
 def test_who_comes_in_between_does_not_wait():
-    recycler = Recycler(64 << 20)
-    with recycler._lock:  # as a signal handler finds it
-        assert recycler.empty_like(X).shape == X.shape
-    assert not recycler._arrays
+    came = []
+
+    class Asked:  # while it looks whether anybody holds what it remembers, as a signal handler may
+        def __getattr__(self, name):
+            return getattr(_Side, name)
+
+        def use_count(self, number):
+            came.append(recycler.empty_like(X))
+            return _Side.use_count(number)
+
+    recycler = native.tensors.Recycler(64 << 20, Asked())
+    given = [recycler.empty_like(X) for _ in range(2)]
+    assert len(came) >= 2
+    assert recycler.remembered == 2
+    assert len({t.data_ptr() for t in given + came}) == len(given + came)
+
+
+def test_memory_that_is_shared_until_it_is_written_is_not_reused():
+    recycler = recycler_of(64 << 20)
+    given = recycler.empty_like(X).fill_(1.0)
+    lazy = torch._lazy_clone(given)
+    del given
+    recycler.empty_like(X).fill_(2.0)
+    assert (lazy == 1).all()
+
+
+def test_what_is_forgotten_stays_with_who_holds_it():
+    recycler = recycler_of(64 << 20)
+    given = recycler.empty_like(X).fill_(1.0)
+    recycler.forget()
+    assert recycler.remembered == 0
+    assert address(recycler) != given.data_ptr()
+    assert (given == 1).all()
+
+
+def test_it_does_without_the_libraries():
+    code = """
+import sys, torch
+from lossless._torch.memory import recycler_of
+assert "lossless._torch.modes" not in sys.modules  # which tells the core of them
+recycler, x = recycler_of(64 << 20), torch.zeros(1024, 1024)
+first = recycler.empty_like(x).data_ptr()
+for like in (x, x.reshape(2, -1), x.view(torch.float64), x.view(torch.float64)[:, None], x):
+    given, other = recycler.empty_like(like), torch.empty_like(like)
+    assert given.data_ptr() == first and given.untyped_storage().resizable()
+    assert (given.shape, given.stride(), given.dtype) == (other.shape, other.stride(), other.dtype)
+    del given
+held = recycler.empty_like(x)[2:]
+assert recycler.empty_like(x).data_ptr() != first
+assert recycler.empty_like(x[:4]).shape == (4, 1024)
+print(recycler.remembered)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("2\n", "")
 
 
 def test_no_more_is_remembered_than_allowed():
-    recycler = Recycler(3 * X.nbytes)
+    recycler = recycler_of(3 * X.nbytes)
     given = [recycler.empty_like(X) for _ in range(5)]
     assert len({t.data_ptr() for t in given}) == 5
-    assert len(recycler._arrays) == 3
-    assert Recycler(0).empty_like(X).shape == X.shape
+    assert recycler.remembered == 3
+    assert recycler_of(0).empty_like(X).shape == X.shape
     small = torch.zeros(LARGE // 4 - 1)
     recycler.empty_like(small)
-    assert len(recycler._arrays) == 3
+    assert recycler.remembered == 3
 
 
 def test_threads_never_share():
-    recycler, clashes = Recycler(64 << 20), []
+    recycler, clashes = recycler_of(64 << 20), []
 
     def work(number):
         for _ in range(200):
@@ -144,7 +220,7 @@ def test_gradients_of_steps_do_not_change_each_other():
 def test_the_switch(value, remembered):
     code = (
         "import torch, lossless; x = torch.zeros(1024, 1024, requires_grad=True); lossless.softmax(x, 1)\n"
-        "from lossless._torch.memory import _recycler; print(len(_recycler._arrays))"
+        "from lossless._torch.memory import recycler; print(recycler.remembered)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"LOSSLESS_RECYCLE_MB": value}, capture_output=True, text=True,

@@ -16,7 +16,7 @@ from lossless._kernels import native
 from lossless._layout import Rows
 from lossless._plan import RowPlan
 from lossless._reduce import Reduction
-from lossless._torch.memory import LARGE, empty_like
+from lossless._torch.memory import recycler
 from lossless._torch.modes import HALVES, in_memory
 from lossless.reference import Elementwise, Pointwise
 
@@ -105,7 +105,7 @@ def row_statistics_backward(
     *partials: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """`partials`: of nll, lse, entropy and prior."""
-    dx = empty_like(x)
+    dx = recycler.empty_like(x)
     d = (None if a is None else in_memory(a) for a in partials)
     native.row_statistics_backward(
         x, *plan.rows, target, weight, prior, plan.ignore_index, state, *d, dx, plan.temperature
@@ -181,13 +181,12 @@ def pointwise_backward(
 class _Side:
     """What the core asks of here (`native/tensors.h`)."""
 
-    empty_like = empty_like
+    recycler = recycler
     empty_state = empty_state
     in_memory = in_memory
     scalar = scalar
     shared = shared
     sound = watch.sound
-    LARGE = LARGE
 
 
 if native is not None:

@@ -253,7 +253,6 @@ class _Side:
     function_modes = _C._len_torch_function_stack
     forward_ad = forward_ad
     is_grad_enabled = torch.is_grad_enabled
-    empty_like = torch.empty_like
 
 
 if native is not None:
