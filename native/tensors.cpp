@@ -241,11 +241,14 @@ void define(nb::module_& parent) {
     using nb::arg;
     nb::module_ m = parent.def_submodule("tensors");
     m.def("set_kernels", set_kernels, arg("side"));
-    nb::class_<Recycler>(m, "Recycler")
-        .def(nb::init<int64_t, H>(), arg("limit"), arg("side"))
-        .def("empty_like", &Recycler::empty_like, arg("x"))
-        .def("forget", &Recycler::forget)
-        .def_prop_ro("remembered", &Recycler::remembered);
+    if (const H known = nb::type<Recycler>()) // this module is imported once more
+        m.attr("Recycler") = known;
+    else
+        nb::class_<Recycler>(m, "Recycler")
+            .def(nb::init<int64_t, H>(), arg("limit"), arg("side"))
+            .def("empty_like", &Recycler::empty_like, arg("x"))
+            .def("forget", &Recycler::forget)
+            .def_prop_ro("remembered", &Recycler::remembered);
     m.def(
         "transform",
         [](const std::string& name, H x, H plan) { return transform(name == "log_softmax", x, RowForm(plan), NONE); },

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import lossless
 from lossless import errors
@@ -236,6 +237,9 @@ def test_arrays_of_other_frameworks():
 
 
 def test_tensors_without_numbers():
+    def trace(call):
+        return make_fx(lambda x: call(x), tracing_mode="symbolic")(X)
+
     with FakeTensorMode(), pytest.raises(TypeError, match="FakeTensor"):
         lossless.cross_entropy(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
     with FakeTensorMode() as mode:
@@ -243,6 +247,8 @@ def test_tensors_without_numbers():
     for call in (lossless.softmax, lossless.row_statistics, lambda x: lossless.mse_loss(x, x), lossless.info.entropy):
         with pytest.raises(TypeError, match="FakeTensor"):
             call(fake)
+        with pytest.raises(TypeError, match="FakeTensor"):  # whose sizes are symbols, and cannot be hashed
+            trace(call)
     with pytest.raises(TypeError, match="target is a FakeTensor"):
         lossless.cross_entropy(X, mode.from_tensor(Y))
     with pytest.raises(TypeError, match=r"input has layout torch.sparse_coo.*to_dense"):

@@ -25,7 +25,12 @@ def cached(plan: Callable[P, T]) -> Callable[P, T]:
     def planned(*args: P.args, **kwargs: P.kwargs) -> T:
         if _check.is_compiling():
             return plan(*args, **kwargs)
-        return remembered(*args, **kwargs)  # type: ignore[arg-type]  # shapes, dtypes and options can be hashed
+        try:
+            return remembered(*args, **kwargs)  # type: ignore[arg-type]  # shapes, dtypes and options can be hashed
+        except TypeError as error:  # but not a size that stands for any number, as tracers have it
+            if "unhashable" not in str(error):
+                raise
+        return plan(*args, **kwargs)
 
     return planned
 
