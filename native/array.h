@@ -17,14 +17,17 @@ enum class Element : int { f16, bf16, f32, f64, i64, byte };
 
 class Array {
   public:
-    // `what` names the argument in errors. Outputs must be writable.
-    Array(nb::handle object, const char* what, bool output = false) : name(what) {
+    // Outputs must be writable. Of a tensor of which the shape alone counts, the numbers may be gone.
+    enum class Use { input, output, shape };
+    // `what` names the argument in errors.
+    Array(nb::handle object, const char* what, Use use = Use::input) : name(what) {
         if (object.is_none()) return;
         if (const ExchangeApi* api = exchange_api(Py_TYPE(object.ptr())))
             from_tensor(*api, object);
         else
-            from_buffer(object, output);
-        if (!data && size > 0) throw nb::type_error((name + ": holds no data (a fake or meta tensor?)").c_str());
+            from_buffer(object, use == Use::output);
+        if (!data && size > 0 && use != Use::shape)
+            throw nb::type_error((name + ": holds no data (a fake or meta tensor?)").c_str());
     }
     Array(const Array&) = delete;
 

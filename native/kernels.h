@@ -73,7 +73,7 @@ struct RowProblem {
     Upstream d_nll, d_lse, d_entropy, d_prior, d_loss;
     double divisor = 1;              // divides all of them
     void* out = nullptr;             // like x: dx, or the result of softmax and log_softmax
-    bool past_caches = false;        // out is so large that little of it would be in a cache when it is read
+    bool past_caches = false;        // so much is read and written that little of out would be in a cache later
     const void* cotangent = nullptr; // like x: g of the softmax VJP
     const void* result = nullptr;    // like x, f32 or f64: the probabilities that softmax returned, for its VJP
 

@@ -237,7 +237,7 @@ struct RowLoss {
 void transform(RowKernel kernel, nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle out_,
                double temperature, nb::handle state_) {
     Rows rows(x_, outer, classes, inner, temperature);
-    Array out(out_, "out", true), state(state_, "state", true);
+    Array out(out_, "out", Array::Use::output), state(state_, "state", Array::Use::output);
     rows.p.out = rows.like(out.required()).data;
     rows.p.state = rows.state(state);
     rows.run(kernel);
@@ -279,7 +279,8 @@ struct Points {
         p.pos_weight = pos_weight.expect(x.element, x.size).data;
     }
     void run() {
-        p.past_caches = go_past_caches(p.dx, x, bool(target) + bool(weight) + bool(pos_weight));
+        p.past_caches =
+            go_past_caches(p.dx, x, bool(target) + bool(weight) + bool(pos_weight) + !!p.value + p.g.per_row);
         in_parallel(p.size, chunks_of(p.size, CHUNK_ELEMENTS), [&](int64_t first, int64_t last) {
             for (int64_t chunk = first; chunk < last; chunk++) {
                 const int64_t begin = chunk * CHUNK_ELEMENTS;
@@ -299,9 +300,10 @@ int64_t row_statistics(nb::handle x_, int64_t outer, int64_t classes, int64_t in
                        nb::handle state_, double temperature) {
     Rows rows(x_, outer, classes, inner, temperature);
     RowProblem& p = rows.p;
-    Array target(target_, "target"), weight(weight_, "weight"), prior(prior_, "prior"), nll(nll_, "nll", true),
-        lse(lse_, "lse", true), entropy(entropy_, "entropy", true), prior_cost(prior_cost_, "prior_cost", true),
-        correct(correct_, "correct", true), state(state_, "state", true);
+    Array target(target_, "target"), weight(weight_, "weight"), prior(prior_, "prior"),
+        nll(nll_, "nll", Array::Use::output), lse(lse_, "lse", Array::Use::output),
+        entropy(entropy_, "entropy", Array::Use::output), prior_cost(prior_cost_, "prior_cost", Array::Use::output),
+        correct(correct_, "correct", Array::Use::output), state(state_, "state", Array::Use::output);
     rows.set_target(target, ignore_index);
     if (p.target == Target::soft) p.weight = rows.per_class(weight).data;
     std::optional<Prior> table;
@@ -323,9 +325,11 @@ void row_numbers(nb::handle x_, int64_t rows_, int64_t classes, nb::handle label
                  nb::handle rank_, nb::handle peak_, nb::handle hash_) {
     Rows rows(x_, rows_, classes, 1);
     RowProblem& p = rows.p;
-    Array surprise(surprise_, "surprise", true), lse(lse_, "lse", true), entropy(entropy_, "entropy", true),
-        squares(squares_, "squares", true), largest(largest_, "largest", true), lead(lead_, "lead", true),
-        rank(rank_, "rank", true), peak(peak_, "peak", true), hash(hash_, "hash", true), label(label_, "label");
+    Array surprise(surprise_, "surprise", Array::Use::output), lse(lse_, "lse", Array::Use::output),
+        entropy(entropy_, "entropy", Array::Use::output), squares(squares_, "squares", Array::Use::output),
+        largest(largest_, "largest", Array::Use::output), lead(lead_, "lead", Array::Use::output),
+        rank(rank_, "rank", Array::Use::output), peak(peak_, "peak", Array::Use::output),
+        hash(hash_, "hash", Array::Use::output), label(label_, "label");
     const auto column = [&](Array& a) { return a.required().expect(Element::f64, rows_).as<double>(); };
     p.nll = column(surprise);
     p.lse = column(lse);
@@ -345,7 +349,8 @@ void row_numbers(nb::handle x_, int64_t rows_, int64_t classes, nb::handle label
 void temper(nb::handle d_, int64_t rows_, int64_t classes, double beta, nb::handle total_, nb::handle mean_,
             nb::handle square_) {
     Rows rows(d_, rows_, classes, 1);
-    Array total(total_, "total", true), mean(mean_, "mean", true), square(square_, "square", true);
+    Array total(total_, "total", Array::Use::output), mean(mean_, "mean", Array::Use::output),
+        square(square_, "square", Array::Use::output);
     const auto column = [&](Array& a) { return a.required().expect(Element::f64, rows_).as<double>(); };
     const Tempered p = {rows.x.expect(Element::f64, rows_ * classes).as<double>(),
                         rows_,
@@ -361,7 +366,7 @@ void temper(nb::handle d_, int64_t rows_, int64_t classes, double beta, nb::hand
 
 // How many of the values were added: see SumKernel.
 int64_t add_exactly(nb::handle limbs_, int64_t groups, nb::handle values_, nb::handle group_) {
-    Array limbs(limbs_, "limbs", true), values(values_, "values"), group(group_, "group");
+    Array limbs(limbs_, "limbs", Array::Use::output), values(values_, "values"), group(group_, "group");
     if (groups < 1) throw nb::value_error("groups >= 1 expected");
     const int64_t levels = limbs.required().size / groups, count = values.required().size;
     const Limbs to = {limbs.expect(Element::i64, levels * groups).as<int64_t>(), levels, groups};
@@ -389,7 +394,7 @@ void row_statistics_backward(nb::handle x_, int64_t outer, int64_t classes, int6
     RowProblem& p = rows.p;
     Array target(target_, "target"), weight(weight_, "weight"), prior(prior_, "prior"), state(state_, "state"),
         d_nll(d_nll_, "d_nll"), d_lse(d_lse_, "d_lse"), d_entropy(d_entropy_, "d_entropy"),
-        d_prior(d_prior_, "d_prior"), dx(dx_, "dx", true);
+        d_prior(d_prior_, "d_prior"), dx(dx_, "dx", Array::Use::output);
     rows.set_target(target, ignore_index);
     if (p.target == Target::soft) p.weight = rows.per_class(weight).data;
     std::optional<Prior> table;
@@ -408,7 +413,8 @@ void entropy(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::h
              double g, nb::handle dx_, double temperature) {
     Rows rows(x_, outer, classes, inner, temperature);
     RowProblem& p = rows.p;
-    Array entropy(entropy_, "entropy", true), state(state_, "state", true), dx(dx_, "dx", true);
+    Array entropy(entropy_, "entropy", Array::Use::output), state(state_, "state", Array::Use::output),
+        dx(dx_, "dx", Array::Use::output);
     p.entropy = rows.statistic(entropy.required());
     p.state = rows.state(state);
     p.out = rows.like(dx).data;
@@ -423,7 +429,8 @@ Loss row_loss(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::h
               std::optional<double> divisor, double g, nb::handle dx_, double temperature) {
     RowLoss of(x, outer, classes, inner, target, weight, ignore_index, link, temperature);
     RowProblem& p = of.rows.p;
-    Array loss(loss_, "loss", true), state(state_, "state", true), dx(dx_, "dx", true);
+    Array loss(loss_, "loss", Array::Use::output), state(state_, "state", Array::Use::output),
+        dx(dx_, "dx", Array::Use::output);
     std::vector<double> sums(size_t(chunks_of(p.rows(), p.chunk)));
     if (!divisor && p.target == Target::soft) divisor = double(p.rows());
     if (!divisor) {
@@ -448,7 +455,7 @@ void row_loss_backward(nb::handle x, int64_t outer, int64_t classes, int64_t inn
                        nb::handle g_, double divisor, nb::handle dx_, double temperature) {
     RowLoss of(x, outer, classes, inner, target, weight, ignore_index, link, temperature);
     RowProblem& p = of.rows.p;
-    Array state(state_, "state"), g(g_, "g"), dx(dx_, "dx", true);
+    Array state(state_, "state"), g(g_, "g"), dx(dx_, "dx", Array::Use::output);
     p.state = of.rows.state(state.required());
     p.d_loss = of.rows.upstream(g.required());
     p.divisor = divisor;
@@ -462,7 +469,7 @@ Loss nll(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb::handle
          std::optional<int64_t> ignore_index, nb::handle loss_) {
     RowLoss of(x, outer, classes, inner, target, weight, ignore_index, NLL, 1);
     RowProblem& p = of.with_labels();
-    Array loss(loss_, "loss", true);
+    Array loss(loss_, "loss", Array::Use::output);
     std::vector<double> sums(size_t(chunks_of(p.rows(), p.chunk))), weights(sums.size());
     p.loss = of.rows.per_row(loss).data;
     p.loss_sums = sums.data();
@@ -476,7 +483,7 @@ void nll_backward(nb::handle dx_, int64_t outer, int64_t classes, int64_t inner,
                   std::optional<int64_t> ignore_index, nb::handle g_, double divisor) {
     RowLoss of(dx_, outer, classes, inner, target, weight, ignore_index, NLL, 1);
     RowProblem& p = of.with_labels();
-    Array g(g_, "g"), dx(dx_, "dx", true);
+    Array g(g_, "g"), dx(dx_, "dx", Array::Use::output);
     p.d_loss = of.rows.upstream(g.required());
     p.divisor = divisor;
     p.out = of.rows.like(dx.required()).data;
@@ -495,7 +502,7 @@ void log_softmax(nb::handle x, int64_t outer, int64_t classes, int64_t inner, nb
 void softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t inner, nb::handle g_, nb::handle dx_,
                       double temperature, nb::handle state_, nb::handle result_) {
     Rows rows(x_, outer, classes, inner, temperature);
-    Array g(g_, "g"), dx(dx_, "dx", true), state(state_, "state"), result(result_, "result");
+    Array g(g_, "g"), dx(dx_, "dx", Array::Use::output), state(state_, "state"), result(result_, "result");
     rows.p.cotangent = rows.like(g.required()).data;
     rows.p.out = rows.like(dx.required()).data;
     rows.p.state = rows.state(state);
@@ -514,7 +521,7 @@ void log_softmax_backward(nb::handle x_, int64_t outer, int64_t classes, int64_t
                           double temperature, nb::handle state_) {
     Rows rows(x_, outer, classes, inner, temperature);
     RowProblem& p = rows.p;
-    Array g(g_, "g"), dx(dx_, "dx", true), state(state_, "state");
+    Array g(g_, "g"), dx(dx_, "dx", Array::Use::output), state(state_, "state");
     static const double minus_one = -1;
     p.target = Target::soft;
     p.soft = rows.like(g.required()).data;
@@ -531,7 +538,7 @@ double pointwise(const std::string& kind, nb::handle x, nb::handle target, nb::h
                  std::tuple<double, double> focal, nb::handle value_, double g, double divisor, nb::handle dx_) {
     Points points(kind, x, target, weight, pos_weight, focal);
     PointwiseProblem& p = points.p;
-    Array value(value_, "value", true), dx(dx_, "dx", true);
+    Array value(value_, "value", Array::Use::output), dx(dx_, "dx", Array::Use::output);
     p.value = value.expect(points.x.element, p.size).data;
     p.dx = dx.expect(points.x.element, p.size).data;
     p.g = {&g, true, false};
@@ -546,7 +553,7 @@ void pointwise_backward(const std::string& kind, nb::handle x, nb::handle target
                         nb::handle pos_weight, std::tuple<double, double> focal, nb::handle g_, double divisor,
                         nb::handle dx_) {
     Points points(kind, x, target, weight, pos_weight, focal);
-    Array g(g_, "g"), dx(dx_, "dx", true);
+    Array g(g_, "g"), dx(dx_, "dx", Array::Use::output);
     g.required();
     if (g.size != 1 && g.size != points.p.size) throw nb::value_error("g: one number, or one an element");
     if (g.element != Element::f64) g.expect(points.x.element, g.size);
@@ -580,8 +587,8 @@ int level_of(int64_t level) {
 struct CellArrays {
     Array key, several, counts;
     bins::Cells cells;
-    CellArrays(nb::handle key_, nb::handle several_, nb::handle counts_, bool output)
-        : key(key_, "key", output), several(several_, "several", output), counts(counts_, "counts", output) {
+    CellArrays(nb::handle key_, nb::handle several_, nb::handle counts_, Array::Use use)
+        : key(key_, "key", use), several(several_, "several", use), counts(counts_, "counts", use) {
         const int64_t n = size_of(key), groups = n ? size_of(counts) / n : 0;
         cells = {each<uint64_t>(key, Element::i64, n), each<uint8_t>(several, Element::byte, n),
                  each<int64_t>(counts, Element::i64, groups * n), groups, n};
@@ -589,7 +596,7 @@ struct CellArrays {
 };
 
 void count_changes(nb::handle key_, nb::handle changes_) {
-    Array key(key_, "key"), changes(changes_, "changes", true);
+    Array key(key_, "key"), changes(changes_, "changes", Array::Use::output);
     const int64_t count = size_of(key);
     const uint64_t* from = each<uint64_t>(key, Element::i64, count);
     int64_t* to = each<int64_t>(changes, Element::i64, 65);
@@ -598,7 +605,7 @@ void count_changes(nb::handle key_, nb::handle changes_) {
 
 void cells_of_both(nb::handle key_, int64_t level, nb::handle to_key, nb::handle several, nb::handle counts) {
     Array key(key_, "key");
-    CellArrays to(to_key, several, counts, true);
+    CellArrays to(to_key, several, counts, Array::Use::output);
     const int64_t count = size_of(key);
     const uint64_t* from = each<uint64_t>(key, Element::i64, count);
     if (count && to.cells.groups != 2) throw nb::value_error("counts: expected two groups");
@@ -610,7 +617,8 @@ void cells_of_both(nb::handle key_, int64_t level, nb::handle to_key, nb::handle
 void join_cells(nb::handle key_, nb::handle order_, nb::handle from_several, nb::handle from_counts, int64_t level,
                 nb::handle to_key, nb::handle to_several, nb::handle to_counts) {
     Array key(key_, "key"), order(order_, "order");
-    CellArrays from(key_, from_several, from_counts, false), to(to_key, to_several, to_counts, true);
+    CellArrays from(key_, from_several, from_counts, Array::Use::input),
+        to(to_key, to_several, to_counts, Array::Use::output);
     const int64_t count = size_of(key);
     const int64_t* home = each<int64_t>(order, Element::i64, count);
     if (from.cells.groups != to.cells.groups) throw nb::value_error("counts: expected as many groups");
@@ -622,7 +630,7 @@ void join_cells(nb::handle key_, nb::handle order_, nb::handle from_several, nb:
 }
 
 void count_between(nb::handle edge_, nb::handle value_, nb::handle counts_) {
-    Array edge(edge_, "edge"), value(value_, "value"), counts(counts_, "counts", true);
+    Array edge(edge_, "edge"), value(value_, "value"), counts(counts_, "counts", Array::Use::output);
     const int64_t edges = size_of(edge), count = size_of(value);
     const double *bounds = each<double>(edge, Element::f64, edges), *from = each<double>(value, Element::f64, count);
     int64_t* to = each<int64_t>(counts, Element::i64, edges + 1);
@@ -630,7 +638,8 @@ void count_between(nb::handle edge_, nb::handle value_, nb::handle counts_) {
 }
 
 void count_marked(double scale, nb::handle value_, nb::handle mark_, nb::handle bin_, nb::handle counts_) {
-    Array value(value_, "value"), mark(mark_, "mark"), bin(bin_, "bin", true), counts(counts_, "counts", true);
+    Array value(value_, "value"), mark(mark_, "mark"), bin(bin_, "bin", Array::Use::output),
+        counts(counts_, "counts", Array::Use::output);
     const int64_t count = size_of(value), places = size_of(counts) / 2;
     if (places < 1) throw nb::value_error("counts: expected a bin or more");
     const double* from = each<double>(value, Element::f64, count);
@@ -640,7 +649,7 @@ void count_marked(double scale, nb::handle value_, nb::handle mark_, nb::handle 
 }
 
 void count_each(nb::handle index_, nb::handle counts_) {
-    Array index(index_, "index"), counts(counts_, "counts", true);
+    Array index(index_, "index"), counts(counts_, "counts", Array::Use::output);
     const int64_t count = size_of(index), kinds = size_of(counts);
     const int64_t* from = each<int64_t>(index, Element::i64, count);
     int64_t* to = each<int64_t>(counts, Element::i64, kinds);
@@ -648,8 +657,6 @@ void count_each(nb::handle index_, nb::handle counts_) {
     counted(count, [&] { fits = bins::count_each(from, count, to, kinds); });
     if (!fits) throw nb::value_error("index: not in [0, kinds)");
 }
-
-// ---------------------------------------------------------------------------------------------- memory
 
 } // namespace
 } // namespace lossless

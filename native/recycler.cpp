@@ -1,7 +1,5 @@
 #include "recycler.h"
 
-#include <optional>
-
 #if defined(__linux__)
 #include <sys/mman.h>
 #include <unistd.h>
@@ -11,7 +9,8 @@ namespace lossless {
 namespace {
 
 struct Names {
-    Name untyped_storage{"untyped_storage"}, cdata{"_cdata"}, data_ptr{"data_ptr"}, nbytes{"nbytes"};
+    Name untyped_storage{"untyped_storage"}, cdata{"_cdata"}, data_ptr{"data_ptr"}, nbytes{"nbytes"},
+        is_shared{"is_shared"};
 };
 const Names& names() {
     static const Names all;
@@ -39,71 +38,67 @@ void advise_huge_pages([[maybe_unused]] const void* data, [[maybe_unused]] int64
 
 Recycler::Recycler(int64_t limit, nb::handle side)
     : limit(limit), like_of(get(side, Name("empty_like"))), use_count(get(side, Name("use_count"))),
-      copied_on_write(get(side, Name("copied_on_write"))), in_storage(get(side, Name("in_storage"))),
-      large(whole(get(side, Name("LARGE")))), huge(whole(get(side, Name("HUGE")))) {}
+      in_storage(get(side, Name("in_storage"))), large(whole(get(side, Name("LARGE")))),
+      huge(whole(get(side, Name("HUGE")))) {}
 
 nb::object Recycler::empty_like(nb::handle x) {
-    std::optional<Array> like;
-    try {
-        like.emplace(x, "x");
-    } catch (const nb::builtin_exception&) { // it holds nothing any more
-        return call(like_of, x);
-    }
-    if (like->bytes() < large) {
-        nb::object out = fresh_tensor(like->element, like->ndim, like->shape);
-        return out ? out : call(like_of, x);
-    }
+    const int64_t bytes = Array(x, "x", Array::Use::shape).bytes();
     // Who finds it busy (another thread, or a signal handler within this one) does not wait.
-    return busy || like->bytes() > limit ? fresh(x, *like).tensor : recycled(x, *like);
+    return bytes < large || bytes > limit || busy ? fresh(x).tensor : recycled(x, bytes);
 }
 
-Recycler::Memory Recycler::fresh(nb::handle x, const Array& like) const {
+Recycler::Memory Recycler::fresh(nb::handle x) const {
+    const Array like(x, "x", Array::Use::shape);
+    const int64_t bytes = like.bytes();
     Handle handle = fresh_handle(like.element, like.ndim, like.shape);
     nb::object tensor = handle ? wrapped(handle) : call(like_of, x);
-    if (like.bytes() >= huge) advise_huge_pages(Array(tensor, "out").data, like.bytes());
-    return {like.bytes(), like.element, std::move(handle), std::move(tensor), {}, {}, {}, {}};
+    if (bytes >= huge) advise_huge_pages(Array(tensor, "out").data, bytes);
+    return {bytes, like.element, std::move(handle), std::move(tensor), {}, {}, {}, {}};
 }
 
-nb::object Recycler::recycled(nb::handle x, const Array& like) {
+nb::object Recycler::recycled(nb::handle x, int64_t bytes) {
     struct Here {
         bool& flag;
         explicit Here(bool& f) : flag(f) { flag = true; }
         ~Here() { flag = false; }
     } here(busy);
-    Memory memory = take(x, like);
-    nb::object out = another(memory, x, like);
-    kept += memory.bytes;
-    memories.push_back(std::move(memory));
+    Shared memory = take(x, bytes);
+    nb::object out = another(*memory, x);
+    memories.push_back(memory);
+    kept += memory->bytes;
     while (kept > limit) { // whoever holds the forgotten one keeps it; else it is freed
-        kept -= memories.front().bytes;
+        const Shared oldest = memories.front();
         memories.erase(memories.begin());
+        kept -= oldest->bytes;
     }
     return out;
 }
 
 // Memory of that size which nobody holds any more, or fresh one; what is not ours any more goes.
-Recycler::Memory Recycler::take(nb::handle x, const Array& like) {
+Recycler::Shared Recycler::take(nb::handle x, int64_t bytes) {
     for (size_t i = memories.size(); i--;) { // the latest may still be in cache
-        if (memories[i].bytes != like.bytes() || references(memories[i]) != memories[i].alone) continue;
-        Memory memory = std::move(memories[i]);
+        const Shared memory = memories[i];
+        if (memory->bytes != bytes || references(*memory) != memory->alone) continue;
+        if (i >= memories.size() || memories[i] != memory) break; // forgotten meanwhile
         memories.erase(memories.begin() + int64_t(i));
-        kept -= memory.bytes;
-        if (is_unchanged(memory)) return memory;
+        kept -= bytes;
+        if (is_unchanged(*memory)) return memory;
+        if (i > memories.size()) break;
     }
-    Memory memory = fresh(x, like);
-    memory.storage = call_method(memory.tensor, names().untyped_storage);
-    memory.number = get(memory.storage, names().cdata);
-    memory.address = call_method(memory.storage, names().data_ptr);
-    memory.alone = references(memory);
+    const Shared memory = std::make_shared<Memory>(fresh(x));
+    memory->storage = call_method(memory->tensor, names().untyped_storage);
+    memory->number = get(memory->storage, names().cdata);
+    memory->address = call_method(memory->storage, names().data_ptr);
+    memory->alone = references(*memory);
     return memory;
 }
 
-// Somebody may have resized its storage, moved it to memory that another process reads, or shares it until it is
-// written.
+// Somebody may have resized its storage, or moved it to memory that another process reads. (If somebody shares it until
+// it is written, asking for the address moves it.)
 bool Recycler::is_unchanged(const Memory& memory) const {
-    return !is_true(call(copied_on_write, memory.tensor)) &&
-           memory.address.equal(call_method(memory.storage, names().data_ptr)) &&
-           whole(call_method(memory.storage, names().nbytes)) == memory.bytes;
+    return memory.address.equal(call_method(memory.storage, names().data_ptr)) &&
+           whole(call_method(memory.storage, names().nbytes)) == memory.bytes &&
+           !is_true(call_method(memory.storage, names().is_shared));
 }
 
 Recycler::References Recycler::references(const Memory& memory) const {
@@ -111,13 +106,15 @@ Recycler::References Recycler::references(const Memory& memory) const {
 }
 
 // A tensor of its own, so that who resizes, views or frees it does nothing to the remembered one.
-nb::object Recycler::another(const Memory& memory, nb::handle x, const Array& like) const {
-    if (memory.element == like.element)
+nb::object Recycler::another(const Memory& memory, nb::handle x) const {
+    const Array like(x, "x", Array::Use::shape);
+    if (memory.element == like.element && memory.bytes == like.bytes())
         if (const Handle out = in_memory_of(memory.handle, like.ndim, like.shape)) return wrapped(out);
     return call(in_storage, memory.storage, x);
 }
 
 void Recycler::forget() {
+    const std::vector<Shared> gone = std::move(memories); // goes last: it may run code of others, which comes here
     memories.clear();
     kept = 0;
     busy = false;

@@ -34,17 +34,18 @@ class Recycler {
         nb::object tensor, storage, number, address; // `number`: by which PyTorch knows the storage
         References alone;                            // while nobody refers to it
     };
-    Memory fresh(nb::handle x, const Array& like) const;
-    nb::object recycled(nb::handle x, const Array& like);
-    Memory take(nb::handle x, const Array& like);
+    using Shared = std::shared_ptr<Memory>; // since any call of Python's may end in forget()
+    Memory fresh(nb::handle x) const;
+    nb::object recycled(nb::handle x, int64_t bytes);
+    Shared take(nb::handle x, int64_t bytes);
     bool is_unchanged(const Memory& memory) const;
     References references(const Memory& memory) const;
-    nb::object another(const Memory& memory, nb::handle x, const Array& like) const;
+    nb::object another(const Memory& memory, nb::handle x) const;
 
     const int64_t limit;
-    nb::object like_of, use_count, copied_on_write, in_storage;
+    nb::object like_of, use_count, in_storage;
     int64_t large, huge;          // bytes from which memory is remembered, and from which huge pages are worth it
-    std::vector<Memory> memories; // the latest last
+    std::vector<Shared> memories; // the latest last
     int64_t kept = 0;             // bytes
     bool busy = false;
 };

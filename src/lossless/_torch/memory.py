@@ -37,7 +37,6 @@ class _Side:
     HUGE = 4 << 20  # bytes from which fresh memory is worth huge pages
     empty_like: Any = torch.empty_like
     use_count: Any = torch._C._storage_Use_Count
-    copied_on_write: Any = torch._C._is_cow_tensor
     in_storage = _in_storage
 
 
