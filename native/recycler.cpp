@@ -77,13 +77,13 @@ nb::object Recycler::recycled(nb::handle x, int64_t bytes) {
 // Memory of that size which nobody holds any more, or fresh one; what is not ours any more goes.
 Recycler::Shared Recycler::take(nb::handle x, int64_t bytes) {
     for (size_t i = memories.size(); i--;) { // the latest may still be in cache
+        if (i >= memories.size()) continue;  // forgotten meanwhile
         const Shared memory = memories[i];
         if (memory->bytes != bytes || references(*memory) != memory->alone) continue;
-        if (i >= memories.size() || memories[i] != memory) break; // forgotten meanwhile
+        if (i >= memories.size() || memories[i] != memory) continue;
         memories.erase(memories.begin() + int64_t(i));
         kept -= bytes;
         if (is_unchanged(*memory)) return memory;
-        if (i > memories.size()) break;
     }
     const Shared memory = std::make_shared<Memory>(fresh(x));
     memory->storage = call_method(memory->tensor, names().untyped_storage);
