@@ -4,49 +4,40 @@
 apart. Medians of interleaved rounds; run it a few times on a quiet machine: `python benchmarks/threads.py`.
 """
 
-from collections.abc import Callable
-
-import torch
 from rich.console import Console
 from rich.table import Table
 
-import lossless
+from lossless._bench import inputs
 from lossless._bench.harness import interleaved
+from lossless._bench.libraries import OURS, Call, contestant
+from lossless._bench.shapes import Shape
+from lossless._bench.threads import using
 
+FUNCTIONS = ["cross_entropy", "soft_targets", "focal_loss", "sigmoid_focal_loss"]  # those with the most arithmetic
 SHAPES = [(65536, 10), (16384, 100), (8192, 1000)]
 SECONDS = 1.0
 
 
-def losses(rows: int, classes: int) -> dict[str, Callable[[], torch.Tensor]]:
-    """Of the same logits, those with the most arithmetic."""
-    x = (3 * torch.randn(rows, classes)).requires_grad_()
-    y, p = torch.randint(classes, (rows,)), torch.randn(rows, classes).softmax(1)
-    return {
-        "labels": lambda: lossless.cross_entropy(x, y),
-        "probabilities": lambda: lossless.cross_entropy(x, p),
-        "focal": lambda: lossless.focal_loss(x, y, gamma=2.0),
-        "sigmoid focal": lambda: lossless.sigmoid_focal_loss(x, p, 0.25, 2.0, "mean"),
-    }
+def on(threads: int, call: Call) -> Call:
+    def there() -> None:
+        with using(threads):
+            call()
+
+    return there
 
 
-def step(loss: Callable[[], torch.Tensor], threads: int) -> Callable[[], None]:
-    def call() -> None:
-        torch.set_num_threads(threads)
-        loss().backward()
-
-    return call
-
-
-def times_faster(loss: Callable[[], torch.Tensor]) -> float:
-    (one, two), _ = interleaved([step(loss, 1), step(loss, 2)], SECONDS)
+def times_faster(function: str, shape: Shape) -> float:
+    ours = contestant(OURS, function, shape)
+    data = ours.framework.place(inputs.draw(function, *shape, "float32"), "float32")
+    call = ours.framework.step(ours.function, data)
+    (one, two), _ = interleaved([on(1, call), on(2, call)], SECONDS)
     return one / two
 
 
 def main() -> None:
-    cases = {f"{rows} x {classes}": losses(rows, classes) for rows, classes in SHAPES}
-    table = Table("rows x classes", *cases[next(iter(cases))], title="two threads, times faster than one")
-    for shape, of_shape in cases.items():
-        table.add_row(shape, *(f"{times_faster(loss):.2f}" for loss in of_shape.values()))
+    table = Table("two threads, times faster than one", *("x".join(map(str, shape)) for shape in SHAPES))
+    for function in FUNCTIONS:
+        table.add_row(function, *(f"{times_faster(function, shape):.2f}" for shape in SHAPES))
     Console().print(table)
 
 

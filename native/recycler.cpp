@@ -42,13 +42,13 @@ Recycler::Recycler(int64_t limit, nb::handle side)
       huge(whole(get(side, Name("HUGE")))) {}
 
 nb::object Recycler::empty_like(nb::handle x) {
-    const int64_t bytes = Array(x, "x", Array::Use::shape).bytes();
+    const Array like(x, "x", Array::Use::shape);
+    const int64_t bytes = like.bytes();
     // Who finds it busy (another thread, or a signal handler within this one) does not wait.
-    return bytes < large || bytes > limit || busy ? fresh(x).tensor : recycled(x, bytes);
+    return bytes < large || bytes > limit || busy ? fresh(x, like).tensor : recycled(x, bytes);
 }
 
-Recycler::Memory Recycler::fresh(nb::handle x) const {
-    const Array like(x, "x", Array::Use::shape);
+Recycler::Memory Recycler::fresh(nb::handle x, const Array& like) const {
     const int64_t bytes = like.bytes();
     Handle handle = fresh_handle(like.element, like.ndim, like.shape);
     nb::object tensor = handle ? wrapped(handle) : call(like_of, x);
@@ -85,7 +85,7 @@ Recycler::Shared Recycler::take(nb::handle x, int64_t bytes) {
         kept -= bytes;
         if (is_unchanged(*memory)) return memory;
     }
-    const Shared memory = std::make_shared<Memory>(fresh(x));
+    const Shared memory = std::make_shared<Memory>(fresh(x, Array(x, "x", Array::Use::shape)));
     memory->storage = call_method(memory->tensor, names().untyped_storage);
     memory->number = get(memory->storage, names().cdata);
     memory->address = call_method(memory->storage, names().data_ptr);

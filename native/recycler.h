@@ -35,7 +35,7 @@ class Recycler {
         References alone;                            // while nobody refers to it
     };
     using Shared = std::shared_ptr<Memory>; // since any call of Python's may end in forget()
-    Memory fresh(nb::handle x) const;
+    Memory fresh(nb::handle x, const Array& like) const;
     nb::object recycled(nb::handle x, int64_t bytes);
     Shared take(nb::handle x, int64_t bytes);
     bool is_unchanged(const Memory& memory) const;

@@ -118,6 +118,16 @@ def test_memory_that_another_process_may_read_is_not_reused():
     assert not other.is_shared()
 
 
+class Asked:
+    """What the core asks, with one of the functions replaced."""
+
+    def __init__(self, **replaced):
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name):
+        return getattr(_Side, name)
+
+
 def test_who_comes_in_between_does_not_wait():
     came = []
 
@@ -179,6 +189,7 @@ def test_what_is_forgotten_stays_with_who_holds_it():
 def test_a_forked_child_forgets_while_finalizers_come_in_between():
     code = """
 import os, weakref, torch, lossless
+torch.set_num_threads(1)  # PyTorch's threads do not survive a fork
 x = torch.zeros(512, 1024)
 given = [lossless.softmax(x, 1) for _ in range(9)]
 from lossless._torch.memory import recycler
@@ -196,16 +207,6 @@ assert os.waitpid(child, 0)[1] == 0
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-class Asked:
-    """What the core asks, with one of the functions replaced."""
-
-    def __init__(self, **replaced):
-        self.__dict__.update(replaced)
-
-    def __getattr__(self, name):
-        return getattr(_Side, name)
 
 
 def test_who_forgets_while_it_looks_loses_nothing():

@@ -23,13 +23,12 @@ def cached(plan: Callable[P, T]) -> Callable[P, T]:
     remembered = lru_cache(maxsize=1024)(plan)
 
     def planned(*args: P.args, **kwargs: P.kwargs) -> T:
-        if _check.is_compiling():
-            return plan(*args, **kwargs)
-        try:
-            return remembered(*args, **kwargs)  # type: ignore[arg-type]  # shapes, dtypes and options can be hashed
-        except TypeError as error:  # but not a size that stands for any number, as tracers have it
-            if "unhashable" not in str(error):
-                raise
+        if not _check.is_compiling():
+            try:
+                return remembered(*args, **kwargs)  # type: ignore[arg-type]  # shapes, dtypes and options can be hashed
+            except TypeError as error:  # but not a size that stands for any number, as tracers have it
+                if "unhashable" not in str(error):
+                    raise
         return plan(*args, **kwargs)
 
     return planned
